@@ -1,16 +1,22 @@
 """What a build costs: by stage, at its peak, and per compressed feature over the bare encoder.
 
-    python benchmarks/build.py [--recipe nano] [--workers 2] [--no-ratio]
+    python benchmarks/build.py [--recipe nano] [--workers 2] [--no-ratio] [--peer FOLDER]
 
 The ratio is measured in one process and one run, so that it holds on any machine: the seconds of
 whole work items (read, quantise, encode, decode, score, store) over those their codec spent in
 `encode_many`, which is what anyone pays who only wants the bitstreams. Memory is the sum over the
 build's processes, sampled twice a second.
+
+``--peer`` builds with this and another version of the package instead, which ``pip install
+--no-deps --target FOLDER`` put there, in turns, and compares the processors' time of each
+stage: nothing else that the machine does is in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shutil
 import sys
 import tempfile
@@ -23,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from measuring import Clock, seconds
+from measuring import Clock, Version, seconds
 from results import FIGURES, Result, figure, run
 
 from cfqa_data.builders.pipeline import build
@@ -33,7 +39,6 @@ from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.format.layout import Layout
-from cfqa_data.processes.executor import run_item
 from cfqa_data.recipe.load import Recipe, load_recipe
 
 
@@ -108,6 +113,8 @@ def timed_build(recipe: Recipe, out: Path, workers: int, tier: str) -> Built:
 
 def ratios(recipe: Recipe) -> list[tuple[Item, int, float, float, float]]:
     """Per task and codec: an item, its features, seconds in all, encoding and decoding."""
+    from cfqa_data.processes.executor import run_item  # not in earlier versions
+
     folder = Path(tempfile.mkdtemp())
     rows = []
     try:
@@ -134,6 +141,7 @@ def ratios(recipe: Recipe) -> list[tuple[Item, int, float, float, float]]:
 def _restore_work(plan: Plan, layout: Layout) -> BuildStage:
     """Put back what compress items read of a finished build; return their stage."""
     from cfqa_data.builders.pipeline.workspace import open_workspace
+    from cfqa_data.processes.executor import run_item
 
     open_workspace(plan, layout.root)
     *before, compress = (stage(BuildContext(plan, layout)) for stage in STAGES)
@@ -175,9 +183,47 @@ def told_ratios(recipe: Recipe) -> Iterator[Result]:
             yield _figure(name, whole / 1000, "s", peer, other / 1000)
 
 
+def answer(recipe: Recipe, tier: str) -> None:
+    """Build once for each line of the input; answer each stage's seconds of processors."""
+
+    def spent() -> float:
+        return sum(os.times()[:4])  # with the encoders'
+
+    for _ in sys.stdin:
+        clock = Clock(spent)
+        with tempfile.TemporaryDirectory() as folder:
+            build(recipe, Path(folder) / "out", workers=0, tier=tier, progress=clock)
+        print(json.dumps(clock.seconds), flush=True)
+
+
+def beside(given: argparse.Namespace) -> Iterator[Result]:
+    """Yield what each stage takes, and all together, beside the peer."""
+    command = [__file__, "--answer", "--recipe", given.recipe, "--tier", given.tier]
+    both = [Version(command, folder, OMP_NUM_THREADS="1") for folder in (None, given.peer)]
+    found = [[version.ask("build") for version in both] for _ in range(given.repeats)]
+    ours, peer = (
+        {stage: min(turn[place][stage] for turn in found) for stage in found[0][place]}
+        for place in (0, 1)
+    )
+    for stage in ours:
+        yield Result(
+            f"{given.recipe}: {stage}, processors", ours[stage], "s", "the peer", peer.get(stage)
+        )
+    both_sums = sum(ours.values()), sum(peer.values())
+    yield Result(f"{given.recipe}: build, processors", both_sums[0], "s", "the peer", both_sums[1])
+    for version in both:
+        version.close()
+
+
 def measure(given: argparse.Namespace) -> Iterator[Result]:
     """Yield the figures of a build, then those of its items."""
     recipe = load_recipe(given.recipe)
+    if given.answer:
+        answer(recipe, given.tier)
+        return
+    if given.peer:
+        yield from beside(given)
+        return
     with tempfile.TemporaryDirectory() as folder:
         built = timed_build(recipe, Path(folder) / "out", given.workers, given.tier)
     yield from told(recipe.name, built)
@@ -191,6 +237,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--tier", default="full")
     parser.add_argument("--no-ratio", action="store_true", help="only time the build")
+    parser.add_argument("--repeats", type=int, default=3, help="builds of each, with --peer")
+    parser.add_argument("--peer", metavar="FOLDER", help="of another version of the package")
+    parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
 
 
 if __name__ == "__main__":

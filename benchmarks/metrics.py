@@ -136,7 +136,8 @@ def beside(task: str, listed: Sequence[Metric], given: argparse.Namespace) -> It
     """Yield each metric's time and how far its scores lie from those of the peer."""
     command = [__file__, "--answer", "--task", task, "--family", *given.family]
     both = [Version(command, folder, OMP_NUM_THREADS="1") for folder in (None, given.peer)]
-    for name in [*(metric.name for metric in listed), "all together"]:
+    alone = [] if given.together else [metric.name for metric in listed]
+    for name in [*alone, "all together"]:
         found = [[version.ask(name) for version in both] for _ in range(given.repeats)]
         ours, peer = (min(turn[place][0] for turn in found) for place in (0, 1))
         yield Result(f"{task}: {name}, next", 1e3 * ours, "ms", "the peer", 1e3 * peer)
@@ -175,6 +176,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peer", metavar="FOLDER", help="of another version of the package")
+    parser.add_argument("--together", action="store_true", help="beside it, only all at once")
     parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
 
 

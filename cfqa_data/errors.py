@@ -38,7 +38,7 @@ LONGEST_MESSAGE = 4000
 _DISK_ERRORS = {
     errno.ENOSPC: "no space left",
     errno.EDQUOT: "disk quota exceeded",
-    errno.EFBIG: "larger than a file may be",
+    errno.EFBIG: "file too large",
     errno.EACCES: "no permission to write",
     errno.EPERM: "no permission to write",
     errno.EROFS: "read-only file system",
@@ -113,7 +113,7 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
     hint = near_names(name, names)
     hint = f"{hint} " if hint else ""
     shown = names if len(names) <= MOST_SHOWN else [*names[:MOST_SHOWN], "..."]
-    listed = f"known: {', '.join(shown)}" if names else "there is none"
+    listed = f"known: {', '.join(shown)}" if names else "none are available"
     return f"unknown {what} {str(name)!r}: {hint}{listed}"
 
 

@@ -20,8 +20,8 @@ from typing import Any
 __all__ = ["GUARD", "MARK", "check_guard"]
 
 GUARD = (
-    "the script that starts workers is imported by each of them, which starts them again: put what "
-    'the script does under `if __name__ == "__main__":`, or use one worker'
+    "each worker imports the script that starts it, which would start workers again: put the "
+    'script\'s code under `if __name__ == "__main__":`, or use one worker'
 )
 
 MARK = "CFQA_UNGUARDED"

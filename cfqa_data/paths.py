@@ -40,7 +40,9 @@ def expanded(path: str | Path) -> Path:
     home = os.path.expanduser(text)
     if home == text and text.startswith("~"):
         name = Path(text).parts[0]
-        raise CfqaError(f"{text}: {name} is nobody's home; if it is a folder, write ./{text}")
+        raise CfqaError(
+            f"{text}: {name} is not a user's home; for a folder of this name write ./{text}"
+        )
     return Path(home)
 
 
@@ -57,7 +59,9 @@ def absolute_path(path: str | Path, base: str | Path = "") -> Path:
     try:
         return (Path(base) / expanded(path)).absolute()
     except FileNotFoundError:
-        raise CfqaError(f"{path}: the working directory is gone; give an absolute path") from None
+        raise CfqaError(
+            f"{path}: the working directory no longer exists; give an absolute path"
+        ) from None
 
 
 def absolute_program(given: str | Path) -> str | Path:
@@ -75,4 +79,4 @@ def real_path(path: str | Path) -> Path:
         return absolute_path(path).resolve()
     except (RuntimeError, ValueError, OSError) as error:  # which, depends on Python's version
         why = error.strerror if isinstance(error, OSError) else error
-        raise CfqaError(f"{path}: leads to no place: {why}") from None
+        raise CfqaError(f"{path}: cannot be resolved: {why}") from None

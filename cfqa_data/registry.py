@@ -160,7 +160,7 @@ class Registry:
     def _checked(self, found: RegistryEntry) -> RegistryEntry:
         if not self._fits(found.target):
             required = " or ".join(kind.__name__ for kind in self.contract) or "class"
-            raise self.error(f"{self.kind} {found.name!r}: {found.target!r} is no {required}")
+            raise self.error(f"{self.kind} {found.name!r}: {found.target!r} is not a {required}")
         check_declared(found.target, f"{self.kind} {found.name!r}", self.error)
         bases = filter(self._fits, found.target.__mro__) if self.contract else [found.target]
         _USER_MODULES.update(base.__module__.partition(".")[0] for base in bases)
@@ -182,7 +182,7 @@ class Registry:
         ) as error:  # importing runs third-party code, which may raise anything
             why = f"{type(error).__name__}: {error}"
             if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-                why = f"there is no module {error.name!r} in {_looked_in()}"
+                why = f"no module {error.name!r} in {_looked_in()}"
             raise self.error(f"{self.kind} {name!r}: cannot import {where}: {why}") from error
         for part in path.split("."):
             if not hasattr(target, part):
@@ -203,7 +203,7 @@ def as_plugins(plugins: Plugins | None) -> tuple[str | type, ...]:
     found = (plugins,) if alone and plugins is not None else tuple(plugins or ())  # type: ignore[arg-type]
     for plugin in found:
         if not isinstance(plugin, str | type):
-            raise CfqaError(f"plugins are classes or 'module:Class' texts, not {plugin!r}")
+            raise CfqaError(f"plugins must be classes or 'module:Class' strings, not {plugin!r}")
     return found  # type: ignore[return-value]
 
 

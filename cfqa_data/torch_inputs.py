@@ -39,10 +39,10 @@ def as_tensor(values: Any) -> Tensor:
             tensor = torch.from_numpy(np.require(array, native, ["C", "W"]))
         except (TypeError, ValueError):
             kind = getattr(getattr(values, "dtype", None), "name", type(values).__name__)
-            raise TypeError(f"an array or tensor of numbers is wanted, not {kind}") from None
+            raise TypeError(f"expected an array or tensor of numbers, not {kind}") from None
     if tensor.layout is not torch.strided or tensor.is_meta:
         kind = "meta" if tensor.is_meta else str(tensor.layout)
-        raise TypeError(f"a dense tensor of numbers is wanted, not {kind}")
+        raise TypeError(f"expected a dense tensor of numbers, not {kind}")
     if tensor.is_complex():
-        raise TypeError(f"real numbers are wanted, not {tensor.dtype}")
+        raise TypeError(f"expected real numbers, not {tensor.dtype}")
     return tensor

@@ -264,7 +264,7 @@ def _selected(
         selected &= folds == fold
         if not selected.any():
             available = ", ".join(str(number) for number in np.unique(folds))
-            raise MetricError(f"no source is in fold {fold}; there are {available}")
+            raise MetricError(f"no source is in fold {fold}; folds are {available}")
     if limit is not None:
         tasks, sources = (np.array(labels[name].to_pylist()) for name in ("task", "source_id"))
         for task in np.unique(tasks[selected]):

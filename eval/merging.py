@@ -150,22 +150,20 @@ def compared(evaluation: Evaluation, labels: pa.Table, features: int | None) -> 
     """
     shared, good = _agreement(evaluation, labels)
     differ = shared & ~good
-    counts = [labels.num_rows, evaluation.labels.num_rows]
+    counts = np.array([labels.num_rows, evaluation.labels.num_rows])
     if features is None or evaluation.dataset_features is None:
-        tasks = [
+        names = [
             table["task"].to_numpy(zero_copy_only=False) for table in (labels, evaluation.labels)
         ]
-        counts = [int(np.isin(one, other).sum()) for one, other in (tasks, tasks[::-1])]
+        counts = np.array([np.isin(one, two).sum() for one, two in (names, names[::-1])])
         sizes = counts
     else:
-        wholes = features, evaluation.dataset_features
-        sizes = [max(pair) for pair in zip(counts, wholes, strict=True)]
-    absent = [
-        max(0, counts[n] - int(shared.sum()) - (sizes[1 - n] - counts[1 - n])) for n in (0, 1)
-    ]
-    most = min(size - gone for size, gone in zip(sizes, absent, strict=True)) - int(differ.sum())
-    agree = 2 * int(good.sum()) > int(shared.sum())
-    return Compared(shared, differ, agree and 2 * most > max(sizes))
+        sizes = np.maximum(counts, [features, evaluation.dataset_features])
+    unscored = sizes - counts
+    absent = np.maximum(0, counts - shared.sum() - unscored[::-1])  # of each, from the other
+    alike = (sizes - absent).min() - differ.sum()  # at most so many
+    same = 2 * good.sum() > shared.sum() and 2 * alike > sizes.max()
+    return Compared(shared, differ, bool(same))
 
 
 def agreeing(

@@ -44,7 +44,7 @@ def read_ahead(
     """
     threads = min(MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     if threads < 1 or ahead < 1:
-        raise CfqaError(f"reading ahead takes at least 1 thread and 1 item, not {threads}, {ahead}")
+        raise CfqaError(f"reading ahead needs at least 1 thread and 1 item, not {threads}, {ahead}")
     return _reading(read, items, threads, threads * ahead)
 
 

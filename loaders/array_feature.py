@@ -112,7 +112,8 @@ class CfqaArray:
             which = () if name == INLINE else _parts(self.array, key)
         except (ValueError, TypeError):
             raise FormatError(
-                f"a cell of CfqaArray({self.array!r}) holds {value[:60]!r}, which names no array"
+                f"a cell of CfqaArray({self.array!r}) holds {value[:60]!r}, which is not the name "
+                "of an array"
             ) from None
         found = getattr(self._dataset(name), self.array)(*which) if which else inline
         if self.format == "numpy" or isinstance(found, bytes):
@@ -135,7 +136,7 @@ class CfqaArray:
         elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             values = storage.to_pylist()
         else:
-            raise pa.ArrowInvalid(f"{kind} is no array")
+            raise pa.ArrowInvalid(f"{kind} is not an array")
         return pa.array([None if v is None else _inline(v) for v in values], self.pa_type)
 
     def _dataset(self, name: str) -> Dataset:
@@ -144,8 +145,7 @@ class CfqaArray:
             if dataset is None:
                 if name not in HANDLES:
                     raise FormatError(
-                        "these rows do not say where their dataset folder is: "
-                        "attach(rows, 'folder') does"
+                        "these rows do not know their dataset folder: use attach(rows, 'folder')"
                     )
                 dataset = OPEN.setdefault(name, pickle.loads(zlib.decompress(HANDLES[name])))
             self._used[name] = dataset
@@ -190,11 +190,11 @@ def _dense(cell: Any) -> np.ndarray:
     while not pa.types.is_primitive(values.type):
         lengths = set(values.value_lengths().to_pylist())
         if len(lengths) != 1:
-            raise pa.ArrowInvalid("lists of several lengths are no array")
+            raise pa.ArrowInvalid("lists of different lengths are not an array")
         sizes.append(lengths.pop())
         values = values.flatten()
     if values.null_count or len(values) != math.prod(sizes):
-        raise pa.ArrowInvalid("lists with gaps are no array")
+        raise pa.ArrowInvalid("lists with missing values are not an array")
     return values.to_numpy(zero_copy_only=False).reshape(sizes)
 
 

@@ -67,8 +67,7 @@ def attach(
 
     if root is None:
         raise CfqaError(
-            "attach needs the folder that the rows come from, as in attach(ds, 'cfqa'): "
-            "a loaded dataset does not say where that is"
+            "attach needs the dataset folder, as in attach(ds, 'cfqa'): the rows do not record it"
         )
     if format not in FORMATS:
         raise CfqaError(unknown_name("format", format, FORMATS))
@@ -81,7 +80,7 @@ def attach(
         how: dict[str, Any] = {"format": format, "arrays": names}
         return type(ds)({split: attach(part, dataset, **how) for split, part in ds.items()})
     if not isinstance(ds, datasets.Dataset | datasets.IterableDataset):
-        raise CfqaError(f"attach takes what load_dataset returns, not a {type(ds).__name__}")
+        raise CfqaError(f"attach takes a result of load_dataset, not a {type(ds).__name__}")
     if ds.column_names is not None and "source_id" not in ds.column_names:
         raise CfqaError("attach takes the rows of a dataset folder; these have no source_id")
     name = hold(dataset)

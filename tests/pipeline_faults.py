@@ -145,7 +145,7 @@ def check(
             assert run.status in (0, *ends), run
             assert "\n" not in run.told, run
             if run.status == 2:
-                words = "no space left" if fault.kind == "full" else "larger than a file may be"
+                words = "no space left" if fault.kind == "full" else "file too large"
                 assert words in run.told, run
                 assert "finished work is kept" in run.told, run
                 assert not list(out.rglob("*.partial")), run

@@ -216,8 +216,8 @@ def test_a_classifier_is_left_out_and_nothing_else(tmp_path: Path) -> None:
 
 
 CASES: list[tuple[dict[str, Any], Any, str]] = [
-    ({"model_type": "gpt"}, np.zeros(0, int), "takes a text, or tokens"),
-    ({"model_type": "gpt"}, np.zeros(3), "takes a text, or tokens"),
+    ({"model_type": "gpt"}, np.zeros(0, int), "inputs must be texts, or tokens"),
+    ({"model_type": "gpt"}, np.zeros(3), "inputs must be texts, or tokens"),
     ({"model_type": "gpt"}, np.array([99]), "IndexError"),
     ({"model_type": "gpt"}, "a text that is long", "of 21 tokens, of 12 at most; `max_tokens`"),
     ({"model_type": "gpt"}, ["one", "three"], "have 5 to 7 tokens; they need the same"),
@@ -226,8 +226,12 @@ CASES: list[tuple[dict[str, Any], Any, str]] = [
         {"input_ids": [[1, 2], [1, 2]], "attention_mask": [[1, 1], [1, 0]]},
         "views of one sample have 1 to 2 tokens",
     ),
-    ({"model_type": "v", "image_size": 8}, "a text", "takes normalised images, float32"),
-    ({"model_type": "v", "image_size": 8}, np.zeros((8, 8, 3), np.uint8), "takes normalised"),
+    ({"model_type": "v", "image_size": 8}, "a text", "inputs must be normalised images, float32"),
+    (
+        {"model_type": "v", "image_size": 8},
+        np.zeros((8, 8, 3), np.uint8),
+        "inputs must be normalised",
+    ),
     ({"model_type": "v", "image_size": 8}, np.zeros((1, 3, 2, 2), np.float32), "RuntimeError"),
 ]
 
@@ -251,11 +255,11 @@ def test_long_texts_are_cut_where_that_is_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "options", "told"),
     [
-        ({"model_type": "pair", "is_encoder_decoder": True}, {}, "name a part: encoder, decoder"),
+        ({"model_type": "pair", "is_encoder_decoder": True}, {}, "name one: encoder, decoder"),
         ({"model_type": "pair", "is_encoder_decoder": False}, {}, "part: text_model, vision_model"),
         ({"model_type": "gpt"}, {"part": "vision"}, "no part 'vision'; it has none"),
         ({"model_type": "pair"}, {"part": "other"}, "no part 'other'; it has text_model, vision_"),
-        ({"model_type": "mae"}, {}, "gives another feature each time"),
+        ({"model_type": "mae"}, {}, "gives different features for the same input"),
     ],
 )
 def test_models_that_cannot_be_run_are_one_line(
@@ -270,14 +274,14 @@ def test_models_that_cannot_be_run_are_one_line(
 def test_what_lies_beside_the_weights_is_checked(tmp_path: Path) -> None:
     weights = write_model(tmp_path / "gpt", model_type="gpt")
     (tmp_path / "gpt" / "tokenizer.json").unlink()
-    with pytest.raises(BuildError, match=r"gpt: no tokenizer: Can't load tokenizer$"):
+    with pytest.raises(BuildError, match=r"gpt: has no tokenizer: Can't load tokenizer$"):
         Transformers(weights).extract("a text", (0,))
     weights.write_bytes(b"damaged")
     with pytest.raises(BuildError, match=r"gpt: \w+") as error:
         Transformers(weights)
     assert "\n" not in str(error.value)
     (tmp_path / "gpt" / "config.json").unlink()
-    with pytest.raises(BuildError, match=r"gpt: has no config.json; `weights` is a folder"):
+    with pytest.raises(BuildError, match=r"gpt: has no config.json; `weights` must be a folder"):
         Transformers(weights)
     net = write_timm(tmp_path / "net", "vit")
     for model, told in (
@@ -290,7 +294,7 @@ def test_what_lies_beside_the_weights_is_checked(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"config\.json: not a JSON object"):
         Timm(net)
     (tmp_path / "net" / "config.json").unlink()
-    with pytest.raises(BuildError, match=r"no config\.json beside it says which model"):
+    with pytest.raises(BuildError, match=r"no config\.json next to it names the model"):
         Timm(net)
     assert Timm(net, "vit").layers == DEPTH + 1
 
@@ -301,7 +305,7 @@ def test_timm_refuses_what_does_not_fit_in_one_line(tmp_path: Path) -> None:
         (images(16, 16), (0, 1), r"one \(T, D\), not \[\(16, 8\), \(4, 16\)\]"),
         (images(16, 16), (DEPTH,), "layers are 0 to 2"),
         (images(16, 8), (0,), "AssertionError: Input width doesn't match model$"),
-        ("a text", (0,), "takes normalised images"),
+        ("a text", (0,), "inputs must be normalised images"),
     ):
         with pytest.raises(BuildError, match=told):
             conv.extract(inputs, layers)

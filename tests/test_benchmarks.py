@@ -34,8 +34,10 @@ import mini  # noqa: E402
 import pages  # noqa: E402
 import reference  # noqa: E402
 import results  # noqa: E402
+import rows  # noqa: E402
 import scaling  # noqa: E402
 import table  # noqa: E402
+import workers  # noqa: E402
 from results import FIGURES, Figure, Limit, Result  # noqa: E402
 
 PAGES = ("README.md", "docs/building.md", "docs/format.md", "docs/loading.md")
@@ -186,7 +188,7 @@ def test_loading() -> None:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("module", [evaluator, loading, metrics])
+@pytest.mark.parametrize("module", [build, evaluator, loading, metrics])
 def test_a_peer_is_measured_in_turns(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -196,14 +198,17 @@ def test_a_peer_is_measured_in_turns(module: Any, monkeypatch: pytest.MonkeyPatc
 
         def ask(self, line: str) -> Any:
             asked.append(self.seconds)
+            if module is build:
+                return {"compress": self.seconds}
             return self.seconds if module is loading else (self.seconds, [0.5, 0.5, 0.5])
 
         def close(self) -> None:
             pass
 
     monkeypatch.setattr(module, "Version", Version)
-    found = list(module.measure(options(module, "--peer=elsewhere", "--task=dpt")))
-    speed_up = 0.5 if module is metrics else 2.0  # times, or rates
+    which = [] if module is build else ["--task=dpt"]
+    found = list(module.measure(options(module, "--peer=elsewhere", *which)))
+    speed_up = 0.5 if module in (build, metrics) else 2.0  # times, or rates
     assert {result.ratio for result in found if result.peer} == {speed_up}
     assert asked == [1.0, 2.0] * (len(asked) // 2)
 
@@ -312,6 +317,21 @@ def test_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Growth.
+
+
+def test_workers_are_simulated_with_a_caller_that_does_one_thing_at_a_time(tmp_path: Path) -> None:
+    assert workers.simulated([(0.0, 1.0, 0.0)] * 10, 1) == 10
+    assert workers.simulated([(0.0, 1.0, 0.0)] * 10, 4) == 3
+    assert workers.simulated([(0.5, 1.0, 0.5)] * 10, 100) == 10  # the caller is busy all along
+    items = workers.recorded(write_mock_dataset(tmp_path / "mock", sources=2), ["mse"])
+    assert len(items) == 3 * 2
+    assert all(min(item) >= 0 for item in items)
+
+
+def test_tables_of_many_rows_open(tmp_path: Path) -> None:
+    rows.write(tmp_path, 200)
+    assert len(cfqa_data.load(tmp_path)) == 200
+    assert len(cfqa_data.load(tmp_path, source="s0000007")) == 10
 
 
 def test_growth_steps_run_on_what_is_written(tmp_path: Path) -> None:

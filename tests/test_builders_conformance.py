@@ -89,9 +89,9 @@ class TestClassification(LinearSuite):
         task, (feature, truth) = self.make(), self.cases[0]
         sample = Sample("a", self.inputs[0], truth)
         assert task.accepts(lambda: feature, sample, []) is None
-        assert "which there is already" in task.accepts(lambda: feature, sample, [sample])
+        assert "which is already" in task.accepts(lambda: feature, sample, [sample])
         other = Sample("b", self.inputs[0], truth + 1)
-        assert task.accepts(lambda: feature, other, [sample]) == "not classified right"
+        assert task.accepts(lambda: feature, other, [sample]) == "classified wrongly"
         many = Sample("c", np.concatenate([self.inputs[0]] * 2), truth)
         assert task.accepts(lambda: feature, many, []) == "of 2 views"
 
@@ -203,7 +203,7 @@ class TestImageFolder(SourceSuite):
 
     def test_a_table_gives_truths_and_groups(self, tmp_path: Path) -> None:
         root = tmp_path / "train"
-        with pytest.raises(BuildError, match="without a folder of their class; give 'labels'"):
+        with pytest.raises(BuildError, match="that are not in a class folder; give 'labels'"):
             self.make(root=str(root))
         table = tmp_path / "labels.csv"
         table.write_text("source_id,truth,group\n7,0.5,a\n9,1.5,a\n")
@@ -242,7 +242,7 @@ class TestFeatures(SourceSuite):
         (sample,) = self.make(train_labels=str(table)).training_samples(0)
         assert (sample.source_id, int(sample.truth), sample.inputs.shape) == ("b", 7, (1, 2, 3, 4))
         table.write_text("source_id,truth\nz,7\n")
-        with pytest.raises(BuildError, match="'z' is not among what the training folder holds"):
+        with pytest.raises(BuildError, match="'z' is not in the training folder"):
             next(self.make(train_labels=str(table)).training_samples(0))
 
     def test_truths_may_be_arrays_or_none(self, tmp_path: Path) -> None:
@@ -259,8 +259,8 @@ class TestFeatures(SourceSuite):
         [
             ("x.csv", "id,truth\na,1\n", "columns source_id and truth"),
             ("x.csv", "source_id,truth\ntext-2,long\n", "truth of text-2 is 'long', not a number"),
-            ("x.csv", "source_id,truth\ntext-2,1\ntext-2,2\n", "'text-2' is there twice"),
-            ("x.csv", "source_id,truth\ntext-7,1\n", "'text-7' is not among what the root holds"),
+            ("x.csv", "source_id,truth\ntext-2,1\ntext-2,2\n", "'text-2' occurs twice"),
+            ("x.csv", "source_id,truth\ntext-7,1\n", "'text-7' is not in the root"),
             ("x.parquet", "no table", "not a CSV or Parquet table"),
             ("x.safetensors", "no arrays", "not a file of arrays"),
         ],

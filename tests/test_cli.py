@@ -172,7 +172,7 @@ def test_info_of_an_unfinished_build_says_so(
 ) -> None:
     (tmp_path / ".build").mkdir()
     assert main(["info", str(tmp_path)]) == 2
-    assert "not built yet: a build of it is under way or was stopped" in capsys.readouterr().err
+    assert "not built yet: a build is running or was interrupted" in capsys.readouterr().err
 
 
 def test_info_of_broken_labels_is_one_line(

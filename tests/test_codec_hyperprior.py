@@ -326,7 +326,7 @@ def test_kept_models_say_how_they_were_made(kept: Settings) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"n": 32}, "has n 16, not 32: give the same again, or another --out"),
+        ({"n": 32}, "has n 16, not 32: give the same settings, or another --out"),
         ({"n": 64, "m": 8, "stages": 4}, "has n 16, not 64; m 16, not 8; stages 3, not 4: give"),
     ],
 )

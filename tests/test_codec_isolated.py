@@ -118,7 +118,7 @@ def test_models_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("x266", {}, "unknown codec"),
         ("x265", {"presett": "slow"}, "unknown option 'presett'"),
         ("x265", {"preset": 5}, "cannot be 5"),
-        ("x265", {"parameters": {"x": object()}}, "options that no other process"),
+        ("x265", {"parameters": {"x": object()}}, "options cannot be passed to another process"),
         ("hyperprior_multi_task", {"models": "/etc/hostname"}, "not a file of hyperprior models"),
         ("hyperprior_multi_task", {"models": "nowhere"}, "nowhere"),
     ],
@@ -137,12 +137,12 @@ ENDS = {
     "half": r"hostile: the decoder crashed \(status 0\)",
     "eat": r"hostile: the decoder failed with 1280 MiB of memory \(\w*MemoryError: ",
     "raise": r"hostile: the decoder failed \(KeyError: 'key'\)",
-    "smaller": "hostile: the decoder answered nonsense",
-    "wider": "hostile: the decoder answered nonsense",
+    "smaller": "hostile: the decoder gave an invalid answer",
+    "wider": "hostile: the decoder gave an invalid answer",
     "text": r"hostile: the decoder failed \(AttributeError: ",
-    "noise": "hostile: the decoder answered nonsense",
-    "huge": "hostile: the decoder answered nonsense",
-    "long words": "hostile: the decoder answered nonsense",
+    "noise": "hostile: the decoder gave an invalid answer",
+    "huge": "hostile: the decoder gave an invalid answer",
+    "long words": "hostile: the decoder gave an invalid answer",
 }
 NEARLY = ("half", "smaller", "text", "noise")
 """Ends that are nearly those of others."""
@@ -172,7 +172,7 @@ def test_a_child_that_hangs_is_ended(
     before = pids(hostile)
     monkeypatch.setattr(isolated, "time_limit", lambda _: 0.2)
     started = time.monotonic()
-    with pytest.raises(CodecError, match=r"^hostile: decoding took over 0 s$"):
+    with pytest.raises(CodecError, match=r"^hostile: decoding took more than 0 s$"):
         hostile.decode(deed.encode(), SHAPE)
     assert 0.15 < time.monotonic() - started < 2
     assert not any(map(lives, before))
@@ -206,7 +206,7 @@ def test_words_are_short_and_printable(hostile: IsolatedCodec) -> None:
 
 
 def test_samples_beyond_the_peak_are_refused(hostile: IsolatedCodec) -> None:
-    with pytest.raises(CodecError, match=r"^hostile: the decoder gave 1024, beyond 1023$"):
+    with pytest.raises(CodecError, match=r"^hostile: the decoder returned 1024, above 1023$"):
         hostile.decode(b"beyond", SHAPE)
 
 
@@ -240,10 +240,10 @@ def test_a_codec_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CodecError, match=r"^bad: the decoder crashed \(SIGABRT\)$"):
         IsolatedCodec("bad", {"start": "abort"}, FACTORY)
     monkeypatch.setattr("cfqa_data.codecs.sandbox.process.START_SECONDS", 0.2)
-    with pytest.raises(CodecError, match=r"^bad: decoding took over 0 s$"):
+    with pytest.raises(CodecError, match=r"^bad: decoding took more than 0 s$"):
         IsolatedCodec("bad", {"start": "hang"}, FACTORY)
     monkeypatch.undo()
-    with pytest.raises(CodecError, match=r"^bad: the decoder answered nonsense$"):
+    with pytest.raises(CodecError, match=r"^bad: the decoder gave an invalid answer$"):
         IsolatedCodec("bad", {"peak": 65536}, FACTORY)
     with pytest.raises(CodecError, match="ModuleNotFoundError"):
         IsolatedCodec("bad", factory="nowhere_at_all:make")
@@ -251,7 +251,9 @@ def test_a_codec_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_interpreter_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(CodecError, match=r"^x265: no process to decode in \(No such file"):
+    with pytest.raises(
+        CodecError, match=r"^x265: cannot start a process to decode in \(No such file"
+    ):
         get_codec("x265", untrusted=True)
 
 

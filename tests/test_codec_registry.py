@@ -64,5 +64,5 @@ def test_a_bitstream_is_a_buffer_of_bytes(untrusted: bool) -> None:
         (stream.hex(), "not str"),
         (as_array.astype(np.uint16), "not items of 2 bytes"),
     ):
-        with pytest.raises(CodecError, match=f"^{codec.name}: a bitstream is bytes, {what}$"):
+        with pytest.raises(CodecError, match=f"^{codec.name}: a bitstream must be bytes, {what}$"):
             codec.decode(wrong, PLANE.shape)

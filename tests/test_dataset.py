@@ -114,7 +114,7 @@ def test_indices_and_slices_follow_the_rules_of_sequences(folder: Path) -> None:
 @pytest.mark.parametrize("fold", [3, -1, True, "1", 1.0, [0, None]])
 def test_a_fold_that_no_source_is_in_is_told(folder: Path, fold: Any) -> None:
     wrong = repr(fold[1] if isinstance(fold, list) else fold)
-    with pytest.raises(CfqaError, match=rf"no source is in fold {wrong}: there are 0, 1, 2$"):
+    with pytest.raises(CfqaError, match=rf"no source is in fold {wrong}: folds are 0, 1, 2$"):
         cfqa_data.load(folder, fold=fold)
 
 
@@ -160,10 +160,10 @@ def test_a_pickled_dataset_opens_its_files_anew(folder: Path) -> None:
         (("cls", "x256"), "did you mean 'x265'"),
         (("cls", "x265", 10), "there is no level 10: levels are 0 to 9"),
         (("cls", "x265", [0, -1]), "there is no level -1"),
-        (("cls", "x265", 2.0), "a level is a whole number from 0 to 9, not 2.0"),
-        (("cls", "x265", True), "a level is a whole number from 0 to 9, not True"),
-        (("cls", "x265", "3"), "a level is a whole number from 0 to 9, not '3'"),
-        (("cls", "x265", [[1]]), r"a level is a whole number from 0 to 9, not \[1\]"),
+        (("cls", "x265", 2.0), "a level must be a whole number from 0 to 9, not 2.0"),
+        (("cls", "x265", True), "a level must be a whole number from 0 to 9, not True"),
+        (("cls", "x265", "3"), "a level must be a whole number from 0 to 9, not '3'"),
+        (("cls", "x265", [[1]]), r"a level must be a whole number from 0 to 9, not \[1\]"),
         (("cls", 2.0), "unknown codec '2.0'"),
         (("cls", "hm"), "unknown codec 'hm': known: x265, vvenc"),  # no codec of this folder
         (("cls", b"x265"), "unknown codec .*x265"),
@@ -246,7 +246,7 @@ def _retype(name: str, dtype: str) -> Callable[[Path], None]:
     [
         (_remove("manifest.json"), "not a CFQA dataset folder"),
         (_remove("labels/cls.parquet"), "cls.parquet: missing"),
-        (_spoil("labels/cls.parquet"), "cls.parquet: not a Parquet"),
+        (_spoil("labels/cls.parquet"), "cls.parquet: not a readable Parquet"),
         (_remove("originals/cls-00000-of-00002.safetensors"), "cls-00000-of-00002.*: missing; is"),
         (_spoil("originals/cls-00000-of-00002.safetensors"), "cls-00000.* not a safetensors file"),
         (_remove("originals"), "cls-00000-of-00002.safetensors: missing"),
@@ -257,7 +257,10 @@ def _retype(name: str, dtype: str) -> Callable[[Path], None]:
             _nest("compressed/cls/x265.zarr/zarr.json"),
             "zarr.json: cannot be read: nested too deeply",
         ),
-        (_retype("originals/cls-00000-of-00002.safetensors", "BF16"), "'cls-000' is BF16, which"),
+        (
+            _retype("originals/cls-00000-of-00002.safetensors", "BF16"),
+            "'cls-000' is BF16, not used",
+        ),
         (_retype("originals/cls-00000-of-00002.safetensors", "F8_E4M3"), "'cls-000' is F8_E4M3,"),
         (_retype("originals/cls-00000-of-00002.safetensors", "F16"), "'cls-000' is float16 "),
     ],
@@ -295,9 +298,13 @@ def _other_range(root: Path) -> None:
         (
             _convert("bitstreams/cls-x265-00000-of-00002.safetensors", "i2"),
             lambda d: d.bitstream("cls-001", "x265", 3),
-            "cls-x265-00000-of-00002.safetensors: 'cls-001/3' is int16 of 1 axes, not a row",
+            "'cls-001/3' is int16 of 1 axes, not a one-dimensional array",
         ),
-        (_other_range, lambda d: d[0], "x265.zarr/zarr.json: its quantiser is not the manifest's"),
+        (
+            _other_range,
+            lambda d: d[0],
+            "x265.zarr/zarr.json: its quantiser differs from the manifest's",
+        ),
     ],
 )
 def test_what_is_of_another_kind_is_refused(
@@ -341,7 +348,9 @@ def test_only_the_weights_that_made_the_bitstreams_decode_them(
     folder = write_mock_dataset(tmp_path / "x", tier="light", recipe=Recipe.from_dict(recipe))
     assert cfqa_data.load(folder)[0].compressed.shape == TOY_SHAPES["cls"]
     models.write_bytes(b"other weights")
-    with pytest.raises(FormatError, match=r"models\.safetensors is another file, and no file of"):
+    with pytest.raises(
+        FormatError, match=r"models\.safetensors is a different file, and no file of"
+    ):
         cfqa_data.load(folder)[0]
     # The same under another name: in the folder, which was moved, or below the root.
     moved = Path(shutil.move(folder, tmp_path / "moved"))
@@ -353,7 +362,7 @@ def test_only_the_weights_that_made_the_bitstreams_decode_them(
         assert verify(moved).damage == ()
         (place / "renamed.safetensors").unlink()
         with pytest.raises(
-            FormatError, match=r"models\.safetensors is another file, and no file of"
+            FormatError, match=r"models\.safetensors is a different file, and no file of"
         ):
             cfqa_data.load(moved)[0]
     (moved / "renamed.safetensors").write_bytes(b"of another hash")
@@ -408,7 +417,7 @@ def _put(column: str, values: Callable[[list[Any]], list[Any]]) -> Callable[[pa.
         ),
         (
             lambda t: pa.concat_tables([t, t.slice(5, 2)]),
-            "row 120 is there twice: task cls, source_id cls-000, codec x265, level 5;",
+            "duplicate row 120: task cls, source_id cls-000, codec x265, level 5;",
         ),
         (
             lambda t: pa.concat_tables([t.slice(1, 1), t.slice(1)]),

@@ -30,7 +30,7 @@ def test_failed_items_are_told_together_and_the_rest_is_done(workers: int) -> No
             for item, result in drive(Doubling(6, refused=(1, 3)), here, Silent()):
                 done[item] = result
 
-    with pytest.raises(BuildError, match=r"^2 of 6 items failed, the rest is kept: ") as told:
+    with pytest.raises(BuildError, match=r"^2 of 6 items failed, the others are kept: ") as told:
         do()
     assert set(str(told.value).partition(": ")[2].split("; ")) == {"1: it is odd", "3: it is odd"}
     assert done == {0: 0, 2: 4, 4: 8, 5: 10}

@@ -247,24 +247,24 @@ def test_names_of_sources_never_become_paths() -> None:
 def test_a_folder_that_holds_something_else_is_refused(folder: Path, tmp_path: Path) -> None:
     before = hashes(folder)
     for inside in (folder, folder / "plain"):
-        with pytest.raises(CfqaError, match="is in the dataset's own folder"):
+        with pytest.raises(CfqaError, match="is inside the dataset folder"):
             export(folder, inside, "npy")
     assert hashes(folder) == before
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(CfqaError, match="is there and is no folder"):
+    with pytest.raises(CfqaError, match="exists and is not a folder"):
         export(folder, tmp_path / "file", "npy")
-    with pytest.raises(CfqaError, match="holds something else"):
+    with pytest.raises(CfqaError, match="is not empty"):
         export(folder, tmp_path, "npy")
     out = tmp_path / "out"
     export(folder, out, "npy", task="cls", codec="x265", level=0)
     for other in ({"level": 1}, {"originals": False}, {"codec": "vvenc"}, {"fold": 1}):
         chosen = {"task": "cls", "codec": "x265", "level": 0} | other
-        with pytest.raises(CfqaError, match="holds another export"):
+        with pytest.raises(CfqaError, match="contains another export"):
             export(folder, out, "npy", **chosen)  # type: ignore[arg-type]
-    with pytest.raises(CfqaError, match="holds another export"):
+    with pytest.raises(CfqaError, match="contains another export"):
         export(folder, out, "parquet", task="cls", codec="x265", level=0)
     (out / "export.json").write_text("[" * 100_000)
-    with pytest.raises(CfqaError, match="holds another export"):
+    with pytest.raises(CfqaError, match="contains another export"):
         export(folder, out, "npy", task="cls", codec="x265", level=0)
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -328,4 +328,4 @@ def test_an_interrupt_says_that_it_can_go_on(
 
     monkeypatch.setattr(Dataset, "original", stop)
     assert main(["export", str(folder), "--out", str(tmp_path / "o"), "--format", "npy"]) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err

@@ -105,7 +105,7 @@ def test_a_batch_is_its_features(built: Path) -> None:
         (lambda x: x[:, :, :64], r"\(1, 1, 64, 48\)"),
         (lambda x: x[None][:0], r"\(0, 1, 1, 65, 48\)"),
         (lambda x: x.astype(float) * 1e300, "values that are not finite"),
-        (lambda x: [x.tolist(), [1]], r"is no array of \(1, 1, 65, 48\)"),
+        (lambda x: [x.tolist(), [1]], r"is not an array of shape \(1, 1, 65, 48\)"),
     ],
 )
 def test_what_is_no_reconstruction(built: Path, change: Any, why: str) -> None:
@@ -198,7 +198,7 @@ def test_the_command_labels_files(
     assert main(["label", str(built), str(folder)]) == 2
     assert "Python objects" in capsys.readouterr().err
     assert main(["label", str(built), str(tmp_path / "nowhere")]) == 2
-    assert "nowhere: is not there" in capsys.readouterr().err
+    assert "nowhere: does not exist" in capsys.readouterr().err
     (folder / f"{dataset.source_ids[1]}.npy").unlink()
     (folder / "bad.safetensors").write_bytes(b"none")
     assert main(["label", str(built), str(folder)]) == 2
@@ -259,7 +259,7 @@ def test_an_extension_of_another_dataset_is_not_gone_on_with(
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["versions"]["more"] = "1"
     (other / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CfqaError, match="holds an extension of another dataset"):
+    with pytest.raises(CfqaError, match="contains an extension of another dataset"):
         extend(other, ROUNDED, (2, 0), out=extended, workers=0, accept_versions=True)
 
 
@@ -305,7 +305,7 @@ def test_an_interrupted_extension_goes_on(built: Path, extended: Path, tmp_path:
     with pytest.raises(KeyboardInterrupt):
         extend(built, ROUNDED, (2, 0), out=out, workers=0, progress=Stop())
     assert not (out / "manifest.json").exists()
-    with pytest.raises(CfqaError, match="a begun build"):
+    with pytest.raises(CfqaError, match="an unfinished build"):
         extend(built, ROUNDED, np.array([3, 0]), out=out, workers=0)
     linked = next((out / "originals").iterdir())  # as if a power cut had taken it
     linked.unlink()
@@ -392,7 +392,7 @@ def test_a_fitted_codec_asks_for_its_images_before_anything_is_written(
     [
         (["--codec", "h264", "--levels", "1"], "'h264'"),
         (["--codec", "x265", "--levels", "30"], "has a codec 'x265'; give another name"),
-        (["--codec", "x265", "--levels", "99", "--name", "b"], "a qp is a whole number"),
+        (["--codec", "x265", "--levels", "99", "--name", "b"], "qp must be a whole number"),
         (["--codec", "x265", "--levels", "30,20", "--name", "b"], "qp must rise"),
         (["--codec", "x265", "--levels", "a"], "'a' is not a number"),
         (["--codec", ROUNDED, "--levels", "2", "--task", "seg"], "task 'seg'"),

@@ -170,8 +170,8 @@ def test_an_address_is_a_file_at_a_commit(hub: Any, models: Path, tmp_path: Path
         ("hf://model.safetensors", r"weights on the Hub are hf://org/name\[@revision\]\[/file\]"),
         ("hf://datasets/tiny/dinov2", "weights on the Hub are"),
         ("hf://tiny/dinov2/../x", "weights on the Hub are"),
-        ("hf://tiny/none", "no model repo on the Hub that you may read"),
-        ("hf://tiny/dinov2@v9", "hf://tiny/dinov2@v9: there is no such branch, tag or commit"),
+        ("hf://tiny/none", "no model repo on the Hub that you can read"),
+        ("hf://tiny/dinov2@v9", "hf://tiny/dinov2@v9: no such branch, tag or commit"),
         ("hf://tiny/dinov2/x.pth", r"hf://tiny/dinov2: has no x\.pth$"),
         (
             "hf://tiny/empty",
@@ -235,7 +235,7 @@ def test_the_recipe_of_the_smallest_takes_images_of_the_root(
     assert len(samples) == 3
     assert len(list(source.training_inputs(50, 0))) == 50
     check_fit(Models(load_recipe(tmp_path / "auto.toml")), "fidelity")  # truths are inferred there
-    with pytest.raises(BuildError, match="51 training images are wanted and there are 50"):
+    with pytest.raises(BuildError, match="51 training images are requested and there are only 50"):
         source.training_inputs(51, 0)
     options = {"task": "fidelity", "root": str(tmp_path / "images")}
     assert [

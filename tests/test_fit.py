@@ -121,7 +121,7 @@ def test_a_build_fits_ranges_and_goes_on_with_the_numbers(tmp_path: Path) -> Non
     build(asked, made, workers=1)
     again = build(words(quantizer=expected.to_dict()), tmp_path / "b", workers=1)
     assert before == tree(made) == tree(again)
-    with pytest.raises(BuildError, match=r"that is not this one .*quantizer.bits: 8 there, 7 here"):
+    with pytest.raises(BuildError, match=r"that differs .*quantizer.bits: 8 there, 7 here"):
         build(words(quantizer=FIT | {"bits": 7}), made, workers=1)
 
 
@@ -265,7 +265,7 @@ def test_levels_are_found_and_written_as_numbers(tmp_path: Path) -> None:
     build(asked, made, workers=1)
     again = build(words(levels=levels, quantizer=UNIFORM), tmp_path / "b", workers=1)
     assert before == tree(made) == tree(again)
-    with pytest.raises(BuildError, match="that is not this one"):
+    with pytest.raises(BuildError, match="that differs"):
         build(words(levels={"auto": 5}, quantizer=UNIFORM), made, workers=1)
 
 
@@ -330,9 +330,12 @@ def test_levels_of_other_kinds_of_codecs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"levels": {"auto": 9}}, r"9 levels are wanted, and a bits has 8 values; ask for fewer"),
-        ({"class": f"{HERE}:Round"}, r"its digits has not two limits, nor the class a grid\(\)"),
-        ({"class": f"{HERE}:Drop"}, r"its rate is not known, so that no levels can be found"),
+        (
+            {"levels": {"auto": 9}},
+            r"9 levels are requested, and bits has only 8 values; ask for fewer",
+        ),
+        ({"class": f"{HERE}:Round"}, r"digits needs two limits, or the class a grid\(\)"),
+        ({"class": f"{HERE}:Drop"}, r"its rate is unknown, so levels cannot be chosen"),
         ({"levels": {"auto": 1}}, r"auto must be 2 to 128, got 1"),
         ({"levels": {"auto": "many"}}, r"auto must be a whole number"),
         ({"levels": {"count": 3}}, r"count"),
@@ -353,9 +356,9 @@ def test_codecs_whose_levels_cannot_be_found(
 @pytest.mark.parametrize(
     ("source", "task", "why"),
     [
-        ("NoSamples", "Total", "source NoSamples has no training samples with truths"),
+        ("NoSamples", "Total", "source NoSamples has no training samples with ground truth"),
         ("NoTruth", "Total", "the truth of words-2000 is None"),
-        ("Sums", "Blind", "the mean of the training features is as good as they are"),
+        ("Sums", "Blind", "the mean of the training features scores as well as they do"),
     ],
 )
 def test_tasks_whose_levels_cannot_be_found(

@@ -144,16 +144,16 @@ def test_what_no_head_is_fitted_to(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "head.safetensors"
     two = recipe(data, ("colour", "other"))
     for images, said, wanted, task in (
-        (tmp_path / "one", "a head needs two classes or more", recipe(data), None),
+        (tmp_path / "one", "a head needs at least two classes", recipe(data), None),
         (tmp_path / "cut", r"blue/1\.png: not a JPEG or PNG image", recipe(data), None),
-        (data / "train" / "red", "images without a folder of their class", recipe(data), None),
+        (data / "train" / "red", "images that are not in a class folder", recipe(data), None),
         (
             data / "images",
             "is an image of the dataset",
             recipe(data),
             None,
         ),
-        (data / "train", "say which task the head is for: colour, other", two, None),
+        (data / "train", "name the task of the head: colour, other", two, None),
         (data / "train", "shape", two, "shape"),
         (tmp_path / "none", "missing: .*none", recipe(data), None),
     ):

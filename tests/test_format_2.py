@@ -91,7 +91,7 @@ def test_every_pair_is_read(folders: dict[str, Path], tier: str, full: cfqa_data
             label = dataset.labels.slice(place, 1).to_pylist()[0]
             if label["array"] is None:
                 assert (tier, codec) == ("light", "restored")
-                with pytest.raises(FormatError, match="holds no bitstreams of restored on pict"):
+                with pytest.raises(FormatError, match="contains no bitstreams of restored on pict"):
                     dataset[place]
                 continue
             pair = dataset[place]
@@ -117,7 +117,7 @@ def test_tokens_that_are_not_there_are_not_given(full: cfqa_data.Dataset) -> Non
         full.compressed("sentence 2", "stepped", 1)[:, :, ::-1],
     )
     for read in (full.original, lambda source, **p: full.compressed(source, "rounded", 0, **p)):
-        with pytest.raises(CfqaError, match="there is no token 4: tokens are 0 to 3"):
+        with pytest.raises(CfqaError, match="no token 4: tokens are 0 to 3"):
             read("sentence 2", tokens=4)
     with pytest.raises(FormatError, match="rounded on words has values and no codes"):
         full.codes("sentence 2", "rounded", 1)
@@ -161,7 +161,7 @@ def test_galleries_and_truths(full: cfqa_data.Dataset) -> None:
         full.gallery("words")
     with pytest.raises(CfqaError, match="unknown task 'two'"):
         full.gallery("two")
-    with pytest.raises(FormatError, match="holds no truths of pictures"):
+    with pytest.raises(FormatError, match="contains no ground truth of pictures"):
         full.truth("picture-0")
 
 
@@ -189,7 +189,7 @@ def test_a_codec_gets_its_tables(folders: dict[str, Path]) -> None:
     means = inputs.mean(0, keepdims=True)
     feature = folder.compressed("picture-1", "picture", 0)
     np.testing.assert_allclose(feature[0, 0], np.concatenate([means, inputs]) / 64 - 2, rtol=1e-6)
-    with pytest.raises(FormatError, match="hold inputs, of which the backbone makes features"):
+    with pytest.raises(FormatError, match="encode inputs, and the backbone extracts the features"):
         folder.decoded("picture-1", "picture", 0)
 
 
@@ -310,11 +310,17 @@ def test_built_in_codecs_are_those_of_format_1(name: str) -> None:
         ),
         (lambda m: m["tasks"]["one"].pop("score"), "tasks.one lacks score"),
         (lambda m: m["tasks"]["one"].update(more=1), "unknown key in tasks.one 'more'"),
-        (lambda m: m["tasks"].update({"../x": m["tasks"]["one"]}), r"'\.\./x' is no name of a tas"),
+        (
+            lambda m: m["tasks"].update({"../x": m["tasks"]["one"]}),
+            r"'\.\./x' is not a valid name of a tas",
+        ),
         (lambda m: m.update(tasks={}), "tasks is not a table of 1 to 64"),
         (lambda m: m["tasks"]["one"].update(grid=[2, 2]), "tasks.one.grid"),
-        (lambda m: m["tasks"]["one"].update(groups=["a"]), "tasks.one.groups are not one per"),
-        (lambda m: m["tasks"]["one"].update(gallery="../x"), "tasks.one.gallery '../x' is no file"),
+        (lambda m: m["tasks"]["one"].update(groups=["a"]), "tasks.one.groups must be one per"),
+        (
+            lambda m: m["tasks"]["one"].update(gallery="../x"),
+            "tasks.one.gallery '../x' is not a file",
+        ),
         (
             lambda m: m["tasks"]["one"]["shape"].__setitem__(1, 2),
             "one.layers are 3, the shape has 2",
@@ -325,9 +331,12 @@ def test_built_in_codecs_are_those_of_format_1(name: str) -> None:
             lambda m: codec(m).update(levels=list(range(1, 131))),
             "levels must be 1 to 128 numbers, got 130 of",
         ),
-        (lambda m: codec(m)["codec"].update(name="os:system"), "'os:system' is no name of a codec"),
+        (
+            lambda m: codec(m)["codec"].update(name="os:system"),
+            "'os:system' is not a valid name of a codec",
+        ),
         (lambda m: codec(m)["quantizer"].update(bits=40), "one: .*bits must be a whole number"),
-        (lambda m: codec(m).update(tables=["/etc/x"]), "'/etc/x' is no file below tables/"),
+        (lambda m: codec(m).update(tables=["/etc/x"]), "'/etc/x' is not a file in tables/"),
         (lambda m: m.update(packages={"x": 1}), "packages: x must be a table, got 1"),
         (lambda m: m["tasks"]["cls"].update(sources=["one-0"] * 2), "'one-0' is the id of a sour"),
     ],
@@ -430,8 +439,16 @@ def decode(folder: Path, **more: Any) -> np.ndarray:
     ("package", "sha256", "told"),
     [
         ("mock-codecs", "5" * 64, None),
-        ("other", "5" * 64, "package 'other' is not installed, that of 'mock-codecs' is; .*--plug"),
-        ("mock-codecs", "6" * 64, "had other source than what is here, 1.0; install version 1.0"),
+        (
+            "other",
+            "5" * 64,
+            "package 'other' is not installed, only that of 'mock-codecs'; .*--plug",
+        ),
+        (
+            "mock-codecs",
+            "6" * 64,
+            "had a different source than the installed one, 1.0; install version 1.0",
+        ),
     ],
 )
 def test_a_codec_that_is_installed_is_that_of_the_manifest(
@@ -449,7 +466,7 @@ def test_a_codec_that_is_installed_is_that_of_the_manifest(
         assert not decode(folder).any()
     entry = replace(entry, given=True)  # by plugins=
     other = sha256 != entry.sha256
-    with pytest.warns(UserWarning, match="had other source") if other else nullcontext():
+    with pytest.warns(UserWarning, match="had a different source") if other else nullcontext():
         assert not decode(folder).any()
 
 
@@ -458,7 +475,7 @@ def test_no_file_that_a_manifest_names_is_opened_by_a_codec(
     folders: dict[str, Path], tmp_path: Path, options: dict[str, str]
 ) -> None:
     folder = rounded(folders, tmp_path, options=options)
-    with pytest.raises(FormatError, match=r"names a file, .*, that the manifest has no SHA-256 of"):
+    with pytest.raises(FormatError, match=r"names a file, .*, without a SHA-256 in the manifest"):
         decode(folder, plugins=[Elsewhere])
 
 
@@ -497,6 +514,6 @@ def test_a_deep_verification_needs_no_recipe_and_a_repair_says_so(
     told = verify_deep(folder, read_manifest(folder), set(), sample=1, plugins=PLUGINS)
     assert told.faults == ()
     assert told.decoded == 7 * 4 + 4 * 3 + 4 * 10 + 2 * 10
-    assert any("cannot make this dataset again" in note for note in told.notes)
-    with pytest.raises(FormatError, match=r"recipe: .* cannot make this dataset again$"):
+    assert any("cannot rebuild this dataset" in note for note in told.notes)
+    with pytest.raises(FormatError, match=r"recipe: .* recipe cannot rebuild this dataset$"):
         repair(folder, dry_run=True, plugins=PLUGINS)

@@ -121,7 +121,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "tables": (shorten("tables/pictures-picture.safetensors"), "tables/pictures-picture."),
     "another file": (
         lambda root: shutil.copy(root / "README.md", root / "tables/x.safetensors"),  # type: ignore[arg-type,return-value]
-        "lists tables/x.safetensors, which the format does not have",
+        "lists tables/x.safetensors, which is not part of the format",
     ),
     "an array too few": (
         lambda root: shutil.rmtree(root / "compressed/words/rounded.zarr"),
@@ -273,9 +273,9 @@ def test_a_light_folder_is_exported_with_the_codecs_that_the_command_names(
     out = tmp_path / "pictures"
     words = ["export", str(folders["light"]), "--out", str(out), "--format", "npy"]
     assert main([*words, "--task", "pictures", *plugins]) == 0
-    assert "codec 'restored' of pictures: nothing is stored" in capsys.readouterr().err
+    assert "codec 'restored' of pictures: its features are not stored" in capsys.readouterr().err
     assert set(pq.read_table(out / "index.parquet")["codec"].to_pylist()) == {"picture"}
-    with pytest.raises(CfqaError, match="nothing is stored of those features"):
+    with pytest.raises(CfqaError, match="those features are not stored"):
         export(folders["light"], tmp_path / "none", "npy", task="pictures", codec="restored")
 
 
@@ -315,7 +315,7 @@ def test_what_is_published_is_read_back(
 
 
 def test_a_folder_that_lacks_bitstreams_is_not_published_as_light(folders: dict[str, Path]) -> None:
-    with pytest.raises(CfqaError, match="no light tier of it"):
+    with pytest.raises(CfqaError, match="no light tier"):
         plan_publishing(folders["full"], "org/cfqa", tier="light")
 
 

@@ -181,11 +181,11 @@ def test_saved_it_is_a_folder_with_the_same_pairs_and_figures(tmp_path: Path) ->
         } | {"bpfp": pytest.approx(float("nan"), nan_ok=True)}
     figures = [evaluate(d, ["mse", "cosine"]).correlations for d in (dataset, stored)]
     assert figures[0].equals(figures[1])
-    with pytest.raises(CfqaError, match="holds something"):
+    with pytest.raises(CfqaError, match="is not empty"):
         save(dataset, root, licence="cc0-1.0")
     with pytest.raises(CfqaError, match="licence's link must be an http address"):
         save(dataset, tmp_path / "again", licence="other")
-    with pytest.raises(CfqaError, match="is a folder already"):
+    with pytest.raises(CfqaError, match="is already a folder"):
         save(stored, tmp_path / "again", licence="cc0-1.0")
     with pytest.raises(CfqaError, match="3 of 20 rows"):
         save(dataset[:3], tmp_path / "again", licence="cc0-1.0")
@@ -203,7 +203,7 @@ def test_what_was_put_there_meanwhile_is_kept(tmp_path: Path) -> None:
         def finish(self) -> None:
             (root / "mine").touch()
 
-    with pytest.raises(CfqaError, match="holds something by now"):
+    with pytest.raises(CfqaError, match="is no longer empty"):
         save(dataset, root, licence="cc0-1.0", progress=Meanwhile())
     assert (root / "mine").exists()
     (root / "mine").unlink()
@@ -267,12 +267,12 @@ def test_reports_say_what_figures_of_uneven_ladders_and_of_groups_are_over(tmp_p
     for name in ("compressed", "distortion"):
         given[name] = {"fine": given[name]["fine"]}
     even = page(from_arrays(**given))
-    assert "drawing whole sources anew" in even
+    assert "bootstrap samples of sources" in even
     assert "numbers of levels" not in even
     assert "A dash" not in even
     for name in ("compressed", "distortion"):
         given[name] = {"fine": given[name]["fine"], "one": {1: given[name]["fine"][2]}}
-    assert "A dash: there is no figure, as for a codec of one level." in page(from_arrays(**given))
+    assert "A dash: undefined, as for a codec of one level." in page(from_arrays(**given))
 
 
 def test_values_that_are_not_finite_are_named_and_nothing_is_saved(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_values_that_are_not_finite_are_named_and_nothing_is_saved(tmp_path: Pat
     for wrong, why in (
         (x * 1e300, "not finite"),
         (masked, "not finite"),
-        (x.astype(complex).tolist(), "no array of"),
+        (x.astype(complex).tolist(), "not an array of"),
     ):
         dataset = from_arrays(x, {"up": {1: wrong}}, distortion={"up": {1: [0, 0]}})
         with pytest.raises(FormatError, match=why):
@@ -302,7 +302,7 @@ NUMBERS = {c: {p: [0.0] * 4 for p in ps} for c, ps in CODECS.items()}
 @each(
     ("change", "why"),
     [
-        ({"originals": []}, "originals: there are none"),
+        ({"originals": []}, "originals must not be empty"),
         ({"originals": 3}, "originals must be a mapping of ids or a sequence"),
         ({"originals": np.zeros((2, 3, 4, 5))}, r"original '0' is \(3, 4, 5\)"),
         ({"originals": np.array([["a"]])}, "original '0' is <U1, not of real numbers"),
@@ -318,19 +318,19 @@ NUMBERS = {c: {p: [0.0] * 4 for p in ps} for c, ps in CODECS.items()}
             "nan of 'd'",
         ),
         ({"distortion": None}, "give either distortion, or score"),
-        ({"reference_score": [0] * 4}, "go together"),
-        ({"reference_loss": [0] * 4}, "that of a loss"),
+        ({"reference_score": [0] * 4}, "must be given together"),
+        ({"reference_loss": [0] * 4}, "needs a loss"),
         ({"score": NUMBERS, "distortion": None, "reference_score": [0] * 4}, "task=TaskFacts"),
         (
             {"bits": {c: {p: [-1] * 4 for p in ps} for c, ps in CODECS.items()}},
-            "bits, fine at 8: -1 of 'a' is no whole number",
+            "bits, fine at 8: -1 of 'a' must be a whole number",
         ),
         ({"bits": 8}, "bits must be"),
         ({"groups": ["x"]}, "groups: 1 values, and 4 originals"),
-        ({"groups": ["x", None, "y", "y"]}, "groups: that of 'b' is None, not a text"),
-        ({"originals": [[[1.0], [2, 3]]]}, "original '0' is no array"),
+        ({"groups": ["x", None, "y", "y"]}, "groups: that of 'b' must be a string, not None"),
+        ({"originals": [[[1.0], [2, 3]]]}, "original '0' is not an array"),
         ({"originals": {1, 2}}, "originals must be a mapping of ids or a sequence"),
-        ({"task": "Two Words"}, "is no name of a task"),
+        ({"task": "Two Words"}, "is not a valid name of a task"),
         ({"prefix_tokens": 6}, "prefix_tokens is more than the 5 tokens"),
     ],
 )

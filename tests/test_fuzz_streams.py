@@ -33,7 +33,7 @@ def test_a_larger_picture_than_the_plane_is_not_decoded(name: str) -> None:
     encoder = get_codec({"hm": "x265", "vtm": "vvenc"}.get(name, name))
     codec = get_codec(name)
     fewer, more = (encoder.encode(feature_plane(side, side, 1023), 40) for side in (64, 320))
-    with pytest.raises(CodecError, match=f"^{name}: the bitstream holds 64 x 64 samples"):
+    with pytest.raises(CodecError, match=f"^{name}: the bitstream contains 64 x 64 samples"):
         codec.decode(fewer, SMALL)
     with pytest.raises(CodecError, match=f"^{name}: the bitstream is damaged"):
         codec.decode(more, SMALL)
@@ -49,7 +49,7 @@ def test_more_units_than_a_picture_has_are_refused(
     monkeypatch.setattr(video, "MOST_UNITS", units)
     get_codec(name).decode(stream, shape)
     monkeypatch.setattr(video, "MOST_UNITS", units - 1)
-    with pytest.raises(CodecError, match=f"^{name}: the bitstream holds more units than one"):
+    with pytest.raises(CodecError, match=f"^{name}: the bitstream contains more units than one"):
         get_codec(name).decode(stream, shape)
 
 

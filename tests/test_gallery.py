@@ -77,7 +77,9 @@ def test_what_has_no_image_is_told_in_a_line(
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "'a' has no image here: recipe: the manifest's cannot make" in told(arrays(), "a")
+    assert "'a' has no image here: recipe: the manifest's recipe cannot rebuild" in told(
+        arrays(), "a"
+    )
     load = cfqa_data.load
     source = load(built).source_ids[0]
     assert "unknown source 'nothing'" in told(load(built), "nothing")
@@ -101,7 +103,9 @@ def test_what_has_no_image_is_told_in_a_line(
         "cfqa_data.builders.gallery.source.scoring_recipe", lambda _: Recipe.from_dict(data)
     )
     assert "missing: " in told(load(built), source)
-    assert "reads files that a stranger names (root)" in told(load(built, untrusted=True), source)
+    assert "reads files that an untrusted recipe names (root)" in told(
+        load(built, untrusted=True), source
+    )
 
 
 def test_grids(built: Path) -> None:
@@ -274,7 +278,7 @@ def test_names_are_escaped_and_what_is_missing_is_told(tmp_path: Path) -> None:
     assert "half" in repr(shown)
     assert "nan" not in repr(shown)
     assert shown._repr_png_().startswith(b"\x89PNG")
-    with pytest.raises(CfqaError, match=r"is written as \.html or \.png"):
+    with pytest.raises(CfqaError, match=r"the file name must end in \.html or \.png"):
         shown.save(tmp_path / "shown.gif")
 
 
@@ -297,9 +301,9 @@ def test_a_task_of_a_stranger_may_draw_anything_else(
     assert 'data-slot="truth"' not in nothing.save(tmp_path / "nothing.html").read_text()
     for found, why in (
         ("a mask", "must return a Drawing or None, not str"),
-        (Drawing(bars=(Bar("a", float("nan")),)), "a bar is Bar"),
-        (Drawing(key={"a": (0.5, 0.5, 0.5)}), "the colour of 'a' is RGB of 0 to 255"),
-        (Drawing(np.zeros((2, 2))), r"a picture is uint8 \(H, W, 3\), not \(2, 2\)"),
+        (Drawing(bars=(Bar("a", float("nan")),)), "a bar must be Bar"),
+        (Drawing(key={"a": (0.5, 0.5, 0.5)}), "the colour of 'a' must be RGB of 0 to 255"),
+        (Drawing(np.zeros((2, 2))), r"a picture must be uint8 \(H, W, 3\), not \(2, 2\)"),
     ):
         with pytest.raises(CfqaError, match=f"Classification.draw.*{why}"):
             shown(found)
@@ -310,9 +314,7 @@ def test_a_copy_without_truths_shows_the_rest(built: Path) -> None:
     del dataset.manifest.files["truth/seg.safetensors"]
     object.__setattr__(dataset.manifest.tasks["seg"], "terms", Terms(link="https://terms.example"))
     view = dataset.show(dataset.source_ids[0], level=1).view
-    assert "holds no truths of seg" in view.notes[0]
-    assert view.notes[1].endswith(
-        "redistributed, on the terms of its source: https://terms.example"
-    )
+    assert "contains no ground truth of seg" in view.notes[0]
+    assert view.notes[1].endswith("to be redistributed: https://terms.example")
     assert view.truth is None
     assert view.original.drawing.picture.shape == (112, 2 * 112, 3)  # each window by itself

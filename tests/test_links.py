@@ -173,7 +173,7 @@ def test_links_of_ones_own_are_followed_where_one_says_so(
     wanted, read = READERS[reader](folder), READERS[reader]
     OWN[own](folder)
     if own == "manifest" or reader in ("verify", "publish", "evaluate", "export"):  # read all
-        message = "leads out of the folder; if the folder is your own: follow_links=True, --follow"
+        message = "leads out of the folder; if you trust the folder: follow_links=True, --follow"
         try:
             found = read(folder)
         except CfqaError as error:

@@ -54,7 +54,7 @@ def test_an_error_is_raised_in_its_place() -> None:
 
 @pytest.mark.parametrize("wrong", [{"threads": 0}, {"ahead": 0}])
 def test_impossible_numbers_are_told_at_once(wrong: dict[str, int]) -> None:
-    with pytest.raises(CfqaError, match="takes at least 1 thread and 1 item"):
+    with pytest.raises(CfqaError, match="needs at least 1 thread and 1 item"):
         read_ahead(str, [], **wrong)
 
 

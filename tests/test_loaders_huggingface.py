@@ -236,7 +236,7 @@ def test_a_pickled_dataset_is_small_and_reads_the_same(
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((), {}, r"needs the folder that the rows come from, as in attach\(ds, 'cfqa'\)"),
+        ((), {}, r"needs the dataset folder, as in attach\(ds, 'cfqa'\)"),
         (("nowhere",), {}, "nowhere: not a CFQA dataset folder"),
         (("folder",), {"format": "tf"}, "unknown format 'tf': .*known: numpy, torch"),
         (("folder",), {"arrays": ["orginal"]}, "unknown array 'orginal': did you mean 'original'"),
@@ -251,7 +251,7 @@ def test_what_cannot_be_attached_is_told(
 
 
 def test_other_data_is_refused(folder: Path) -> None:
-    with pytest.raises(CfqaError, match="takes what load_dataset returns, not a list"):
+    with pytest.raises(CfqaError, match="takes a result of load_dataset, not a list"):
         attach([], folder)
     with pytest.raises(CfqaError, match="these have no source_id"):
         attach(datasets.Dataset.from_dict({"x": [1]}), folder)

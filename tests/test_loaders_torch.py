@@ -66,7 +66,9 @@ def test_an_open_dataset_is_taken_as_it_is(folder: Path) -> None:
     assert len(pairs) == 4
     np.testing.assert_array_equal(pairs[2].compressed.numpy(), opened[2].compressed)
     for name, value in {"task": "dpt", "level": 0, "fold": [0], "untrusted": True}.items():
-        with pytest.raises(CfqaError, match=f"{name} say how to open a path; give them to load"):
+        with pytest.raises(
+            CfqaError, match=f"{name} can be given only with a path; pass them to load"
+        ):
             Pairs(opened, **{name: value})
 
 
@@ -86,7 +88,7 @@ def test_pairs_take_what_load_takes(folder: Path) -> None:
         ({"task": "clas"}, "did you mean 'cls'"),
         ({"codec": "x256"}, "did you mean 'x265'"),
         ({"source": "cls-01"}, "did you mean 'cls-001'|unknown source 'cls-01'"),
-        ({"fold": [0, 3]}, "no source is in fold 3: there are 0, 1, 2$"),
+        ({"fold": [0, 3]}, "no source is in fold 3: folds are 0, 1, 2$"),
         ({"fold": True}, "no source is in fold True"),
         ({"fold": "1"}, "no source is in fold '1'"),
         ({"fold": 1.0}, "no source is in fold 1.0"),
@@ -108,7 +110,7 @@ def test_an_index_is_one_whole_number(folder: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "4"])
 def test_impossible_batch_sizes_are_told(folder: Path, size: Any) -> None:
-    with pytest.raises(CfqaError, match="a batch size is a whole number from 1"):
+    with pytest.raises(CfqaError, match="a batch size must be a whole number from 1"):
         data_loader(Pairs(folder), size)
 
 
@@ -403,7 +405,7 @@ def test_a_sampler_gives_the_order(folder: Path) -> None:
     assert [len(batch.label) for batch in loader] == [8, 8, 4]
     every = data_loader(Pairs(folder), 8, sampler=SubsetRandomSampler(range(0, 360, 3)))
     assert sum(len(batch.label) for batch in every) == 120  # and each of one shape
-    with pytest.raises(TypeError, match="is not known before"):
+    with pytest.raises(TypeError, match="is not known in advance"):
         len(every)
     own = Errors(Pairs(folder, "seg", label=["level"]))
     assert next(iter(data_loader(own, 4, sampler=rows)))[1].tolist() == [5, 3, 0, 3]
@@ -450,5 +452,5 @@ def test_streams_are_no_map_style_dataset() -> None:
             return iter([1])
 
     for stream in (Stream(), iter([1])):
-        with pytest.raises(CfqaError, match="takes a map-style dataset, with a length"):
+        with pytest.raises(CfqaError, match="takes a map-style dataset,"):
             data_loader(stream)

@@ -157,17 +157,17 @@ def test_a_single_feature_is_a_batch_of_one() -> None:
 @pytest.mark.parametrize(
     ("features", "what"),
     [
-        (None, "an array or tensor of numbers is wanted, not NoneType"),
-        ("x", "an array or tensor of numbers is wanted, not str"),
-        ([[1.0], [1.0, 2.0]], "an array or tensor of numbers is wanted, not list"),
-        (np.array([{}]), "an array or tensor of numbers is wanted, not object"),
-        (np.ones((1, 1, 2, 2), complex), "real numbers are wanted, not torch.complex128"),
+        (None, "an array or tensor of numbers, not NoneType"),
+        ("x", "an array or tensor of numbers, not str"),
+        ([[1.0], [1.0, 2.0]], "an array or tensor of numbers, not list"),
+        (np.array([{}]), "an array or tensor of numbers, not object"),
+        (np.ones((1, 1, 2, 2), complex), "real numbers, not torch.complex128"),
         (torch.ones((1, 1, 2, 2), dtype=torch.complex64), "not torch.complex64"),
         (
             torch.ones((1, 1, 2, 2)).to_sparse(),
-            "a dense tensor of numbers is wanted, not .*sparse_coo",
+            "a dense tensor of numbers, not .*sparse_coo",
         ),
-        (torch.ones((1, 1, 2, 2), device="meta"), "a dense tensor of numbers is wanted, not meta"),
+        (torch.ones((1, 1, 2, 2), device="meta"), "a dense tensor of numbers, not meta"),
         (np.ma.masked_equal([[[[1, 2], [3, 4]]]], 3), "feature 0 holds NaN or Inf"),
     ],
 )

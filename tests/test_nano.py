@@ -18,6 +18,7 @@ from pipeline_toy import write_toml
 
 from cfqa_data import evaluate, load
 from cfqa_data.builders.pipeline.context import Models
+from cfqa_data.builders.tasks.drawing import draw_mask
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
 from cfqa_data.format.format_1 import LEVELS, TASKS
@@ -171,4 +172,15 @@ def test_load_dataset_opens_it(
         found = load_dataset(
             "cfqa", config, split="test", streaming=streaming, cache_dir=str(tmp_path)
         )
-        assert sum(1 for _ in found) == wanted
+        rows = list(found)
+        assert len(rows) == wanted
+        if config != "originals":
+            continue
+        dataset = load(nano)
+        by_task = {row["task"]: row for row in rows}
+        for task, row in by_task.items():
+            assert row["image"].size == dataset.image(row["source_id"]).size
+            assert (row["output_x265_9"] is None) == (task == "cls")
+        mask = draw_mask(dataset.truth(by_task["seg"]["source_id"]), ()).picture
+        assert np.array_equal(np.asarray(by_task["seg"]["truth"]), mask)  # without loss
+        assert by_task["cls"]["answers"].startswith("truth: ")

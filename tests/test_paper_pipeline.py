@@ -292,7 +292,7 @@ def test_images_of_two_tasks_with_one_name_are_refused_before_anything_is_extrac
     assert main(["build", str(recipe), "-o", str(out), "--root", str(root), "-j", "1"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"cfqa: {out}: '{shared}' is the id of a source of cls and of one of seg: ids are unique "
-        "over all tasks; rename one of the two and make the dataset anew"
+        "over all tasks; rename one of the two and build the dataset again"
     )
     assert status(load_recipe(recipe), out) == "new"  # with other names, it selects anew
 
@@ -304,8 +304,8 @@ def test_a_selection_reads_no_image_beyond_the_last_and_names_what_it_passed_ove
     with pytest.raises(BuildError) as caught:
         list(fitting(models, "cls", 4))
     assert str(caught.value) == (
-        f"cls: the source has only 3 sources that fit, 4 wanted; passed over: {val(2)} (not "
-        f"classified right), {val(9)} (of class 31, which there is already)"
+        f"cls: only 3 samples of the source are accepted, 4 are needed; rejected: {val(2)} "
+        f"(classified wrongly), {val(9)} (of class 31, which is already taken)"
     )
     damaged = root / "imagenet" / "val" / f"{val(7)}.JPEG"
     damaged.write_bytes(b"")

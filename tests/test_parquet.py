@@ -91,7 +91,7 @@ def test_a_text_over_the_limit_is_refused_before_it_is_spread_over_its_rows(
             assert read_parquet(data, 3)["text"].to_pylist() == ["x" * length] * 3
             monkeypatch.setattr(parquet, "_plain", pytest.fail)
         else:
-            with pytest.raises(ValueError, match=r"a text of 4,097 bytes in column 'text'"):
+            with pytest.raises(ValueError, match=r"a string of 4,097 bytes in column 'text'"):
                 read_parquet(data, 3)
 
 
@@ -113,7 +113,7 @@ def test_runs_beyond_the_rows_are_refused() -> None:
     head = data.index(b"\x15\x00\x15")  # the data page: type 0, sizes, then its 1000 values
     values = data.index(bytes([0x15, 0xD0, 0x0F]), head)
     data[values + 1 : values + 3] = b"\xd2\x0f"
-    with pytest.raises(ValueError, match="hold 1,001 values in 1,000 rows"):
+    with pytest.raises(ValueError, match="contain 1,001 values in 1,000 rows"):
         read_parquet(bytes(data), 1000)
 
 
@@ -121,7 +121,7 @@ def test_runs_beyond_the_rows_are_refused() -> None:
 def test_encodings_that_repeat_parts_of_texts_are_not_read(encoding: str) -> None:
     table = pa.table({"text": ["x" * LONGEST_CELL] * 10})
     data = _written(table, use_dictionary=False, column_encoding={"text": encoding})
-    with pytest.raises(ValueError, match="kind or encoding"):
+    with pytest.raises(ValueError, match="type or encoding"):
         read_parquet(data, 10)
 
 
@@ -135,7 +135,7 @@ def test_encodings_that_repeat_parts_of_texts_are_not_read(encoding: str) -> Non
     ],
 )
 def test_columns_are_numbers_and_texts(column: pa.Array) -> None:
-    with pytest.raises(ValueError, match="neither numbers nor texts"):
+    with pytest.raises(ValueError, match="neither numbers nor strings"):
         read_parquet(_written(pa.table({"x": column})), 2)
 
 
@@ -153,5 +153,5 @@ def test_nesting_in_the_head_of_a_page_has_an_end(depth: int) -> None:
     if depth < parquet.DEPTH - 1:
         assert parquet._check_column(page, 0, len(page), 1) == 0
     else:
-        with pytest.raises(ValueError, match="head of a page is damaged"):
+        with pytest.raises(ValueError, match="a page header is damaged"):
             parquet._check_column(page, 0, len(page), 1)

@@ -99,8 +99,8 @@ def test_a_build_begun_with_other_versions_says_so_and_goes_on_only_when_told(
     capsys.readouterr()
     assert main(command) == 2
     (told,) = capsys.readouterr().err.splitlines()
-    assert f"begun with other software (zarr: 3.0.1, now {now})" in told
-    assert "accept a mixture with --allow-version-mismatch, or choose another folder" in told
+    assert f"begun with different software (zarr: 3.0.1, now {now})" in told
+    assert "accept mixed versions with --allow-version-mismatch, or choose another folder" in told
     assert tree(out) == left
     assert main([*command, "--allow-version-mismatch", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["versions"]["zarr"] == f"3.0.1, then {now}"

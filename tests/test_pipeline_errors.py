@@ -69,7 +69,7 @@ def test_another_recipe_does_not_go_on_or_over(
         with pytest.raises(BuildError, match="failed 3 times: TypeError"):
             build(small, tmp_path, workers=0)
     differences = r"\(.*name: toy there, other here.*\)"
-    with pytest.raises(BuildError, match=f"begun build of recipe 'toy' .* {differences}"):
+    with pytest.raises(BuildError, match=f"unfinished build of recipe 'toy' .* {differences}"):
         build(other, tmp_path, workers=0)
     build(small, tmp_path, workers=0)
     before = tree(tmp_path)
@@ -98,7 +98,7 @@ def test_no_room_is_seen_before_and_while_compressing(
         patch.setattr(compress.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
         with pytest.raises(BuildError) as caught:
             build(small, tmp_path, workers=0)
-    assert "no space: 0 MB are free" in one_line(caught)
+    assert "not enough disk space: 0 MB are free" in one_line(caught)
     write, calls = compress.write_tensors, []
 
     def full_disk(path: Path, *arguments: Any) -> None:
@@ -150,7 +150,7 @@ def test_a_missing_encoder_or_weights_file_writes_nothing(
 def test_a_value_that_a_codec_cannot_have_is_told_before_a_build(small: Recipe) -> None:
     data = small.to_dict()
     data["tasks"]["cls"]["codecs"] = {"mxfp": {"levels": [8, 7]}}
-    with pytest.raises(BuildError, match="mxfp: there is no format of 7 bits, only of 8, 6, 4"):
+    with pytest.raises(BuildError, match="mxfp: no format of 7 bits, only of 8, 6, 4"):
         check.make_plan(Recipe.from_dict(data), "full")
 
 
@@ -161,7 +161,7 @@ def test_bad_arguments(small: Recipe, tmp_path: Path) -> None:
         build(small, tmp_path / "out", tier="big")
     with pytest.raises(RecipeError, match="unknown recipe"):
         build("mnii", tmp_path / "out")
-    with pytest.raises(BuildError, match="no Dask scheduler answers at 'nonsense://x'"):
+    with pytest.raises(BuildError, match="no Dask scheduler responds at 'nonsense://x'"):
         build(small, tmp_path / "out", scheduler="nonsense://x")
     assert not (tmp_path / "out" / "manifest.json").exists()
 
@@ -182,7 +182,7 @@ def test_what_is_no_scheduler_is_one_line_whatever_it_answers() -> None:
         for address in (foreign, "tls://127.0.0.1:1"):
             with (
                 pytest.raises(
-                    BuildError, match=f"no Dask scheduler answers at '{address}'"
+                    BuildError, match=f"no Dask scheduler responds at '{address}'"
                 ) as told,
                 Executor(0, address) as executor,
             ):
@@ -196,7 +196,7 @@ def test_too_few_sources_that_fit(
 ) -> None:
     monkeypatch.setattr(select, "PATIENCE", 4)
     monkeypatch.setattr(Classification, "accepts", lambda *_: "not right")
-    with pytest.raises(BuildError, match="cls: only 0 of 8 candidates fit, 2 are wanted"):
+    with pytest.raises(BuildError, match="cls: only 0 of 8 candidates are accepted, 2 are needed"):
         build(small, tmp_path, workers=0)
 
 
@@ -231,7 +231,7 @@ def test_what_a_fault_of_the_disk_left_is_told_in_one_line(
             build(small, tmp_path / "out", workers=0)
     for name, told in (
         ("originals/cls-00000-of-00002.safetensors", r"damaged \(.*; build in a new folder"),
-        (".build/sources/cls.json", r"damaged \(.*; delete it, and its part is made again$"),
+        (".build/sources/cls.json", r"damaged \(.*; delete it and run the same command again$"),
     ):
         damaged, whole = tmp_path / "out" / name, (tmp_path / "out" / name).read_bytes()
         damaged.write_bytes(whole[:9])

@@ -49,7 +49,9 @@ def test_the_holder_is_named_and_nothing_of_the_lock_stays(tmp_path: Path) -> No
         path = tmp_path / "out" / ".build" / "lock"
         owner = {"pid": os.getpid(), "host": socket.gethostname()}
         assert json.loads(path.read_text()) == owner
-        with pytest.raises(BuildError, match=f"^another build works in {tmp_path}/out {HERE}$"):
+        with pytest.raises(
+            BuildError, match=f"^another build is running in {tmp_path}/out {HERE}$"
+        ):
             locked(tmp_path / "out").__enter__()
         assert path.exists()  # who is refused takes nothing away
     assert list((tmp_path / "out").iterdir()) == []
@@ -83,7 +85,7 @@ def test_without_locks_of_the_file_system_the_living_process_decides(
     monkeypatch.setattr(lock, "try_lock", lambda _: None)
     with (
         locked(tmp_path),
-        pytest.raises(BuildError, match=f"another build works in {tmp_path} {HERE}; .*delete"),
+        pytest.raises(BuildError, match=f"another build is running in {tmp_path} {HERE}; .*delete"),
     ):
         locked(tmp_path).__enter__()
     dead = subprocess.Popen([sys.executable, "-c", ""])
@@ -133,7 +135,9 @@ def test_of_many_that_come_at_once_one_gets_it(tmp_path: Path) -> None:
     assert len(told["rounds"]) == 20
     for answers in told["rounds"]:
         (won,) = [answer.split()[1] for answer in answers if answer.startswith("won")]
-        refused = f"another build works in {tmp_path} (process {won} on {socket.gethostname()})"
+        refused = (
+            f"another build is running in {tmp_path} (process {won} on {socket.gethostname()})"
+        )
         assert answers.count(refused) == 5
     assert told["met"] == 0
 
@@ -165,11 +169,11 @@ def test_visitors_of_a_folder_in_building(recipe: Recipe, tmp_path: Path) -> Non
     def visit() -> None:
         assert (out / ".build" / "plan.json").exists()
         before = tree(out)
-        with pytest.raises(BuildError, match=f"^another build works in {out} {HERE}$"):
+        with pytest.raises(BuildError, match=f"^another build is running in {out} {HERE}$"):
             build(recipe, out, workers=0)
         for name, read in READERS.items():
             with pytest.raises(
-                FormatError, match=f"^{out}: not built yet: .* under way .* goes on"
+                FormatError, match=f"^{out}: not built yet: .* running .* resumes it"
             ):
                 read(out)
             assert tree(out) == before, name
@@ -189,7 +193,7 @@ def test_nothing_is_written_through_a_link(name: str, tmp_path: Path) -> None:
     (root / name).parent.mkdir(parents=True)
     (root / name).symlink_to(victim)
     with (
-        pytest.raises(BuildError, match="is a link, which no build makes: remove it"),
+        pytest.raises(BuildError, match="is a link, not made by a build: remove it"),
         locked(root),
     ):
         pass
@@ -199,5 +203,5 @@ def test_nothing_is_written_through_a_link(name: str, tmp_path: Path) -> None:
 def test_a_pipe_is_no_lock(tmp_path: Path) -> None:
     (tmp_path / ".build").mkdir()
     os.mkfifo(tmp_path / ".build" / "lock")
-    with pytest.raises(BuildError, match="is no file"), locked(tmp_path):
+    with pytest.raises(BuildError, match="is not a file"), locked(tmp_path):
         pass

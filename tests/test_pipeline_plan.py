@@ -97,17 +97,17 @@ def test_status_of_new_begun_and_foreign_folders(tmp_path: Path) -> None:
     assert status(recipe(sources_per_task=4), out) == "new"  # nothing is finished, nothing is lost
     begin(out)
     assert status(recipe(), out) == "begun"
-    with pytest.raises(BuildError, match="begun build of recipe 'toy'"):
+    with pytest.raises(BuildError, match="unfinished build of recipe 'toy'"):
         status(recipe(sources_per_task=4), out)
-    with pytest.raises(BuildError, match=r"full tier\) that is not this one"):
+    with pytest.raises(BuildError, match=r"full tier\) that differs"):
         status(recipe(), out, tier="light")
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(BuildError, match="holds something that is no CFQA dataset"):
+    with pytest.raises(BuildError, match="is not empty and not a CFQA dataset"):
         status(recipe(), tmp_path)
     with pytest.raises(BuildError, match="is a file"):
         status(recipe(), tmp_path / "notes.txt")
     (out / "manifest.json").write_text("{}")
-    with pytest.raises(BuildError, match="no dataset of this version"):
+    with pytest.raises(BuildError, match="not a dataset of this version"):
         status(recipe(), out)
 
 
@@ -116,12 +116,12 @@ def test_other_software_or_weights_do_not_go_on(tmp_path: Path) -> None:
     open_workspace(Plan(recipe(), versions={"x265": "4.1"}), tmp_path)
     begin(tmp_path)
     open_workspace(Plan(recipe(), versions={"x265": "4.1"}), tmp_path)
-    with pytest.raises(BuildError, match=r"other software \(x265: 4.1, now 4.2\)"):
+    with pytest.raises(BuildError, match=r"different software \(x265: 4.1, now 4.2\)"):
         open_workspace(Plan(recipe(), versions={"x265": "4.2"}), tmp_path)
-    with pytest.raises(BuildError, match=r"other weights or lists \(a: absent, now b\)"):
+    with pytest.raises(BuildError, match=r"different weights or lists \(a: absent, now b\)"):
         open_workspace(Plan(recipe(), versions={"x265": "4.1"}, weights={"a": "b"}), tmp_path)
     (tmp_path / ".build" / "plan.json").write_text("{")
-    with pytest.raises(BuildError, match="is not the plan of a build"):
+    with pytest.raises(BuildError, match="is not a readable build plan"):
         status(recipe(), tmp_path)
 
 
@@ -146,14 +146,14 @@ def test_accepted_versions_are_noted_one_after_the_other(tmp_path: Path) -> None
     third = {"numpy": "2.0", "x265": "4.0, then 4.1, then 4.0", "zarr": "absent, then 3"}
     assert opened(numpy="2.0", x265="4.0", zarr="3") == third
     assert opened(numpy="2.0", x265="4.0")["zarr"] == "absent, then 3, then absent"
-    with pytest.raises(BuildError, match=r"other weights or lists \(a: b, now c\)") as told:
+    with pytest.raises(BuildError, match=r"different weights or lists \(a: b, now c\)") as told:
         open_workspace(Plan(recipe(), weights={"a": "c"}), tmp_path, accept_versions=True)
     assert "--allow-version-mismatch" not in str(told.value)
 
 
 def test_disk_errors_become_one_line() -> None:
     for number, words in ((28, "no space left"), (13, "no permission"), (30, "read-only")):
-        message = f"compress cls: {words}.* at f.*what is finished"
+        message = f"compress cls: {words}.* at f.*finished work"
         with pytest.raises(DiskError, match=message), clear_disk_errors("compress cls"):
             raise OSError(number, "x", "f")
     with pytest.raises(OSError, match="other"), clear_disk_errors("x"):

@@ -95,7 +95,7 @@ def test_a_repair_counts_them_and_makes_nothing(folder: Path) -> None:
     for name in FILES:
         lfs(folder / name)
     before = sorted(folder.rglob("*"))
-    with pytest.raises(CfqaError, match=rf"README.md \(and 7 more\): {TOLD}; repair what is dam"):
+    with pytest.raises(CfqaError, match=rf"README.md \(and 7 more\): {TOLD}; then repair again"):
         repair(folder)
     assert [path for path in sorted(folder.rglob("*")) if ".build" not in path.parts] == before
 

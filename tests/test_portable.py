@@ -193,7 +193,7 @@ def test_a_recipe_of_a_manifest_names_no_file_without_a_hash(
 def test_a_recipe_that_is_none_is_told_of_in_one_line(tmp_path: Path, recipe: Any) -> None:
     folder = write_mock_dataset(tmp_path / "x", sources=1)
     manifest = replace(read_manifest(folder), recipe=recipe)
-    with pytest.raises(FormatError, match=r"^recipe: .* cannot make this dataset again$"):
+    with pytest.raises(FormatError, match=r"^recipe: .* recipe cannot rebuild this dataset$"):
         recipe_of(manifest)
     check_portable(folder, manifest)
 
@@ -213,7 +213,7 @@ def test_publishing_refuses_paths_of_one_machine(tmp_path: Path) -> None:
         (sound.with_paths(lambda _: "~/w"), "names '~/w' (recipe.backbone.weights) and 1 more, "),
         (
             replace(sound, backbone=replace(sound.backbone, weights="file:///w")),
-            "names 'file:///w' (recipe.backbone.weights), which means nothing on another machine",
+            "names 'file:///w' (recipe.backbone.weights), which is specific to one machine",
         ),
         (replace(sound, tasks={"cls": replace(task, head="D:/w")}), "names 'D:/w' (recipe.tasks."),
         (replace(sound, tasks={"cls": task}), "'/tmp/q' (recipe.tasks.cls.codecs.x265.options.par"),

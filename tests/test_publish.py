@@ -180,7 +180,9 @@ def test_truths_that_may_not_be_redistributed_stay_here(
     assert "- `dpt`: other; https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html; NYU De" in card
     pairs = cfqa_data.load(REPO, "dpt")
     assert pairs.original(pairs.source_ids[0]).ndim == 4
-    with pytest.raises(FormatError, match="holds no truths of dpt: on the terms of its source"):
+    with pytest.raises(
+        FormatError, match="contains no ground truth of dpt: the terms of its source"
+    ):
         pairs.truth(pairs.source_ids[0])
     root = tmp_path / "download"
     for path, content in there(hub).items():
@@ -198,8 +200,8 @@ def test_a_source_of_unknown_terms_needs_a_licence(
     for options, message in (
         ([], "states no licence of task 'dpt': give --licence"),
         (["--licence", "other"], "link must be an http address"),
-        (["--attribution", "Us"], "belong to --licence"),
-        (["--licence", "CC BY"], "'CC BY' is no licence's identifier: write it as the Hub does"),
+        (["--attribution", "Us"], "require --licence"),
+        (["--licence", "CC BY"], "'CC BY' is not a licence identifier of the Hub"),
     ):
         assert main([*command, *options]) == 2
         assert message in capsys.readouterr().err
@@ -247,7 +249,7 @@ def test_the_light_tier_of_a_full_folder_is_what_a_light_build_writes(
 
 def test_a_light_folder_is_not_published_as_a_full_one(tmp_path: Path) -> None:
     light = small(tmp_path / "light", tier="light")
-    with pytest.raises(CfqaError, match="is of the light tier; a full one has to be built"):
+    with pytest.raises(CfqaError, match="is of the light tier; for the full tier, build it again"):
         plan_publishing(light, REPO, tier="full")
 
 
@@ -260,7 +262,7 @@ def test_what_has_no_bitstreams_is_not_published_as_light(
         table = pa.table({"codec": ["x265"] * 2, "bits": pa.array([800, None], pa.int64())})
 
     monkeypatch.setattr(Folder, "label_rows", lambda *_: Rows)
-    with pytest.raises(CfqaError, match="no light tier of it"):
+    with pytest.raises(CfqaError, match="no light tier"):
         prepare_upload(folder, read_manifest(folder), REPO, "light")
 
 
@@ -326,7 +328,7 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(
     assert main(command) == 0
     said = capsys.readouterr().out
     upload = plan_publishing(folder, REPO, tier="light").upload
-    for word in (REPO, "light tier", "branch main", "private", upload.tag, "Nothing was sent"):
+    for word in (REPO, "light tier", "branch main", "private", upload.tag, "Nothing was uploaded"):
         assert word in said
     assert f"all {len(upload.files)}" in " ".join(said.split())
     assert main([*command, "--json"]) == 0
@@ -346,7 +348,7 @@ def spoil(change: Callable[[Path], Any]) -> Callable[[Path], None]:
     ("change", "message"),
     [
         (lambda f: f.write_bytes(f.read_bytes()[:-1]), "bytes, the manifest says"),
-        (lambda f: f.write_bytes(f.read_bytes()[:-1] + b"\0"), "has other bytes than"),
+        (lambda f: f.write_bytes(f.read_bytes()[:-1] + b"\0"), "its SHA-256 differs from"),
         (lambda f: f.unlink(), "missing"),
         (lambda f: (f.unlink(), f.mkdir()), "is a folder, not a file"),
     ],
@@ -369,7 +371,9 @@ def test_a_folder_that_is_not_as_its_manifest_says_stays_here(
 def test_files_that_the_manifest_does_not_know_stay_here(hub: LoopbackHub, copy: Path) -> None:
     (copy / "labels" / ".env").write_text("SECRET=1")
     plan = plan_publishing(copy, REPO)
-    assert plan.notes == ("1 files are not in the manifest and stay here, first labels/.env",)
+    assert plan.notes == (
+        "1 files are not in the manifest and are not uploaded, first labels/.env",
+    )
     publish(plan)
     assert "labels/.env" not in there(hub)
 
@@ -381,13 +385,13 @@ def test_a_card_of_other_hands_is_written_anew_and_told_of(copy: Path) -> None:
     card.write_bytes(made + b"My own words.\n")
     write_manifest(copy, read_manifest(copy))
     plan = plan_publishing(copy, REPO)
-    assert plan.notes == ("README.md is not as this version writes it: a new one goes to the Hub",)
+    assert plan.notes == ("README.md differs from what this version writes: a new one is uploaded",)
     assert b"My own words" not in plan.upload.texts["README.md"]
 
 
 @pytest.mark.parametrize("name", ["cfqa", "a/b/c", "org/", "/cfqa", "org/c fqa", "org/../x", "ö/x"])
 def test_names_that_are_no_repos(name: str, folder: Path) -> None:
-    with pytest.raises(CfqaError, match="is not a repo: write org/name"):
+    with pytest.raises(CfqaError, match="is not a repo id: write org/name"):
         plan_publishing(folder, name)
 
 
@@ -413,7 +417,7 @@ def test_without_a_token_it_says_where_one_comes_from(
 @pytest.mark.parametrize(
     ("token", "message"),
     [
-        ("hf_nobodyKnowsThisOne", "does not know this token"),
+        ("hf_nobodyKnowsThisOne", "does not accept this token"),
         (READ_TOKEN, f"this token may not write to {REPO}"),
     ],
 )
@@ -492,7 +496,7 @@ def test_a_hub_that_stays_down_is_one_line_and_the_next_run_goes_on(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cfqa:")]
     assert len(lines) == 1
     assert "503" in lines[0] or "cannot be reached" in lines[0]
-    assert "the same command goes on from there" in lines[0]
+    assert "run the same command again to resume" in lines[0]
     hub.reset()
     assert main(["publish", str(folder), REPO]) == 0
     assert len(there(hub)) == len(plan_publishing(folder, REPO).upload.files)
@@ -519,7 +523,7 @@ def test_after_a_connection_that_dropped_only_the_rest_is_sent(
         assert main(["publish", str(folder), REPO]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cfqa:")]
     assert len(lines) == 1
-    assert "cannot be reached; what was sent is kept" in lines[0]
+    assert "cannot be reached; uploaded files are kept" in lines[0]
     assert "manifest.json" not in there(hub)
     assert hub.count("/cdn/*", "PUT") == 7
     hub.reset()
@@ -537,7 +541,7 @@ def test_bytes_that_come_back_changed_are_noticed(
     hub.fail("*/truth/cls.safetensors", corrupt=True)
     assert main(["publish", str(folder), REPO]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "truth/cls.safetensors came back with SHA-256" in line
+    assert "truth/cls.safetensors read back with SHA-256" in line
     assert hub.repos[REPO].tags == {}
     assert main(["publish", str(folder), REPO]) == 0
     assert len(hub.repos[REPO].tags) == 1
@@ -556,13 +560,13 @@ def test_a_file_that_the_hub_lost_is_noticed(
 
     with monkeypatch.context() as patch:
         patch.setattr(Handler, "_commit", lose)
-        with pytest.raises(CfqaError, match=r"bitstreams/dpt-x265.* is not on the Hub"):
+        with pytest.raises(CfqaError, match=r"bitstreams/dpt-x265.* on the Hub"):
             send(folder)
     assert send(folder).sent == 1
 
 
 def test_a_branch_that_cannot_be_is_one_line(hub: LoopbackHub, folder: Path) -> None:
-    with pytest.raises(CfqaError, match=f"{REPO}: the Hub has no such thing"):
+    with pytest.raises(CfqaError, match=f"{REPO}: not found on the Hub"):
         send(folder, revision="refs/pr/9")
 
 
@@ -573,7 +577,7 @@ def test_a_new_repo_is_private_on_request_and_a_public_one_is_refused(
     assert hub.repos[REPO].private
     hub.repos[REPO].private = False
     hub.reset()
-    with pytest.raises(CfqaError, match="is there and is public"):
+    with pytest.raises(CfqaError, match="already exists and is public"):
         send(folder, private=True)
     assert writes(hub) == 0
 

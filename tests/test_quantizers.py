@@ -97,7 +97,7 @@ def test_wrong_layers_and_codes_are_refused() -> None:
         with pytest.raises(CodecError, match=f"^code {code} is not a 10-bit code$"):
             quantizer.dequantize(np.full((2, 1, 1), code, dtype))
     for codes in (np.zeros((2, 1, 1)), np.zeros((2, 1, 1), bool)):
-        with pytest.raises(CodecError, match=f"^codes are whole numbers, not {codes.dtype}$"):
+        with pytest.raises(CodecError, match=f"^codes must be whole numbers, not {codes.dtype}$"):
             quantizer.dequantize(codes)
     assert quantizer.dequantize([[[0]], [[1023]]]).ravel().tolist() == [0.0, 1.0]  # type: ignore[arg-type]
 
@@ -110,7 +110,7 @@ def test_wrong_layers_and_codes_are_refused() -> None:
         ({"kind": "uniform", "bits": 10, "lo": [0], "hi": [1], "high": 2}, "did you mean 'hi'"),
         ({"kind": "uniform", "bits": 0, "lo": [0], "hi": [1]}, "from 1 to 16"),
         ({"kind": "uniform", "bits": True, "lo": [0], "hi": [1]}, "from 1 to 16"),
-        ({"kind": "uniform", "bits": 8, "lo": [1], "hi": [1]}, "no range"),
+        ({"kind": "uniform", "bits": 8, "lo": [1], "hi": [1]}, "must be above lo"),
         ({"kind": "uniform", "bits": 8, "lo": [0, 0], "hi": [1]}, "one number per layer"),
         ({"kind": "uniform", "bits": 8, "lo": [float("nan")], "hi": [1]}, "finite"),
         ({"kind": "uniform", "bits": 8, "lo": ["a"], "hi": [1]}, "must be numbers"),
@@ -163,7 +163,7 @@ def test_kmeans_refuses_samples_without_a_range(samples: list[float]) -> None:
         ([0], [10**400], "hi must be numbers"),
         ([-1e308], [1e308], "lo must be finite float32 numbers"),
         ([0], [1e39], "hi must be finite float32 numbers"),
-        ([0], [1e-320], "no range between"),
+        ([0], [1e-320], "must be above lo"),
         ("12", "34", "lo must be at most 64 numbers"),
         ({"0": 1}, [2], "lo must be at most 64 numbers"),
         ([0] * 65, [1] * 65, "lo must be at most 64 numbers"),

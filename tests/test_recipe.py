@@ -211,13 +211,16 @@ def _qps(first: int, end: int) -> dict[str, Any]:
             _set("tasks", "dpt", "blocks", to=[1, 3, 5]),
             "tasks.dpt.codecs.x265: the q.* the task 3",
         ),
-        (_set("tasks", "Dpt", to=toy_recipe_dict()["tasks"]["dpt"]), "'Dpt' is no name of a task"),
+        (
+            _set("tasks", "Dpt", to=toy_recipe_dict()["tasks"]["dpt"]),
+            "'Dpt' is not a valid name of a task",
+        ),
         (_set("tasks", "cls", "head", to=None), "tasks.cls.head: classification needs weights"),
         (_set("tasks", "cls", "sources", to=0), "tasks.cls.sources must be a whole number"),
         (_set("sources_per_task", to=None), "sources_per_task must be"),
         (_set(*X265, "quantizer", to=None), "x265.quantizer: a codec on planes needs one"),
-        (_set("backbone", "class", to="vit"), "backbone.num_heads: only DINOv2"),
-        (_set("tasks", "dpt", "blocks", to=[7, 5, 3, 1]), "rising"),
+        (_set("backbone", "class", to="vit"), "backbone.num_heads: only for DINOv2"),
+        (_set("tasks", "dpt", "blocks", to=[7, 5, 3, 1]), "increasing"),
         (
             _set("tasks", "cls", "blocks", to=["7"]),
             "tasks.cls.blocks must be a whole number of at least 0",
@@ -232,7 +235,7 @@ def _qps(first: int, end: int) -> dict[str, Any]:
         (_set(*X265, "levels", to=list(range(50, 60))), "from 0 to 51"),
         (_set("tasks", "cls", "codecs", "hm", to=_qps(43, 53)), "hm: .*from 0 to 51"),
         (_set("tasks", "cls", "codecs", "vtm", to=_qps(55, 65)), "vtm: .*from 0 to 63"),
-        (_set(*X265, "levels", to=["a"] * 10), "a qp is a whole number from 0 to 51, got 'a'"),
+        (_set(*X265, "levels", to=["a"] * 10), "qp must be a whole number from 0 to 51, got 'a'"),
         (_set(*X265, "quantizer", "lo", to=[0.0, 0.0]), "one number per layer"),
         (
             _set(*X265, "quantizer", to={"kind": "kmeans", "bits": 1, "centers": [[0, 1]] * 2}),
@@ -278,7 +281,7 @@ def test_tasks_codecs_and_counts_of_one_s_own(monkeypatch: pytest.MonkeyPatch) -
     assert (again.registered.package, len(again.registered.sha256)) == ("own_codecs", 64)
     for levels, told in (
         ([8, 16], "bits must fall"),
-        ([16, 0], "a bits is a number from 1, got 0"),
+        ([16, 0], "bits must be a number from 1, got 0"),
     ):
         data["tasks"]["words"]["codecs"]["half"] = half | {"levels": levels}
         with pytest.raises(RecipeError, match=f"tasks.words: codecs.half: {told}"):
@@ -311,7 +314,7 @@ def test_unknown_names_and_codecs_are_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name = ", "not a TOML file"),
+        ("name = ", "not a readable TOML file"),
         ('extends = "bad.toml"', "extends itself"),
         ('extends = ["mini", "bad.toml"]', "extends itself"),
         ('extends = "mimi"', "did you mean 'mini'"),
@@ -331,7 +334,9 @@ def test_a_bad_recipe_file_is_named_by_what_extends_it(tmp_path: Path) -> None:
     (tmp_path / "base.toml").write_text("a = = 1")
     path = tmp_path / "own.toml"
     path.write_text('extends = "base.toml"')
-    with pytest.raises(RecipeError, match=r"own\.toml: extends /.*/base\.toml: not a TOML file"):
+    with pytest.raises(
+        RecipeError, match=r"own\.toml: extends /.*/base\.toml: not a readable TOML file"
+    ):
         load_recipe(path)
 
 
@@ -341,9 +346,9 @@ def test_a_bad_recipe_file_is_named_by_what_extends_it(tmp_path: Path) -> None:
         ("x = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
         ("x = " + "9" * 5000, "digits"),
         ("x = 0x" + "f" * 10_000, "a number of more than 64 bits"),
-        ("x = [1, {y = [nan]}]", "nan is no finite number"),
-        ("x = [1, {y = -inf}]", "-inf is no finite number"),
-        ("x = 1979-05-27", "a date, which is neither text nor number"),
+        ("x = [1, {y = [nan]}]", "nan is not a finite number"),
+        ("x = [1, {y = -inf}]", "-inf is not a finite number"),
+        ("x = 1979-05-27", "a date, neither text nor number"),
         ('x = "\ud800"', "can't decode"),
     ],
 )

@@ -114,7 +114,7 @@ def test_a_plugin_may_be_given_alone(plugin: Path) -> None:
     assert find_codec("mine", plugins="their_codecs:Mine").name == "mine"
     for wrong in ([json], json):
         with pytest.raises(
-            CfqaError, match="plugins are classes or 'module:Class' texts, not <mod"
+            CfqaError, match="plugins must be classes or 'module:Class' strings, not <mod"
         ):
             as_plugins(wrong)  # type: ignore[arg-type]
 
@@ -133,16 +133,16 @@ def test_a_manifest_names_no_module(plugin: Path) -> None:
     ("name", "told"),
     [
         ("broken", "codec 'broken': cannot import broken_codecs:X: SystemExit: no luck"),
-        ("text", "codec 'text': .* is no Codec or FeatureCodec or InputCodec"),
+        ("text", "codec 'text': .* is not a Codec or FeatureCodec or InputCodec"),
         ("odd", "codec 'odd': 'their_codecs' is not module:Class"),
         (
             "nowhere:X",
-            "codec 'nowhere:X': cannot import nowhere:X: there is no module 'nowhere' in ",
+            "codec 'nowhere:X': cannot import nowhere:X: no module 'nowhere' in ",
         ),
         ("their_codecs:Y", "codec 'their_codecs:Y': unknown class of their_codecs 'Y': known: X"),
         ("their_codecs:Mime", "codec .*: unknown class of .* 'Mime': did you mean 'Mine'"),
         ("their_codecs.Mine", "unknown codec .*: did you mean 'their_codecs:Mine'"),
-        ("their_codecs:Words", "codec 'their_codecs:Words': .* is no Codec"),
+        ("their_codecs:Words", "codec 'their_codecs:Words': .* is not a Codec"),
         ("a:b:c", "codec 'a:b:c': 'a:b:c' is not module:Class"),
         ("x256", "unknown codec 'x256': did you mean 'x265'"),
         (["x265"], "unknown codec"),
@@ -163,9 +163,7 @@ def test_any_class_is_one_where_there_is_no_contract(plugin: Path) -> None:
 
 
 def test_codecs_of_others_do_not_decode_in_isolation(plugin: Path) -> None:
-    told = (
-        "^mine: untrusted=True runs built-in codecs only, and this one is a plugin of their-things$"
-    )
+    told = "^mine: untrusted=True runs built-in codecs only, and this is a plugin of their-things$"
     with pytest.raises(CodecError, match=told):
         get_codec("mine", untrusted=True)
 

@@ -129,7 +129,7 @@ def test_an_import_takes_the_lock_of_a_build(release: Path) -> None:
     with (
         locked(out),
         pytest.raises(
-            BuildError, match=rf"^another build works in {out} \(process {os.getpid()} on"
+            BuildError, match=rf"^another build is running in {out} \(process {os.getpid()} on"
         ),
     ):
         imported(release)
@@ -303,10 +303,10 @@ def test_no_class_of_a_folder_is_imported(
 def test_what_has_no_place_is_listed_with_its_reason(release: Path) -> None:
     data = release / "compressed_feat"
     odd = {
-        "notes.txt": "not a place of the release's layout",
-        "org_feat/cls/readme.md": "not a place of the release's layout",
-        "org_feat/det/a.npy": "not a place of the release's layout",
-        "compressed_feat/elic/cls/QP2/a.bin": "not a place of the release's layout",
+        "notes.txt": "not part of the release's layout",
+        "org_feat/cls/readme.md": "not part of the release's layout",
+        "org_feat/det/a.npy": "not part of the release's layout",
+        "compressed_feat/elic/cls/QP2/a.bin": "not part of the release's layout",
         "compressed_feat/hm/cls/QP2/x.yuv": "hm has .bin files",
         "compressed_feat/hm/cls/QP2/x.bin": "no org_feat/cls/x.npy",
         "compressed_feat/hyperprior_multi_task/cls/model.pth.tar": (
@@ -314,10 +314,10 @@ def test_what_has_no_place_is_listed_with_its_reason(release: Path) -> None:
         ),
         f"compressed_feat/vtm/cls/{IDS['cls'][0]}.bin": "in no folder QP{qp} or lambda{lambda}",
         f"compressed_feat/hm/cls/QP2/again/{IDS['cls'][0]}.bin": (
-            f"compressed_feat/hm/cls/QP2/{IDS['cls'][0]}.bin is the same level of it"
+            f"compressed_feat/hm/cls/QP2/{IDS['cls'][0]}.bin has the same level"
         ),
         f"compressed_feat/hyperprior_multi_task/cls/lambda0.01/{IDS['cls'][0]}.bin": (
-            "not every feature beside it has its bitstream"
+            "not every feature next to it has its bitstream"
         ),
     }
     for name in odd:
@@ -359,12 +359,12 @@ def test_links_and_odd_names_are_listed_and_nothing_else_is_touched(
     assert main([*command, "--logs", str(release.parent / "logs")]) == 0
     listed = capsys.readouterr().out.partition("not placed: 6\n")[2].splitlines()
     assert listed == [
-        "  compressed_feat/vtm: a link to a folder is not followed: put the folder itself there",
-        "  esc\\x1b[31m.txt: a name that is no printable text",
-        "  latin\\udce9.txt: a name that is no printable text",
-        "  org_feat/cls/lost.npy: no file that can be read",
-        "  org_feat/cls/pipe.npy: no file that can be read",
-        "  org_feat/cls/two\\nlines.npy: a name that is no printable text",
+        "  compressed_feat/vtm: links to folders are not followed: copy the folder here",
+        "  esc\\x1b[31m.txt: a name with unprintable characters",
+        "  latin\\udce9.txt: a name with unprintable characters",
+        "  org_feat/cls/lost.npy: not a readable file",
+        "  org_feat/cls/pipe.npy: not a readable file",
+        "  org_feat/cls/two\\nlines.npy: a name with unprintable characters",
     ]
     after = {k: v for k, v in tree(release.parent).items() if not k.startswith("out/")}
     assert after == before
@@ -382,8 +382,8 @@ def test_features_that_are_no_table_are_listed(release: Path) -> None:
     report = imported(release)
     assert len(report.unplaced) == 20
     assert {file.why for file in report.unplaced} == {
-        f"more than 256 different values in layer 0 by {path.relative_to(release)}: not centres of "
-        "one k-means table"
+        f"more than 256 different values in layer 0 by {path.relative_to(release)}: not the "
+        "centres of one k-means table"
     }
     np.save(path, -np.zeros(shape, np.float32))
     shutil.rmtree(report.root)
@@ -398,7 +398,7 @@ def test_what_tools_leave_is_not_imported(release: Path) -> None:
         (release / name).write_bytes(b"x")
     found = scan_release(release)
     assert {file.path: file.why for file in found.unplaced} == dict.fromkeys(
-        left, "left there by a tool"
+        left, "a leftover of a tool"
     )
     assert list(found.originals["cls"]) == IDS["cls"]
     assert len(found.codec_files) == 4
@@ -452,11 +452,11 @@ HEADERS = {
 """Heads of .npy files at which NumPy fails with an error of another kind each."""
 
 DAMAGE = {
-    **dict.fromkeys(HEADERS, "not an .npy array that can be read"),
-    "cut short": "not an .npy array that can be read: mmap length is greater than file size",
-    "pickle": "not an .npy array that can be read: .*Python objects",
-    "archive": "not an .npy array that can be read: the magic string is not correct",
-    "empty": "not an .npy array that can be read",
+    **dict.fromkeys(HEADERS, "not a readable .npy array"),
+    "cut short": "not a readable .npy array: mmap length is greater than file size",
+    "pickle": "not a readable .npy array: .*Python objects",
+    "archive": "not a readable .npy array: the magic string is not correct",
+    "empty": "not a readable .npy array",
     "nan": r"holds NaN or infinity, first at \(0, 0, 1, 2\)",
     "inf": r"holds NaN or infinity, first at \(0, 0, 1, 2\)",
     "big-endian": r">f4 \(1, 1, 9, 16\), not a float32 feature",
@@ -557,13 +557,13 @@ def test_originals_of_two_tasks_have_different_names(tmp_path: Path) -> None:
 
 
 def test_what_is_no_release_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="no folder org_feat in it"):
+    with pytest.raises(BuildError, match="no folder org_feat, so it"):
         scan_release(tmp_path)
     (tmp_path / "org_feat").mkdir()
     with pytest.raises(BuildError, match="lies in the release itself: choose another folder"):
         import_release(tmp_path, tmp_path / "a" / "out")
     (tmp_path / "org_feat" / "a.txt").write_text("x")
-    with pytest.raises(BuildError, match=r"nothing in it can be imported; .*org_feat/a\.txt"):
+    with pytest.raises(BuildError, match=r"nothing that can be imported; .*org_feat/a\.txt"):
         import_release(tmp_path, tmp_path.parent / "out")
 
 
@@ -573,7 +573,7 @@ def test_without_logs_there_must_be_something_to_score_with(
     monkeypatch.setenv("CFQA_ROOT", str(release.parent))
     with pytest.raises(
         BuildError,
-        match="nothing to score with: give published score logs by --logs, or what recipe 'paper'",
+        match="no scores: give published score logs by --logs, or the weights that recipe 'paper'",
     ):
         import_release(release, release.parent / "out")
 
@@ -639,15 +639,15 @@ def test_the_command_lists_what_it_did_not_place(
     printed = capsys.readouterr().out
     assert "2 originals, 80 compressed features with labels" in printed
     assert printed.endswith(
-        "Files placed: 82; not placed: 1\n  LICENSE: not a place of the release's layout\n"
+        "Files placed: 82; not placed: 1\n  LICENSE: not part of the release's layout\n"
     )
     assert main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    why = "not a place of the release's layout"
+    why = "not part of the release's layout"
     assert told["import"]["unplaced"] == [{"path": "LICENSE", "why": why}]
     assert told["tasks"]["cls"]["features"] == 80
     assert main(["import-release", str(release / "org_feat"), "--out", str(out)]) == 2
-    assert "no folder org_feat in it" in capsys.readouterr().err
+    assert "no folder org_feat, so it" in capsys.readouterr().err
 
 
 def test_a_feature_in_fortran_order_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -221,9 +221,9 @@ def test_parts_of_a_decoded_bitstream(hub: LoopbackHub, folders: dict[str, Path]
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"layers": 4}, "there is no layer 4: layers are 0 to 3"),
-        ({"views": -3}, "there is no view -3"),
-        ({"tokens": slice(9, None)}, r"there is no token slice\(9, None, None\)"),
+        ({"layers": 4}, "no layer 4: layers are 0 to 3"),
+        ({"views": -3}, "no view -3"),
+        ({"tokens": slice(9, None)}, r"no token slice\(9, None, None\)"),
         ({"layers": 1.5}, "layers: a whole number or a slice of them, not 1.5"),
         ({"layers": "all"}, "not 'all'"),
         ({"layers": slice(0, 2, 0)}, "a whole number or a slice"),
@@ -336,7 +336,7 @@ def test_a_folder_wins_over_a_repo(
     assert cfqa_data.load(f"hf://datasets/{FULL}").manifest.tier == "full"
     with pytest.raises(FormatError, match="no/such: not a CFQA dataset folder"):
         cfqa_data.load(Path("no/such"))
-    with pytest.raises(CfqaError, match="a folder has no revisions"):
+    with pytest.raises(CfqaError, match="revisions are for repos"):
         cfqa_data.load(tmp_path / FULL, revision="v1")
 
 
@@ -356,9 +356,9 @@ def test_revisions(hub: LoopbackHub, spoiled: Callable[..., str]) -> None:
         FormatError, match=r"org/grown: not a CFQA dataset folder \(no manifest.json"
     ):
         cfqa_data.load(repo)
-    with pytest.raises(HubError, match="full@v2: there is no such branch, tag or commit"):
+    with pytest.raises(HubError, match="full@v2: no such branch, tag or commit"):
         cfqa_data.load(FULL, revision="v2")
-    with pytest.raises(CfqaError, match="names another revision than revision='v1'"):
+    with pytest.raises(CfqaError, match="differs from revision='v1'"):
         cfqa_data.load(f"hf://datasets/{FULL}@main", revision="v1")
 
 
@@ -405,7 +405,7 @@ def test_a_token_that_the_hub_does_not_know_is_told_from_a_missing_repo(
     hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_mistyped")
-    with pytest.raises(HubError, match="the Hub does not know this token") as caught:
+    with pytest.raises(HubError, match="the Hub does not accept this token") as caught:
         cfqa_data.load(FULL, "cls")
     assert "hf_mistyped" not in str(caught.value)
     assert len(hub.requests) == 1
@@ -574,22 +574,22 @@ def test_damage_is_noticed_in_what_is_fetched_whole(
     hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.fail("/cdn/*/labels/cls.parquet", times=9, corrupt=True)
-    with pytest.raises(FormatError, match=r"cls.parquet: by its SHA-256 not the file of the"):
+    with pytest.raises(FormatError, match=r"cls.parquet: its SHA-256 differs from the"):
         cfqa_data.load(FULL, "cls")
     hub.reset()
     hub.fail("*/zarr.json", times=9, corrupt=True)
-    with pytest.raises(FormatError, match=r"zarr.json: by its SHA-256"):
+    with pytest.raises(FormatError, match=r"zarr.json: its SHA-256"):
         cfqa_data.load(FULL, "cls")[0]
     hub.reset()
     hub.fail("/cdn/*/originals/cls*", times=9, corrupt=True)
     dataset = cfqa_data.load(FULL, "cls", cache=True)
-    with pytest.raises(FormatError, match=r"originals/cls.* by its SHA-256"):
+    with pytest.raises(FormatError, match=r"originals/cls.* its SHA-256"):
         dataset.original("cls-000")
 
 
 def test_damage_in_ranges_is_noticed_where_the_bytes_show_it(hub: LoopbackHub) -> None:
     hub.fail("/cdn/*/c/0/*", corrupt=True)
-    with pytest.raises(FormatError, match="c/0/0/0/0/0/0: damaged shard: its index"):
+    with pytest.raises(FormatError, match=r"c/0/0/0/0/0/0: damaged shard: .*its index"):
         cfqa_data.load(FULL, "cls")[0]
     dataset = cfqa_data.load(FULL, "cls")
     good = dataset.original("cls-000")
@@ -633,18 +633,18 @@ SHAPE = [1, 1, 9, 16]
     ("change", "message"),
     [
         (header(dtype="F32", shape=SHAPE, data_offsets=[0, 577]), "ends at byte"),
-        (header(dtype="F32", shape=SHAPE, data_offsets=[0, 4]), "does not fill its place"),
+        (header(dtype="F32", shape=SHAPE, data_offsets=[0, 4]), "does not fill its range"),
         (header(dtype="F32", shape=[1 << 62, 16], data_offsets=[0, 4]), "does not fill"),
         (header(dtype="F32", shape=SHAPE, data_offsets=[8, 4]), "ends at byte"),
-        (header(dtype="F32", shape=SHAPE, data_offsets=[-4, 572]), "not what they must be"),
-        (header(dtype="F32", shape=[1, 1, 9, True], data_offsets=[0, 36]), "not what they must"),
-        (header(dtype=7, shape=SHAPE, data_offsets=[0, 576]), "not what they must be"),
-        (header(dtype="F32", data_offsets=[0, 576]), "not what they must be"),
+        (header(dtype="F32", shape=SHAPE, data_offsets=[-4, 572]), "invalid"),
+        (header(dtype="F32", shape=[1, 1, 9, True], data_offsets=[0, 36]), "invalid"),
+        (header(dtype=7, shape=SHAPE, data_offsets=[0, 576]), "invalid"),
+        (header(dtype="F32", data_offsets=[0, 576]), "invalid"),
         (header(dtype="F32", shape=[9, 16], data_offsets=[0, 576]), r"float32 \(9, 16\), not"),
-        (header(dtype="BF16", shape=SHAPE, data_offsets=[0, 576]), "is BF16, which a dataset"),
-        (raw(struct.pack("<Q", 1 << 60) + b"{}"), "its header says that it has"),
-        (raw(struct.pack("<Q", 2000) + b"{}"), "its header says that it has 2000 bytes"),
-        (raw(struct.pack("<Q", 2) + b"[]"), "its header is not a table"),
+        (header(dtype="BF16", shape=SHAPE, data_offsets=[0, 576]), "is BF16, not used by datasets"),
+        (raw(struct.pack("<Q", 1 << 60) + b"{}"), "its header claims"),
+        (raw(struct.pack("<Q", 2000) + b"{}"), "its header claims 2000 bytes"),
+        (raw(struct.pack("<Q", 2) + b"[]"), "its header is not an object"),
         (raw(struct.pack("<Q", 9) + b'{"a": 12}'), "'a' is not a table"),
         (raw(struct.pack("<Q", 200_000) + b"[" * 200_000), "nested too deeply"),
         (header(dtype="F32", shape=[1] * 1000, data_offsets=[0, 4]), "has 1000 axes"),
@@ -686,7 +686,7 @@ def test_a_manifest_longer_than_what_is_read_whole_is_refused(
     hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub_client, "LARGEST_WHOLE", 1000)
-    with pytest.raises(FormatError, match=r"manifest.json: cannot be read: more bytes came"):
+    with pytest.raises(FormatError, match=r"manifest.json: cannot be read: more bytes arrived"):
         cfqa_data.load(FULL)
 
 
@@ -722,12 +722,15 @@ ENTRY = {"size": 1, "sha256": hashlib.sha256().hexdigest()}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m["files"].update({"../../etc/passwd": ENTRY}), "is not a path in the folder"),
-        (lambda m: m["files"].update({"/etc/passwd": ENTRY}), "is not a path in the folder"),
-        (lambda m: m["files"].update({"a\\..\\b": ENTRY}), "is not a path in the folder"),
+        (
+            lambda m: m["files"].update({"../../etc/passwd": ENTRY}),
+            "is not a path inside the folder",
+        ),
+        (lambda m: m["files"].update({"/etc/passwd": ENTRY}), "is not a path inside the folder"),
+        (lambda m: m["files"].update({"a\\..\\b": ENTRY}), "is not a path inside the folder"),
         (lambda m: m["files"][ORIGINAL].update(size=-1), "lacks its size"),
-        (lambda m: m["files"][ORIGINAL].update(size=10**15), "the server sends .*upload finished"),
-        (lambda m: m["files"][ORIGINAL].update(size=700), "the server sends .*upload finished"),
+        (lambda m: m["files"][ORIGINAL].update(size=10**15), "the server sends .*upload complete"),
+        (lambda m: m["files"][ORIGINAL].update(size=700), "the server sends .*upload complete"),
         (lambda m: m["files"].pop(ORIGINAL), "cls-00000-of-00002.safetensors: missing; is"),
         (lambda m: m["files"]["labels/cls.parquet"].update(size=10**12), "are too many to read at"),
         (lambda m: m["files"].pop("labels/cls.parquet"), "labels/cls.parquet: missing; is this"),
@@ -784,7 +787,7 @@ def test_a_shard_that_was_cut_off_is_told(hub: LoopbackHub, spoiled: Callable[..
 
     with pytest.raises(FormatError, match=r"damaged shard: fewer bytes than the manifest's"):
         cfqa_data.load(spoiled(cut), "cls")[0]
-    with pytest.raises(FormatError, match=r"damaged shard: .* not have its checksum"):
+    with pytest.raises(FormatError, match=r"damaged shard: .*checksum .*is wrong"):
         cfqa_data.load(spoiled(cut, rehash=True), "cls")[0]
 
 
@@ -793,7 +796,7 @@ def test_a_server_that_sends_something_else_is_refused(
 ) -> None:
     dataset = cfqa_data.load(FULL, "cls")
     monkeypatch.setattr(hub, "ranges", False)
-    with pytest.raises(FormatError, match=r"asked for bytes .* the server sends status 200"):
+    with pytest.raises(FormatError, match=r"requested bytes .* the server sends status 200"):
         dataset.original("cls-000")
     monkeypatch.setattr(hub, "ranges", True)
     hub.fail("/cdn/*/originals/*", headers={"Content-Range": "bytes 5-9/99"})

@@ -201,7 +201,7 @@ def test_a_file_that_comes_out_otherwise_does_not_get_in(folder: Path) -> None:
     edit_manifest(folder, files=files)
     told = repair(folder, workers=1)
     assert [str(fault) for fault in told.failed] == [
-        f"{name}: made again, it has other bytes; fetch the dataset again"
+        f"{name}: the rebuilt file differs from the manifest; fetch the dataset again"
     ]
     assert (folder / name).read_bytes() == damaged
 
@@ -242,7 +242,7 @@ def test_a_repair_that_was_killed_is_run_again(
 
 def test_two_at_once_are_refused(folder: Path) -> None:
     flip(folder / KINDS["codes"])
-    with locked(folder), pytest.raises(BuildError, match="another build works in"):
+    with locked(folder), pytest.raises(BuildError, match="another build is running in"):
         repair(folder)
 
 
@@ -338,7 +338,7 @@ def test_what_cannot_be_made_does_not_keep_the_rest_from_it(
     assert told.repaired == (KINDS["codes"],)
     (fault,) = told.failed
     assert fault.path == KINDS["originals"]
-    assert "could not be made again: extract " in fault.what
+    assert "could not be rebuilt: extract " in fault.what
     assert "nothing doing" in fault.what
     assert [left.path for left in verify(folder).damage] == [KINDS["originals"]]
 

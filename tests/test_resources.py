@@ -45,7 +45,7 @@ def test_the_root_is_where_the_environment_says(
         ("package://cfqa_data.nothing/x", "no package"),
         ("package://cfqa_data.recipes/x.toml", "no such file"),
         ("x.toml", "no such file"),
-        ("root://x.pth", "no such file .*; CFQA_ROOT says where root:// is"),
+        ("root://x.pth", "no such file .*; set CFQA_ROOT to the folder that root:// stands for"),
         ("root://../x.pth", "without"),
         ("root:///etc/passwd", "must be root://path"),
         ("root://", "must be root://path"),

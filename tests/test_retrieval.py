@@ -102,8 +102,12 @@ class TestRetrieval(TaskSuite):
         task, (feature, truth) = self.make(), self.cases[0]
         for other, of, told in (
             (feature, [9999, 0], "no image of identity 9999 by another camera than 0"),
-            (feature[..., :-1], truth, r"an embedding is finite \(1, 1, 1, 384\), not"),
-            (feature, truth[:1], r"a truth is identity and camera, not int64 \(1,\)"),
+            (
+                feature[..., :-1],
+                truth,
+                r"an embedding must be finite and of shape \(1, 1, 1, 384\), not",
+            ),
+            (feature, truth[:1], r"the ground truth must be identity and camera, not int64 \(1,\)"),
         ):
             with pytest.raises(BuildError, match=f"retrieval head: .*{told}"):
                 task.score(other, np.asarray(of))

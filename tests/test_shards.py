@@ -142,10 +142,10 @@ def test_an_index_that_points_elsewhere_and_a_chunk_of_another_size_are_told(
     with pytest.raises(ValueError, match="a part ends at byte"):
         read(shards, file, 0)
     spoil(1, int(index[1]) - 1)
-    with pytest.raises(ValueError, match="a chunk is not of the size"):
+    with pytest.raises(ValueError, match="a chunk has the wrong size"):
         read(shards, file, 0)
     spoil(1, 3)
-    with pytest.raises(ValueError, match="a chunk is not of the size"):
+    with pytest.raises(ValueError, match="a chunk has the wrong size"):
         read(shards, file, 0)
 
 

@@ -166,7 +166,7 @@ def test_twins_are_told_in_one_line(tmp_path: Path, other: str) -> None:
     flat(tmp_path / "val")
     labels = write(tmp_path / "labels.txt", *(f"{name(n)} {n}" for n in range(1, 21)))
     (tmp_path / "val" / other).touch()
-    with pytest.raises(BuildError, match=f"are both called '{name(2)}': keep one of them$"):
+    with pytest.raises(BuildError, match=f"have the same id '{name(2)}': keep one of them$"):
         source(tmp_path / "val", labels=labels)
 
 
@@ -266,11 +266,11 @@ def test_ids_of_the_kit_need_what_says_their_order(tmp_path: Path) -> None:
     [
         (["a 3", "b 1000"], r"line 2: '1000' is neither a label 0\.\.999"),
         (["a 3", "b -1"], "line 2: '-1' is neither"),
-        (["a 3", "b"], "line 2: is of another kind than the first"),
-        (["a 3", "a.JPEG 4"], "line 2: 'a' has another label before"),
+        (["a 3", "b"], "line 2: differs in kind from the first"),
+        (["a 3", "a.JPEG 4"], "line 2: 'a' has a different label above"),
         ([], "has no labels"),
         (["n01440764", "n01443537"], "2 synsets where labels need all 1000"),
-        (["a/../b? 3"], "cannot be the name of a source"),
+        (["a/../b? 3"], "cannot be a source"),
     ],
 )
 def test_labels_that_say_something_else_are_named(
@@ -329,7 +329,7 @@ def test_training_never_sees_a_candidate_of_any_seed(tmp_path: Path) -> None:
     assert np.array_equal(runs[0], runs[1])
     assert np.stack(runs[0]).shape == (3, 1, 3, 224, 224)
     assert {views.tobytes() for views in runs[0]} == kept
-    with pytest.raises(BuildError, match="4 training images are wanted and there are 3"):
+    with pytest.raises(BuildError, match="4 training images are requested and there are only 3"):
         list(source(tmp_path, labels=labels).training_inputs(4, 0))
 
 
@@ -378,8 +378,8 @@ def test_a_list_keeps_its_order_and_names_its_mistakes(tmp_path: Path) -> None:
     ]
     for lines, message in (
         ([names[0], "ILSVRC2012_val_0000000"], r"list\.txt, line 2: .*unknown image"),
-        ([names[0], names[1], names[0]], r"line 3: .* is there twice"),
-        (["# nothing"], "names no image"),
+        ([names[0], names[1], names[0]], r"line 3: .* occurs twice"),
+        (["# nothing"], "lists no images"),
     ):
         with pytest.raises(BuildError, match=message):
             source(tmp_path, labels=labels, list=write(path, *lines))
@@ -418,9 +418,9 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
 
 def test_other_tasks_seeds_and_options_are_refused(tmp_path: Path) -> None:
     make = get_source("imagenet")
-    with pytest.raises(BuildError, match="imagenet has no task 'seg'; it serves cls"):
+    with pytest.raises(BuildError, match="imagenet does not support task 'seg', only cls"):
         make("seg", 0, root=str(tmp_path))
-    with pytest.raises(BuildError, match="seed is a whole number from 0, not -1"):
+    with pytest.raises(BuildError, match="seed must be a whole number from 0, not -1"):
         make("cls", -1, root=str(tmp_path))
     with pytest.raises(BuildError, match="source imagenet: option root cannot be 5"):
         make("cls", 0, root=5)

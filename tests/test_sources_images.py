@@ -150,7 +150,7 @@ def test_the_limit_of_pixels_holds_from_the_first_pixel_beyond(
     monkeypatch.setattr(images, "MOST_PIXELS", 35)
     read_rgb(path)
     monkeypatch.setattr(images, "MOST_PIXELS", 34)
-    with pytest.raises(BuildError, match=r"a\.png: 7x5 pixels are more than 34"):
+    with pytest.raises(BuildError, match=r"a\.png: 7x5 pixels exceed the limit of 34"):
         read_rgb(path)
 
 
@@ -175,7 +175,7 @@ def test_depth_gives_all_16_bits(tmp_path: Path) -> None:
 def test_masks_and_depth_maps_of_another_mode_are_refused(tmp_path: Path) -> None:
     colour = save(tmp_path / "colour.png", Image.fromarray(COLOUR))
     grey = save(tmp_path / "grey.png", Image.fromarray(GREY))
-    with pytest.raises(BuildError, match=r"colour\.png: a mask is a palette"):
+    with pytest.raises(BuildError, match=r"colour\.png: a mask must be a palette"):
         read_mask(colour)
-    with pytest.raises(BuildError, match=r"grey\.png: a depth map is a 16-bit grey PNG"):
+    with pytest.raises(BuildError, match=r"grey\.png: a depth map must be a 16-bit grey PNG"):
         read_depth(grey)

@@ -77,7 +77,7 @@ def test_what_tools_leave_is_no_pair_and_twins_are_told_of(files: Path) -> None:
         (files / left).write_bytes(b"x")
     assert list(get_source("nyuv2")("dpt", 0, root=str(files))._store.test) == before  # type: ignore[attr-defined]
     (files / "bathroom" / "rgb_00001.jpg").write_bytes(b"x")
-    with pytest.raises(BuildError, match="are both 'rgb_00001': keep one of them"):
+    with pytest.raises(BuildError, match="have the same id 'rgb_00001': keep one of them"):
         get_source("nyuv2")("dpt", 0, root=str(files))
 
 
@@ -130,7 +130,7 @@ def test_samples_of_either_layout_are_the_same(kind: str, request: pytest.Fixtur
         assert sample.truth.dtype == np.uint16
         assert np.array_equal(sample.truth, millimetres(index))
     assert pool(of, 2) == views(*TRAIN)
-    with pytest.raises(BuildError, match="3 training images are wanted and there are 2"):
+    with pytest.raises(BuildError, match="3 training images are requested and there are only 2"):
         list(of.training_inputs(3, 0))
     with pytest.raises(BuildError, match=f"unknown nyuv2 image '{NAMES[0]}'"):
         of.sample(NAMES[0])
@@ -219,7 +219,7 @@ def test_an_empty_depth_is_passed_over_and_refused_in_a_list(files: Path, tmp_pa
     Image.fromarray(empty).save(path)
     assert sorted(ids(source(files))) == sorted([NAMES[1], NAMES[4]])
     of = source(files, list=write(tmp_path / "list.txt", NAMES[2]))
-    with pytest.raises(BuildError, match=f"{NAMES[2]}: its depth has no pixel that counts"):
+    with pytest.raises(BuildError, match=f"{NAMES[2]}: its depth map has no valid pixel"):
         next(of.samples())
     empty[470, 600] = 9999
     Image.fromarray(empty).save(path)

@@ -80,7 +80,7 @@ def test_classification_normalises_as_torchvision_does() -> None:
 
 
 def test_an_image_that_would_grow_too_large_is_refused() -> None:
-    with pytest.raises(BuildError, match=r"image\.jpg: 512000x256 pixels are more than"):
+    with pytest.raises(BuildError, match=r"image\.jpg: 512000x256 pixels exceed the limit of"):
         classification_view(Image.new("RGB", (2000, 1)), HERE)
 
 

@@ -84,7 +84,7 @@ def test_a_table_comes_back_with_its_schema_or_not_at_all(tmp_path: Path) -> Non
     with pytest.raises(FormatError, match="missing"):
         read_table(tmp_path / "no.parquet", other)
     path.write_bytes(b"PAR1 not really")
-    with pytest.raises(FormatError, match="not a Parquet table"):
+    with pytest.raises(FormatError, match="not a readable Parquet table"):
         read_table(path, other)
 
 
@@ -108,7 +108,7 @@ ROWS = list(product(*AXES.values()))
         (ROWS[:4], "lacks 2 of 6 rows, first a y, b 1"),
         ([], "lacks 6 of 6 rows, first a x, b 0"),
         ([*ROWS[:5], ("y", 1)], "lacks 1 of 6 rows, first a y, b 2"),
-        ([*ROWS, ("y", 1), ("x", 0)], "row 6 is there twice: a y, b 1"),
+        ([*ROWS, ("y", 1), ("x", 0)], "duplicate row 6: a y, b 1"),
         ([*ROWS, ("z", 0)], "row 6: unknown a 'z': known: x, y"),
         ([*ROWS[:5], ("y", 3)], "row 5: unknown b '3': known: 0, 1, 2"),
     ],
@@ -139,11 +139,11 @@ def test_what_cannot_be_written_is_known_before(
     assert path.read_text() == "old"
     for place, message in (
         (tmp_path, "is a folder; name a file"),
-        (tmp_path / "no" / "x", "there is no folder .*no to write it to"),
+        (tmp_path / "no" / "x", "there is no folder .*no$"),
         (path / "y", "there is no folder"),
-        (Path("/dev/null"), "is neither new nor a plain file"),
-        (tmp_path / "labels" / "cls.parquet", f"is a place of the dataset in {tmp_path}; write to"),
-        (tmp_path / "manifest.json", "is a place of the dataset in"),
+        (Path("/dev/null"), "is not a regular file"),
+        (tmp_path / "labels" / "cls.parquet", f"belongs to the dataset in {tmp_path}; write to"),
+        (tmp_path / "manifest.json", "belongs to the dataset in"),
     ):
         with pytest.raises(CfqaError, match=f"^{place}: {message}"):
             check_writable(place)
@@ -152,5 +152,5 @@ def test_what_cannot_be_written_is_known_before(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("cfqa_data.format.storage.TemporaryFile", forbidden)
-    with pytest.raises(CfqaError, match=r"x: no file can be made in .*: Permission denied"):
+    with pytest.raises(CfqaError, match=r"x: cannot create a file in .*: Permission denied"):
         check_writable(path)

@@ -287,19 +287,19 @@ def foreign(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:2000]), "not the state of a training"),
-        (lambda path: path.write_bytes(b""), "not the state of a training"),
-        (lambda path: path.write_bytes(b"PK\3\4" + bytes(99)), "not the state of a training"),
-        (lambda path: foreign(path, lambda state: torch.zeros(3)), "not the state of a training"),
-        (lambda path: foreign(path, lambda state: [1]), "not the state of a training"),
-        (lambda path: foreign(path, lambda state: {"made": 3}), "not the state of a training"),
+        (lambda path: path.write_bytes(path.read_bytes()[:2000]), "not a training state"),
+        (lambda path: path.write_bytes(b""), "not a training state"),
+        (lambda path: path.write_bytes(b"PK\3\4" + bytes(99)), "not a training state"),
+        (lambda path: foreign(path, lambda state: torch.zeros(3)), "not a training state"),
+        (lambda path: foreign(path, lambda state: [1]), "not a training state"),
+        (lambda path: foreign(path, lambda state: {"made": 3}), "not a training state"),
         (
             lambda path: foreign(path, lambda s: {**s, "made": {**s["made"], "seed": 5}}),
-            "seed 5, not 0: give the same again, or delete it",
+            "seed 5, not 0: give the same settings, or delete it",
         ),
         (
             lambda path: foreign(path, lambda s: {**s, "made": {**s["made"], "epoch": 9}}),
-            "epoch 9, not 3: give the same again, or delete it",
+            "epoch 9, not 3: give the same settings, or delete it",
         ),
     ],
 )
@@ -336,7 +336,7 @@ def test_states_with_a_damaged_part_are_refused(
     settings: Settings, state: Path, change: dict[str, Any]
 ) -> None:
     foreign(state, lambda kept: {**kept, **change})
-    with pytest.raises(BuildError, match=r"not the state of a training .*; delete it to start"):
+    with pytest.raises(BuildError, match=r"not a training state .*; delete it to start"):
         Training(JOB, settings)
 
 
@@ -366,7 +366,7 @@ def test_a_training_that_goes_astray_is_told(settings: Settings) -> None:
         BuildError, match=r"task-0\.015: .* weights are not finite after step 3; delete .*"
     ):
         training.advance()
-    with pytest.raises(BuildError, match=r"task-0\.015: the training came to nothing: weights .*"):
+    with pytest.raises(BuildError, match=r"task-0\.015: the training failed: weights .*"):
         training.finish()
     assert not Path(settings.out).exists()
 
@@ -491,7 +491,7 @@ def test_an_error_is_told_at_once_and_ends_the_command(
 ) -> None:
     assert main(arguments(features, tmp_path, "--steps", "3", "--rate", "1e30")) == 2
     error = capsys.readouterr().err
-    told = "hyperprior_multi_task-0.01: the training came to nothing"
+    told = "hyperprior_multi_task-0.01: the training failed"
     assert error.count(told) == 2  # when it happens, and at the end
     assert "hyperprior_task_specific-dpt-0.01" in error  # which was tried, too
 

@@ -74,12 +74,12 @@ mistake("drop", "CLASS.parameter must be Parameter, got 8", Drop, parameter=8)
 mistake("drop", "CLASS.version must return texts by name, got '1'", Drop, version=lambda _: "1")
 mistake("drop", "CLASS.version must return .* got None", Drop, version=lambda _: None)
 mistake("drop", f"drop shard 0: {PLACE}", Drop, encode=crash)
-mistake("drop", "gives another bitstream of words-.* the second time", Drop, encode=unsteady)
-mistake("drop", "decodes words-.* to something else the second time", Drop, decode=wavering)
+mistake("drop", "is not deterministic: two bitstreams of words-.* differ", Drop, encode=unsteady)
+mistake("drop", "two decodings of words-.* differ", Drop, decode=wavering)
 mistake("drop", f"codec drop: .*CLASS: {PLACE}", Drop, __init__=crash)
 wide = {"decode": lambda *a: Shift.decode(*a).astype(np.int64)}
 mistake("shift", "shift decodes to at 0 is int64 .*, not uint8", Shift, **wide)
-mistake("shift", "CLASS.dtype must be that of its planes, got None", Shift, dtype=None)
+mistake("shift", "CLASS.dtype must match its planes, got None", Shift, dtype=None)
 mistake("task", "CLASS.facts must be TaskFacts, it is missing", NoTaskFacts)
 mistake("task", "CLASS.facts must be TaskFacts, got {}", Length, facts={})
 mistake("task", f"tasks.words: .*CLASS: {PLACE}", Length, __init__=crash)
@@ -109,9 +109,14 @@ mistake(
 mistake("source", "the truth of words-00 is None; a truth", Lines, sample=changed(truth=None))
 mistake("source", "the truth of words-00 is str", Lines, sample=changed(truth="good"))
 mistake("source", "the truth of words-00 is object", Lines, sample=changed(truth=object()))
-mistake("source", "the source gave a int, not a Sample", Lines, sample=lambda *_: 3)
+mistake("source", "the source returned a int, not a Sample", Lines, sample=lambda *_: 3)
 mistake("source", "select words: words: the source gave 'words-00' twice", Lines, samples=twice)
-mistake("source", "words-00: CLASS.sample gives another truth than samples", Lines, sample=unlike)
+mistake(
+    "source",
+    "words-00: CLASS.sample is not deterministic: its truth differs from that of samples",
+    Lines,
+    sample=unlike,
+)
 globals().update({kind.__name__: kind for _, kind in CLASSES.values()})
 
 

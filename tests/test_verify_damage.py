@@ -29,7 +29,7 @@ from cfqa_data.integrity.consistency import inconsistencies
 from cfqa_data.integrity.verify import verify
 
 WHAT = {
-    "flip": "other bytes",
+    "flip": "from the manifest",
     "cut": "bytes, the manifest says",
     "missing": "missing",
     "folder": "is a folder, not a file",
@@ -157,19 +157,23 @@ def test_rows_that_changed_places_are_found(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "edit", "what"),
     [
-        ("README.md", lambda p: p.write_text(p.read_text().replace("40", "41")), "says "),
-        ("truth/seg.safetensors", lambda p: _rename_key(p), "holds 'other'"),
-        ("bitstreams/cls-x265-00001-of-00002.safetensors", lambda p: _rename_key(p), "holds"),
+        ("README.md", lambda p: p.write_text(p.read_text().replace("40", "41")), "states "),
+        ("truth/seg.safetensors", lambda p: _rename_key(p), "contains 'other'"),
+        ("bitstreams/cls-x265-00001-of-00002.safetensors", lambda p: _rename_key(p), "contains"),
         ("originals/cls-00001-of-00002.safetensors", lambda p: _rename_key(p), "lacks"),
-        ("compressed/cls/x265.zarr/zarr.json", lambda p: _other_range(p), "not the manifest's"),
+        ("compressed/cls/x265.zarr/zarr.json", lambda p: _other_range(p), "from the manifest's"),
         ("originals/cls-00001-of-00002.safetensors", lambda p: p.write_text("x"), "safetensors"),
-        ("originals/seg-00001-of-00002.safetensors", lambda p: _swap_shards(p), "not for it"),
-        ("bitstreams/dpt-x265-00001-of-00002.safetensors", lambda p: _swap_shards(p), "not for it"),
+        ("originals/seg-00001-of-00002.safetensors", lambda p: _swap_shards(p), "not belong there"),
+        (
+            "bitstreams/dpt-x265-00001-of-00002.safetensors",
+            lambda p: _swap_shards(p),
+            "not belong there",
+        ),
         ("originals/dpt-00001-of-00002.safetensors", lambda p: _retype(p, "f2"), "is ('float16',"),
         (
             "bitstreams/cls-x265-00001-of-00002.safetensors",
             lambda p: _retype(p, "u4"),
-            "is uint32 of 1 axes, not a row of bytes",
+            "is uint32 of 1 axes, not a one-dimensional array of bytes",
         ),
         (
             "truth/seg.safetensors",
@@ -179,9 +183,9 @@ def test_rows_that_changed_places_are_found(folder: Path) -> None:
         (
             "compressed/cls/x265.zarr/zarr.json",
             lambda p: p.write_text(p.read_text().replace('"source"', '"image"')),
-            "are not as the format has them",
+            "do not conform to the format",
         ),
-        ("labels/seg.parquet", lambda p: p.write_text("x"), "not a Parquet table"),
+        ("labels/seg.parquet", lambda p: p.write_text("x"), "not a readable Parquet table"),
     ],
 )
 def test_edited_files_are_found_though_the_hashes_are_right(
@@ -224,13 +228,13 @@ def test_a_manifest_of_other_files_or_figures_is_found(folder: Path) -> None:
     checked = verify(folder)
     told = [str(f) for f in inconsistencies(folder, checked.manifest, {"new"})]
     assert "manifest.json: does not list labels/cls.parquet" in told
-    assert "manifest.json: lists new, which the format does not have" in told
+    assert "manifest.json: lists new, which is not part of the format" in told
     manifest["health"][0]["changing"] = 0.125
     edit_manifest(folder, files=manifest["files"], health=manifest["health"], name="other")
     (folder / "new").unlink()
     assert found(folder) == [
         "manifest.json: its name is 'other', its recipe's 'toy'",
-        "manifest.json: its figures of health are not those of the labels",
+        "manifest.json: its label sanity checks differ from the labels",
     ]
 
 
@@ -277,8 +281,8 @@ def test_edited_codes_are_found_by_looking_deep_only(folder: Path) -> None:
     rehash(folder)
     assert found(folder) == []
     assert looked(folder, sample=0) == [
-        f"compressed/seg/x265.zarr/c/1/0/0/0/0/0: level 4 of {_source(folder)} is not what its "
-        "bitstream decodes to"
+        f"compressed/seg/x265.zarr/c/1/0/0/0/0/0: level 4 of {_source(folder)} differs from "
+        "its decoded bitstream"
     ]
 
 
@@ -339,7 +343,7 @@ def test_scores_are_left_out_where_the_head_is_not_here(folder: Path) -> None:
     assert told.faults == ()
     (note,) = told.notes
     why = f"{head}: no file of SHA-256 {'0' * 64} is in {folder}, "
-    assert note.startswith(f"seg: scores are not computed again: {why}")
+    assert note.startswith(f"seg: scores were not recomputed: {why}")
 
 
 def test_the_command_says_what_is_damaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -349,7 +353,7 @@ def test_the_command_says_what_is_damaged(folder: Path, capsys: pytest.CaptureFi
     flip(folder / KINDS["codes"])
     assert main(["verify", str(folder)]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        f"{KINDS['codes']}: has other bytes than the manifest's SHA-256 says",
+        f"{KINDS['codes']}: its SHA-256 differs from the manifest's",
         "labels/a\\nb: is not in the manifest",
         f"{folder}: 2 files are damaged",
     ]
@@ -360,8 +364,8 @@ def test_the_command_says_what_is_damaged(folder: Path, capsys: pytest.CaptureFi
     ]
     assert main(["repair", str(folder), "--workers", "1"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"{KINDS['codes']}: was made again",
-        "labels/a\\nb: went to .repair/aside",
+        f"{KINDS['codes']}: was rebuilt",
+        "labels/a\\nb: was moved to .repair/aside",
     ]
     assert main(["verify", str(folder), "--deep", "--workers", "1", "--sample", "3"]) == 0
     assert "80 bitstreams decoded, 80 compared" in capsys.readouterr().out

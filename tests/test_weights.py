@@ -64,7 +64,7 @@ def test_a_file_has_its_own_hash_and_several_that_of_their_sums(tmp_path: Path) 
 def test_a_folder_names_what_is_in_it(tmp_path: Path) -> None:
     index = sharded(tmp_path / "w")
     assert resolve_weights(str(tmp_path / "w")) == resolve_weights(str(index)) == index
-    with pytest.raises(BuildError, match=r"has neither model\.safetensors nor"):
+    with pytest.raises(BuildError, match=r"contains neither model\.safetensors nor"):
         resolve_weights(str(tmp_path))
     with pytest.raises(RecipeError, match="no such file"):
         resolve_weights(str(tmp_path / "none.pth"))
@@ -200,9 +200,9 @@ def test_one_line_says_what_is_looked_for_where_and_how_to_name_it(
     with pytest.raises(RecipeError) as caught:
         find_weights("root://x.pth", "0" * 64, LocalFiles(tmp_path / "ds"))
     assert str(caught.value) == (
-        f"root://x.pth: {tmp_path}/x.pth is another file, and no file of SHA-256 {'0' * 64} is in "
-        f"{tmp_path}/ds, this package, CFQA_ROOT ({tmp_path}); put it into one of these, or name "
-        "it: CFQA_WEIGHTS=FILE"
+        f"root://x.pth: {tmp_path}/x.pth is a different file, and no file of SHA-256 "
+        f"{'0' * 64} is in {tmp_path}/ds, this package, CFQA_ROOT ({tmp_path}); "
+        "put it into one of these, or set CFQA_WEIGHTS=FILE"
     )
     monkeypatch.delenv(ROOT_VARIABLE)
     with pytest.raises(RecipeError, match=r"CFQA_ROOT \(not set\)"):

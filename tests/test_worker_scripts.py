@@ -96,7 +96,9 @@ def test_workers_start_where_they_can_import_the_script(
             Executor(2)
         return
     for start in (spawning.spawning().__enter__, lambda: Executor(2)):
-        with pytest.raises(BuildError, match=r"^workers import .*, and <stdin> is no file: save"):
+        with pytest.raises(
+            BuildError, match=r"^workers import .*, and <stdin> is not a file: save"
+        ):
             start()
     Executor(1)
     Executor(2, "tcp://elsewhere:1")

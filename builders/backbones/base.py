@@ -147,7 +147,7 @@ class LibraryModel(Backbone):
         """
         values = np.asarray(values)
         if values.dtype.kind != "f" or values.ndim != 4:
-            raise BuildError(f"{self.name}: takes normalised images, float32 (N, 3, H, W)")
+            raise BuildError(f"{self.name}: inputs must be normalised images, float32 (N, 3, H, W)")
         values = np.asarray(values, np.float32)
         return renormalise(values, *self.mean_std) if self.mean_std else values
 

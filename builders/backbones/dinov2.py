@@ -194,7 +194,7 @@ class VisionTransformer(nn.Module):
         height, width = images.shape[-2:]
         if height % self.patch or width % self.patch or not height * width:
             raise BuildError(
-                f"images of {height}x{width} pixels do not divide into patches of {self.patch}"
+                f"the image size {height}x{width} is not a multiple of the patch size {self.patch}"
             )
         patches = self.patch_embed(images)
         tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
@@ -204,9 +204,9 @@ class VisionTransformer(nn.Module):
         """Outputs (B, T, D) of the numbered blocks (from 0, rising), before the final norm."""
         indices = list(blocks)
         if not indices or indices != sorted(set(indices)):
-            raise BuildError(f"blocks {indices} must rise and be at least one")
+            raise BuildError(f"blocks must be increasing and at least one, not {indices}")
         if indices[0] < 0 or indices[-1] >= len(self.blocks):
-            raise BuildError(f"blocks {indices} do not lie in 0..{len(self.blocks) - 1}")
+            raise BuildError(f"blocks must be in 0..{len(self.blocks) - 1}, not {indices}")
         outputs = []
         for index, block in enumerate(self.blocks[: indices[-1] + 1]):
             tokens = block(tokens)
@@ -294,7 +294,7 @@ def load_backbone(
     swiglu = naming("blocks.0.mlp.w12.weight")[0] in state
     heads = max(1, dim // 64) if num_heads is None else num_heads
     if heads < 1 or dim % heads:
-        raise BuildError(f"{origin}: {heads} heads do not divide the width {dim}")
+        raise BuildError(f"{origin}: the width {dim} is not a multiple of {heads} heads")
     with torch.device("meta"):
         backbone = VisionTransformer(
             dim=dim,

@@ -31,10 +31,11 @@ class Stored(Backbone):
         feature = np.asarray(inputs)
         if feature.ndim != 4 or feature.dtype.kind != "f" or not feature.size:
             raise BuildError(
-                f"a feature is floating point (N, C, T, D), not {feature.dtype} {feature.shape}"
+                f"a feature must be floating point (N, C, T, D), not {feature.dtype} "
+                f"{feature.shape}"
             )
         if layers[-1] >= feature.shape[1]:
-            raise BuildError(f"a feature has {feature.shape[1]} layer(s), and no {layers[-1]}")
+            raise BuildError(f"a feature has {feature.shape[1]} layer(s), no layer {layers[-1]}")
         return np.ascontiguousarray(feature[:, list(layers)], np.float32)
 
     def grid(self, inputs: Any) -> tuple[int, int] | None:

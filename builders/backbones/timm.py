@@ -48,7 +48,7 @@ class Timm(LibraryModel):
         config = _config(Path(weights))
         architecture = model or str(config.get("architecture", ""))
         if not architecture:
-            raise BuildError(f"{weights}: no {CONFIG} beside it says which model; give 'model'")
+            raise BuildError(f"{weights}: no {CONFIG} next to it names the model; give 'model'")
         self.name = f"timm {architecture}"
         self.model = _load(architecture, weights)
         self.parameters = sum(weight.numel() for weight in self.model.parameters())

@@ -89,11 +89,13 @@ class Transformers(LibraryModel):
             raise BuildError(f"{error}; name a part: {', '.join(parts)}") from error
         if not blocks or not all(block.ndim == 3 for block in blocks):
             shapes = [tuple(block.shape) for block in blocks]
-            raise BuildError(f"{self.folder}: its blocks do not give tokens (N, T, D): {shapes}")
+            raise BuildError(f"{self.folder}: its blocks do not output tokens (N, T, D): {shapes}")
         if not all(block.isfinite().all() for block in (*blocks, last)):
             raise BuildError(f"{self.folder}: lacks weights: {', '.join(lacking) or 'unknown'}")
         if not torch.equal(last, self._run(arguments)[0]):  # ViTMAE drops other patches each time
-            raise BuildError(f"{self.name}: gives another feature each time")
+            raise BuildError(
+                f"{self.name}: is not deterministic: it gives different features for the same input"
+            )
         self.blocks = len(blocks)
         self.layers = self.blocks + (self.norm is not None)
         widths = {block.shape[-1] for block in blocks}
@@ -150,7 +152,7 @@ class Transformers(LibraryModel):
         if self.visual:
             return {"pixel_values": torch.from_numpy(self.images(values)), **self._sizes(values)}
         if values is None or values.dtype.kind not in "iu" or values.ndim > 2 or not values.size:
-            raise BuildError(f"{self.name}: takes a text, or tokens (N, T), one or more")
+            raise BuildError(f"{self.name}: inputs must be texts, or tokens (N, T)")
         tokens = {name: torch.from_numpy(np.array(a, np.int64)) for name, a in arrays.items()}
         tokens = {name: each[None] if each.ndim == 1 else each for name, each in tokens.items()}
         return tokens | {"attention_mask": torch.ones_like(tokens[self.model.main_input_name])}
@@ -166,7 +168,7 @@ class Transformers(LibraryModel):
         if self._tokenizer is None:
             with extras():
                 from transformers import AutoTokenizer
-            with library_errors(f"{self.folder}: no tokenizer", kind=False):
+            with library_errors(f"{self.folder}: has no tokenizer", kind=False):
                 self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         most = self.max_tokens or self._tokenizer.model_max_length
         cut = {} if self.max_tokens is None else {"truncation": True, "max_length": most}
@@ -230,8 +232,8 @@ def _load(folder: Path, part: str) -> tuple[Any, list[str]]:
         from transformers import AutoModel
     if not (folder / CONFIG).is_file():
         raise BuildError(
-            f"{folder}: has no {CONFIG}; `weights` is a folder as `save_pretrained` or `hf "
-            "download` makes it"
+            f"{folder}: has no {CONFIG}; `weights` must be a folder made by `save_pretrained` or "
+            "`hf download`"
         )
     with library_errors(str(folder)), _no_bar():
         model, told = AutoModel.from_pretrained(
@@ -255,7 +257,7 @@ def _load(folder: Path, part: str) -> tuple[Any, list[str]]:
         parts = ", ".join(_parts(model))
         raise BuildError(f"{folder}: no part {part!r}; it has {parts or 'none'}")
     if model.config.is_encoder_decoder and found is model:
-        raise BuildError(f"{folder}: is more than one model; name a part: encoder, decoder")
+        raise BuildError(f"{folder}: has several parts; name one: encoder, decoder")
     return found.eval(), lacking
 
 

@@ -88,10 +88,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sources", type=int, default=24, help="sources per task")
     parser.add_argument("--training", type=int, default=50, help="features that set the range")
     parser.add_argument("--scales", type=float, nargs="+", help="ranges to try")
-    parser.add_argument("--parameters", type=float, nargs="+", help="to choose from, best first")
+    parser.add_argument("--parameters", type=float, nargs="+", help="candidates, best first")
     parser.add_argument("--budget", type=float, default=BUDGET, help="bits per feature point")
     parser.add_argument(
-        "--harmless", type=float, default=NO_HARM, help="harm of the first level, share of useless"
+        "--harmless",
+        type=float,
+        default=NO_HARM,
+        help="largest distortion of the first level, "
+        "as a share of that of an uninformative feature",
     )
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the calibration sources")
     parser.add_argument("--workers", type=int, default=1, help="processes")

@@ -99,7 +99,7 @@ def extend(
     check_guard()
     files = open_files(dataset, None, False, False)
     if not isinstance(files, LocalFiles):
-        raise CfqaError(f"{dataset}: a dataset on the Hub is not extended; download it first")
+        raise CfqaError(f"{dataset}: a dataset on the Hub cannot be extended; download it first")
     folder, root = Folder(files, plugins=tuple(plugins)), real_path(out)
     if root == files.root or root.is_relative_to(files.root):
         raise CfqaError(f"{out} lies in the dataset itself: choose another folder")
@@ -136,7 +136,9 @@ def _codec_spec(
     facts, entry = found.target.facts(), folder.manifest.tasks[task]
     name = name or facts.name
     if name in entry.codecs:
-        raise CfqaError(f"{folder.files.location}: {task} has a codec {name!r}; give another name")
+        raise CfqaError(
+            f"{folder.files.location}: {task} already has a codec {name!r}; give another name"
+        )
     if isinstance(quantizer, Mapping):
         table = dict(quantizer)
         fit = FittedRange.describes(table)
@@ -144,12 +146,12 @@ def _codec_spec(
     if quantizer is None and facts.on == "planes":
         quantizer = next((c.quantizer for c in entry.codecs.values() if c.quantizer), None)
         if quantizer is None:
-            raise CfqaError(f"{task}: no codec of it has a quantiser to take over; give one")
+            raise CfqaError(f"{task}: none of its codecs has a quantiser to reuse; give one")
     kind = None if found.builtin and name == codec else codec
     if isinstance(levels, Mapping) or (isinstance(levels, str) and levels == "auto"):
         return CodecSpec(name, AutoLevels.from_dict(levels), quantizer, models, options, kind)
     if isinstance(levels, str) or not isinstance(levels, Iterable):
-        raise CfqaError(f'levels are several numbers, or "auto", not {levels!r:.80}')
+        raise CfqaError(f'levels must be several numbers, or "auto", not {levels!r:.80}')
     numbers = tuple(map(python_value, levels))
     return CodecSpec(name, numbers, quantizer, models, options, kind)
 
@@ -227,7 +229,7 @@ def _check_origin(root: Path, plan: Plan) -> None:
             found = parse_json(read_limited(path, LARGEST_JSON))["versions"][EXTENDED]
         if found not in (None, plan.versions[EXTENDED]):
             raise BuildError(
-                f"{root} holds an extension of another dataset ({found}): choose another folder"
+                f"{root} contains an extension of another dataset ({found}): choose another folder"
             )
 
 

@@ -48,13 +48,13 @@ def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = Non
     sources = {s: name for name, e in dataset.manifest.tasks.items() for s in e.sources}
     found = list(_features(path))
     if not found:
-        what = "holds no .npy or .safetensors file" if path.exists() else "is not there"
+        what = "contains no .npy or .safetensors file" if path.exists() else "does not exist"
         raise CfqaError(f"{path}: {what}")
     named: dict[str, str] = {}
     for where, source, _ in found:
         check_known("source", source, sources, CfqaError, where)
         if source in named:
-            raise CfqaError(f"{where}: {source!r} is in {named[source]} too; keep one of them")
+            raise CfqaError(f"{where}: {source!r} is in {named[source]} too; remove one of them")
         named[source] = where
     rows: list[dict[str, Any]] = []
     order = {source: place for place, source in enumerate(sources)}

@@ -171,7 +171,7 @@ def as_features(features: Any, shape: tuple[int, ...], what: str) -> tuple[np.nd
     try:
         array = as_numpy(features)
     except ValueError:  # lists of different lengths
-        raise CfqaError(f"a reconstruction of {what} is no array of {shape}") from None
+        raise CfqaError(f"a reconstruction of {what} is not an array of shape {shape}") from None
     check_shape(array, shape, what)
     if array.dtype.kind not in "fiub":
         raise CfqaError(f"a reconstruction of {what} is {array.dtype}, not of real numbers")

@@ -54,14 +54,14 @@ def figure_of(view: View) -> Figure:
         name = view.entry.codecs[codec].facts.parameter.name
         titles = [f"{codec}, {name} {v.parameter:g}\n{score_text(view, v)}" for v in chosen]
         if any(v.input is not None for v in chosen):
-            rows.append([Cell("Input, decoded", v.input) for v in chosen])
+            rows.append([Cell("Decoded input", v.input) for v in chosen])
         if view.original.drawing is not None:
             rows.append([Cell(title, v.drawing) for title, v in zip(titles, chosen, strict=True)])
         if chosen[0].errors is not None:
             of = titles if view.original.drawing is None else ["" for _ in chosen]
             rows.append(
                 [
-                    Cell(title or "Error of each token", error_picture(v.errors))
+                    Cell(title or "Token errors", error_picture(v.errors))
                     for title, v in zip(of, chosen, strict=True)
                     if v.errors is not None
                 ]

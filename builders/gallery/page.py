@@ -113,7 +113,7 @@ def _spread(dataset: Dataset, count: int) -> list[str]:
     labels = dataset.labels.select(["task", "source_id", "distortion"])
     means = labels.group_by(["task", "source_id"]).aggregate([("distortion", "mean")]).to_pylist()
     if not means:
-        raise CfqaError(f"{dataset.location}: there is nothing to show: no row was chosen")
+        raise CfqaError(f"{dataset.location}: nothing to show: no row was selected")
     tasks: dict[str, list[tuple[float, str]]] = {task: [] for task in dataset.manifest.tasks}
     for row in means:
         tasks[row["task"]].append((row["distortion_mean"], row["source_id"]))

@@ -60,7 +60,7 @@ class Shown:
             with atomic_path(path) as partial:
                 save_figure(self.figure(), partial)
         else:
-            raise CfqaError(f"{path}: is written as .html or .png, by that ending")
+            raise CfqaError(f"{path}: the file name must end in .html or .png")
         return path
 
     def rows(self) -> list[dict[str, Any]]:

@@ -76,7 +76,9 @@ def _make_source(folder: Folder, task: str) -> Source:
         raise CfqaError(f"the recipe has no task {task}")
     options: dict[str, Any] = dict(recipe.tasks[task].source.options)
     if folder.untrusted and (named := [key for key in SOURCE_PATHS if options.get(key)]):
-        raise CfqaError(f"its source reads files that a stranger names ({', '.join(named)})")
+        raise CfqaError(
+            f"its source reads files that an untrusted recipe names ({', '.join(named)})"
+        )
     return Models(recipe).source(task, truths=False)
 
 

@@ -149,7 +149,7 @@ class Viewer:
         for row in rows:  # unknown rates are NaN in datasets of arrays
             row["bpfp"] = None if math.isnan(row["bpfp"] or 0.0) else row["bpfp"]
         if not rows:
-            raise CfqaError(f"{dataset.location}: no row of {source_id!r} was chosen")
+            raise CfqaError(f"{dataset.location}: no row of {source_id!r} was selected")
         original, truth = dataset.original(source_id), self._truth(source_id, entry)
         tokens = Tokens(original, entry.prefix_tokens, dataset.grid(entry.name))
         known = self._known(source_id)
@@ -197,9 +197,9 @@ class Viewer:
             return None
         if found is not None and entry.terms and not entry.terms.inputs:
             link = f": {entry.terms.link}" * bool(entry.terms.link)
-            self._notes[f"The input may not be redistributed, on the terms of its source{link}"] = (
-                None
-            )
+            self._notes[
+                f"The terms of the source do not allow the input to be redistributed{link}"
+            ] = None
         return found
 
     def _decoded(self, source_id: str, codec: str, level: int) -> np.ndarray | str | None:

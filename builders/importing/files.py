@@ -135,7 +135,9 @@ def scan_release(source: Path | str) -> Release:
     if (root / "cfqa_dataset").is_dir():
         root = root / "cfqa_dataset"
     if not (root / "org_feat").is_dir():
-        raise BuildError(f"{source}: no folder org_feat in it: not a release of the benchmark")
+        raise BuildError(
+            f"{source}: contains no folder org_feat, so it is not a release of the benchmark"
+        )
     release = Release(root)
     compressed: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(_all_files(root)):
@@ -144,12 +146,12 @@ def scan_release(source: Path | str) -> Release:
             raise BuildError(f"{path}: {kind}")
         match parts:
             case _ if of_tools(path.relative_to(root).as_posix()):
-                release.leave_out(path, "left there by a tool")
+                release.leave_out(path, "a leftover of a tool")
             case _ if not path.is_file():
-                linked = "a link to a folder is not followed: put the folder itself there"
-                release.leave_out(path, linked if path.is_dir() else "no file that can be read")
+                linked = "links to folders are not followed: copy the folder here"
+                release.leave_out(path, linked if path.is_dir() else "not a readable file")
             case (*_, name) if not name.isprintable():
-                release.leave_out(path, "a name that is no printable text")
+                release.leave_out(path, "a name with unprintable characters")
             case ("org_feat", task, name) if task in TASKS and name.endswith(".npy"):
                 release.originals.setdefault(task, {})[path.stem] = path
             case ("compressed_feat", codec, task, _, *_) if (
@@ -157,7 +159,7 @@ def scan_release(source: Path | str) -> Release:
             ):
                 compressed.setdefault((task, codec), []).append(path)
             case _:
-                release.leave_out(path, "not a place of the release's layout")
+                release.leave_out(path, "not part of the release's layout")
     release.originals = {
         task: release.originals[task] for task in TASKS if task in release.originals
     }
@@ -197,7 +199,7 @@ def open_feature(path: Path, shape: Shape | None = None) -> np.ndarray:
             feature: np.ndarray = open_memmap(path, mode="r")
     except Exception as error:  # a header is parsed as Python's literals: it can fail in many ways
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BuildError(f"{path}: not an .npy array that can be read: {detail}") from None
+        raise BuildError(f"{path}: not a readable .npy array: {detail}") from None
     if feature.dtype != np.float32 or feature.ndim != 4 or 0 in feature.shape:
         raise BuildError(
             f"{path}: {feature.dtype} {feature.shape}, not a float32 feature (N, C, T, D)"
@@ -247,7 +249,7 @@ def _add_codec(release: Release, task: str, codec: str, paths: list[Path]) -> No
         elif level is None:
             why = "in no folder QP{qp} or lambda{lambda}"
         elif (before := found[path.suffix].setdefault((path.stem, level), path)) != path:
-            why = f"{before.relative_to(release.root)} is the same level of it"
+            why = f"{before.relative_to(release.root)} has the same level"
         else:
             continue
         release.leave_out(path, why)
@@ -269,6 +271,6 @@ def _add_codec(release: Release, task: str, codec: str, paths: list[Path]) -> No
     else:
         why = ""
     for path in streams.values() if not whole else ():
-        release.leave_out(path, why or "not every feature beside it has its bitstream")
+        release.leave_out(path, why or "not every feature next to it has its bitstream")
     if why:
         release.leave_out_codec(task, codec, why)

@@ -104,7 +104,7 @@ def find_table(
                 name = path.relative_to(release.root).as_posix()
                 return (
                     f"more than {1 << BITS} different values in layer {layer} by {name}: "
-                    "not centres of one k-means table"
+                    "not the centres of one k-means table"
                 )
         if np.signbit(feature[feature == 0]).any():  # a table has one zero, and it is positive
             return f"{path.relative_to(release.root).as_posix()} holds a negative zero"
@@ -158,7 +158,7 @@ def _summary(release: Release, base: Recipe, logged: LogScores | None) -> str:
     text = "the published CFQA release, with the scores of its logs"
     if borrowed := logged.borrowed(release):
         text += (
-            f"; for {' and '.join(borrowed)} the score of the least distorted version stands for "
+            f"; for {' and '.join(borrowed)} the score of the least distorted version is used as "
             "that of the original"
         )
     return text

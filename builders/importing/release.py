@@ -119,7 +119,8 @@ def import_release(
     if not release.codec_files:
         first = release.unplaced[0] if release.unplaced else Unplaced(".", "it is empty")
         raise BuildError(
-            f"{source}: nothing in it can be imported; the first of {len(release.unplaced)} "
+            f"{source}: contains nothing that can be imported; the first of "
+            f"{len(release.unplaced)} "
             f"files: {first.path}: {first.why}"
         )
     made = release_recipe(release, base, quantizers, logged)
@@ -147,7 +148,7 @@ def _check_scorers(base: Recipe, release: Release) -> None:
             models.task(task)
     except CfqaError as error:
         raise BuildError(
-            f"nothing to score with: give published score logs by --logs, or what recipe "
+            f"no scores: give published score logs by --logs, or the weights that recipe "
             f"{base.name!r} names ({error})"
         ) from None
 

@@ -73,7 +73,7 @@ class ImportStage(BuildStage):
         feature = load_feature(path, shape)
         codes = quantizer.quantize(feature)
         if quantizer.dequantize(codes).tobytes() != feature.tobytes():
-            raise BuildError(f"{path}: holds other values than the table that was found has")
+            raise BuildError(f"{path}: contains values that are not in its table")
         return codes
 
 

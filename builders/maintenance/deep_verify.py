@@ -209,7 +209,7 @@ class _DeepVerification(Stage):
                 if decode and not damaged.isdisjoint(streams):
                     why = "bitstreams are damaged"
                 elif decode and codec_entry.facts.on == "inputs":
-                    why = "the features are extracted from what its bitstreams decode to"
+                    why = "the features are extracted from its decoded bitstreams"
                 elif decode and origin and _lacks_models(manifest, origin.options):
                     why = "the recipe names no models"
                 elif decode and stored and origin and origin.name in missing:
@@ -239,18 +239,18 @@ class _DeepVerification(Stage):
         try:
             recipe = label.scoring_recipe(self.folder)
         except CfqaError as error:
-            notes.append(f"scores are not computed again: {error}")
+            notes.append(f"scores were not recomputed: {error}")
             return tasks
         for task, entry in manifest.tasks.items():
             try:
                 if entry.facts.truth and NAMES.truth(task).as_posix() not in intact:
-                    raise FormatError("there is no truth")
+                    raise FormatError("there is no ground truth")
                 paths |= label.scoring_weights(self.folder, recipe, task)
                 models = Models(recipe)
                 _ = models.facts(task), models.backbone_class  # their classes are looked up
             except (CfqaError, OSError) as error:
                 more = remedy(manifest) if isinstance(error, BuildError) else ""
-                notes.append(f"{task}: scores are not computed again: {error}{more}")
+                notes.append(f"{task}: scores were not recomputed: {error}{more}")
                 continue
             tasks.add(task)
         self.recipe = recipe.with_paths(lambda uri: paths.get(uri, uri))
@@ -280,7 +280,7 @@ class _DeepVerification(Stage):
             if feature is not None and stored is not None:
                 counts["compared"] += 1
                 if feature.tobytes() != stored.tobytes():
-                    what = f"level {level} of {item.source} is not what its bitstream decodes to"
+                    what = f"level {level} of {item.source} differs from its decoded bitstream"
                     faults.append(Fault(shard, what))
             feature = stored if feature is None else feature
             if feature is not None and level in item.rows:
@@ -307,10 +307,10 @@ class _DeepVerification(Stage):
                     values[f"{prefix}score"] = float(scores[0])
                     values[f"{prefix}loss"] = float(losses[0])
         except (FormatError, BuildError) as error:
-            return [Fault(name, f"cannot be computed again: {self._message(error)}")]
+            return [Fault(name, f"cannot be recomputed: {self._message(error)}")]
         of = f"of {job.source} by {job.codec} at level {row['level']}"
         return [
-            Fault(name, f"{key} {of} is {row[key]:.9g}, computed again it is {value:.9g}")
+            Fault(name, f"{key} {of} is {row[key]:.9g}, recomputed it is {value:.9g}")
             for key, value in values.items()
             if row[key] is not None
             and not _near(key, row[key], value)

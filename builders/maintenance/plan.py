@@ -26,7 +26,7 @@ from cfqa_data.recipe.portable import recipe_of
 __all__ = ["RepairPlan", "check_environment", "plan_repair"]
 
 FETCH = "fetch the dataset again"
-RELEASE = f"comes from a release, not from a recipe; import that again, or {FETCH}"
+RELEASE = f"was imported from a release, not built from a recipe; import it again, or {FETCH}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def plan_repair(
     def why(name: str) -> str:
         array, chunk, _ = name.partition("/c/")
         if built:
-            return f"is not a file that this version makes; {FETCH}"
+            return f"is not a file that this version builds; {FETCH}"
         if name == NAMES.card.as_posix():
             return "needs the labels, which are damaged"
         if name.startswith("compressed/") and chunk:
@@ -159,9 +159,9 @@ def check_environment(repair_plan: RepairPlan, *, versions: bool) -> RepairPlan:
     if different:
         more = f" (and {len(different) - 5} more)" if len(different) > 5 else ""
         raise BuildError(
-            f"{repair_plan.files.location}: cannot be repaired with what is installed here: "
+            f"{repair_plan.files.location}: cannot be repaired with the installed versions: "
             f"{'; '.join(different[:5])}{more}; "
-            f"install what its manifest names, {accept}or {FETCH}"
+            f"install those of its manifest, {accept}or {FETCH}"
         )
     return repair_plan
 

@@ -53,7 +53,7 @@ class Repaired:
         damaged: what was wrong with which file.
         repaired: files that have the manifest's bytes again, or would be made again.
         aside: files that are no part of the dataset, moved to `.repair/aside`, or to be moved.
-        failed: files that could not be made again, and why.
+        failed: files that could not be rebuilt, and why.
     """
 
     root: Path
@@ -160,7 +160,7 @@ def _check_ours(root: Path) -> None:
     for name in (".build", ".repair", WORK, ASIDE):
         path = root / name
         if _in_the_way(path):
-            raise BuildError(f"{path} is a link or no folder, and no repair made it: remove it")
+            raise BuildError(f"{path} is not a folder made by a repair: remove it")
 
 
 def _make_again(
@@ -175,7 +175,7 @@ def _make_again(
     """
     done: set[str] = set()
     failed = {fault.path: fault.what for fault in repair_plan.impossible}
-    why = dict.fromkeys(repair_plan.damaged, "what it is made from is damaged")
+    why = dict.fromkeys(repair_plan.damaged, "the files that it is built from are damaged")
     if not repair_plan.damaged:
         return done, failed
     prepare_scratch(repair_plan, root)
@@ -191,7 +191,7 @@ def _make_again(
                 failed.pop(name, None)
                 done.add(name)
             elif (root / name).is_file():
-                failed[name] = "made again, it has other bytes; fetch the dataset again"
+                failed[name] = "the rebuilt file differs from the manifest; fetch the dataset again"
 
     with Executor(workers) as executor:
         for stage, items in repair_plan.stages(root):
@@ -215,7 +215,7 @@ def _make_again(
             except CfqaError as error:
                 why |= dict.fromkeys(left, str(error))
     for name in repair_plan.damaged - done - failed.keys():
-        failed[name] = f"could not be made again: {why[name]}"
+        failed[name] = f"could not be rebuilt: {why[name]}"
     return done, failed
 
 
@@ -229,7 +229,7 @@ def _check_fetched(found: Verified) -> None:
     if kinds := {path: kind for path in places if (kind := pointer_at(path))}:
         first, kind = next(iter(kinds.items()))
         more = f" (and {len(kinds) - 1} more)" if len(kinds) > 1 else ""
-        raise FormatError(f"{first}{more}: {kind}; repair what is damaged after that")
+        raise FormatError(f"{first}{more}: {kind}; then repair again")
 
 
 def _in_the_way(path: Path) -> bool:

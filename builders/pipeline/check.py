@@ -85,9 +85,7 @@ def packages_of(models: Models) -> dict[str, dict[str, str]]:
         if found.builtin:
             continue
         if (name := registry.recorded(found.name)) in registry.builtin:
-            raise BuildError(
-                f"{found.name} calls itself {name!r}, as a {registry.kind} of cfqa-data"
-            )
+            raise BuildError(f"{found.name} has the name {name!r} of a built-in {registry.kind}")
         hashes.setdefault((found.package, found.version), set()).add(found.sha256)
     return {
         package: {"version": version, "sha256": _joined(modules)}
@@ -117,7 +115,7 @@ def versions_of(codec_spec: CodecSpec) -> dict[str, str]:
     """Try a codec and return the versions of its software."""
     for key, text in local_options(codec_spec):
         raise BuildError(
-            f"{key} names a file, {text!r}, whose bytes no manifest can tell; leave it out"
+            f"{key} names a file, {text!r}, that a manifest cannot identify; remove the option"
         )
     codec = _rehearsed(codec_spec)
     found: Any = codec.version()
@@ -146,10 +144,10 @@ def _rehearsed(codec_spec: CodecSpec) -> Any:
     for attribute, kind in (("dtype", np.dtype | type), ("peak", int)):
         if not isinstance(value := getattr(codec, attribute, None), kind):
             raise BuildError(
-                f"{type(codec).__name__}.{attribute} must be that of its planes, got {value!r}"
+                f"{type(codec).__name__}.{attribute} must match its planes, got {value!r}"
             )
     if quantizer.dtype != codec.dtype or (1 << quantizer.bits) - 1 > codec.peak:
-        raise BuildError(f"codes of {quantizer.bits} bits do not fit: it takes 0..{codec.peak}")
+        raise BuildError(f"codes of {quantizer.bits} bits are too large: it takes 0..{codec.peak}")
     levels = choices(codec_spec)
     known = getattr(codec, "lambdas", levels)
     if unknown := [level for level in levels if level not in known]:

@@ -123,16 +123,16 @@ def code(
         streams = encode(parameter) if cached is None else cached
         if rehearse and level == 0 and codec.encode(items[0], parameter) != streams[0]:
             raise CodecError(
-                f"level 0 at {parameter:g}: {codec.name} gives another bitstream of {names[0]} the "
-                "second time: is it deterministic?"
+                f"level 0 at {parameter:g}: {codec.name} is not deterministic: two bitstreams of "
+                f"{names[0]} differ"
             )
         with prefixed(f"level {level} at {parameter:g}", CodecError, CodecError):
             decoded = decode(streams)
             twice = decode(streams)[0] if rehearse and level == 0 else decoded[0]
         if not np.array_equal(twice, decoded[0]):
             raise CodecError(
-                f"level 0 at {parameter:g}: {codec.name} decodes {names[0]} to something else the "
-                "second time: is it deterministic?"
+                f"level 0 at {parameter:g}: {codec.name} is not deterministic: two decodings of "
+                f"{names[0]} differ"
             )
         # After decoding, so that a damaged bitstream is never cached.
         if cache and codec.slow and cached is None:

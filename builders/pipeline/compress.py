@@ -81,9 +81,9 @@ class Compress(BuildStage):
         free = shutil.disk_usage(self.layout.root).free
         if free < needed:
             raise BuildError(
-                f"{self.layout.root}: no space: {free / 1e6:.0f} MB are free and the "
-                f"{self.plan.tier} tier needs about {needed / 1e6:.0f} MB more; make room and run "
-                "the same command again"
+                f"{self.layout.root}: not enough disk space: {free / 1e6:.0f} MB are free and the "
+                f"{self.plan.tier} tier needs about {needed / 1e6:.0f} MB more; free some space, "
+                "then run the same command again"
             )
 
     def run(self, item: Item) -> None:

@@ -358,10 +358,12 @@ def _context(root: str, digest: str) -> BuildContext:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BuildError(
-            f"a worker does not see {path}: the folder must be shared by all"
+            f"a worker cannot see {path}: the folder must be shared by all workers"
         ) from None
     if hashlib.sha256(text.encode()).hexdigest() != digest:
-        raise BuildError(f"a worker sees another plan in {path}: the folder must be shared by all")
+        raise BuildError(
+            f"a worker sees a different plan in {path}: the folder must be shared by all workers"
+        )
     return BuildContext(Plan.from_json(text), layout)
 
 
@@ -375,7 +377,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BuildError(
-            f"{path}: damaged ({error}); delete it, and its part is made again"
+            f"{path}: damaged ({error}); delete it and run the same command again"
         ) from None
 
 

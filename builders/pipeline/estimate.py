@@ -123,7 +123,7 @@ def _size(models: Models, task: str) -> tuple[int, int, float]:
         shape = models.backbone.shape(sample.inputs, models.recipe.tasks[task].blocks)
         kept = models.features(task, sample.inputs).shape if models.embeds(task) else shape
         return math.prod(kept), shape[0] * shape[2], seconds
-    raise BuildError(f"{task}: the source has no candidate")
+    raise BuildError(f"{task}: the source has no candidates")
 
 
 def _coding(plan: Plan, task: str, codec: str, points: int) -> tuple[float, float]:
@@ -154,5 +154,5 @@ def estimate_text(result: Mapping[str, Any]) -> str:
         f"{table_text([heads, *rows], left=3)}\n\n"
         f"{result['items']} items, about {result['core_hours']:.3g} core-hours, "
         f"{size_text(result['bytes'])} on disk, "
-        f"{size_text(result['worker_bytes'])} of memory a worker"
+        f"{size_text(result['worker_bytes'])} of memory per worker"
     )

@@ -99,7 +99,9 @@ class Fit(BuildStage):
             BuildError: there are none.
         """
         if not bench.useless > 0:
-            raise BuildError("the mean of the training features is as good as they are: no ladder")
+            raise BuildError(
+                "the mean of the training features scores as well as they do: no levels to choose"
+            )
         if isinstance(spec.quantizer, UniformQuantizer):
             bench = replace(bench, lo=spec.quantizer.lo, hi=spec.quantizer.hi)
         models, count = self.context.models, itertools.count()
@@ -127,7 +129,7 @@ class Fit(BuildStage):
         if not reach > ladders.NO_HARM:
             raise BuildError(
                 f"no ladder: {spec.parameter_name} {chosen[-1]['parameter']:g} does only "
-                f"{reach:.1%} of the harm of a useless feature; give levels"
+                f"{reach:.1%} of the distortion of an uninformative feature; give levels"
             )
         whole = spec.facts.parameter.whole
         levels = [int(row["parameter"]) if whole else row["parameter"] for row in chosen]
@@ -180,17 +182,18 @@ def choices(spec: CodecSpec) -> Sequence[float]:
         return tuple(spec.levels)
     parameter, count = spec.facts.parameter, len(spec.levels)
     if spec.facts.bits == "unknown":
-        raise BuildError("its rate is not known, so that no levels can be found; give levels")
+        raise BuildError("its rate is unknown, so levels cannot be chosen; give levels")
     found = _given(spec, count) or spec.registered.target.grid()
     if found is None:
         raise BuildError(
-            f"its {parameter.name} has not two limits, nor the class a grid() to look for levels "
-            "in; give levels"
+            f"{parameter.name} needs two limits, or the class a grid(), to search for levels; "
+            "give levels"
         )
     low, high = parameter.lowest, parameter.highest
     if parameter.whole and low is not None and high is not None and high - low + 1 < count:
         raise BuildError(
-            f"{count} levels are wanted, and a {parameter.name} has {high - low + 1:g} values; ask "
+            f"{count} levels are requested, and {parameter.name} has only {high - low + 1:g} "
+            "values; ask "
             "for fewer, as in levels = { auto = 4 }"
         )
     return tuple(found)
@@ -216,7 +219,7 @@ def _given(spec: CodecSpec, count: int) -> tuple[float, ...] | None:
     if known is None:
         return None
     if len(known) < count:
-        raise BuildError(f"{count} levels are wanted, and there are models of {len(known)}")
+        raise BuildError(f"{count} levels are requested, and there are only models of {len(known)}")
     return tuple(sorted(known, reverse=spec.facts.parameter.better == "higher"))
 
 

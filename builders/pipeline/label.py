@@ -120,7 +120,7 @@ def scoring_recipe(folder: Folder) -> Recipe:
     """
     recipe = recipe_of(folder.manifest, [_name(plugin) for plugin in folder.plugins])
     if folder.untrusted and not all(found.builtin for _, found in Models(recipe).classes()):
-        raise RecipeError("classes of other packages are not run on a stranger's data")
+        raise RecipeError("classes of other packages do not run on untrusted data")
     return recipe
 
 
@@ -135,9 +135,9 @@ def scoring_weights(folder: Folder, recipe: Recipe, task: str) -> dict[str, str]
         raise RecipeError(f"the recipe has no task {task}")
     for uri in filter(None, (recipe.backbone.weights, recipe.tasks[task].head)):
         if uri not in folder.manifest.weights:
-            raise RecipeError(f"{uri} had no part in them")
+            raise RecipeError(f"{uri} was not used for them")
         if folder.untrusted and not uri.startswith(PACKAGE):
-            raise RecipeError(f"{uri} is named by a stranger")
+            raise RecipeError(f"{uri} is named by an untrusted recipe")
         path = folder.find_weights(uri)
         if path != named_path(uri):
             found[uri] = str(path)

@@ -212,7 +212,7 @@ def measure(
     extract = partial(models.features, bench.task)
     coded = code(tried, codec, names, bench.features, bench.inputs, extract)
     if any(size is None for sizes in coded.bits for size in sizes):
-        raise BuildError(f"{ladder.codec}: its rate is not known, so that no level can be chosen")
+        raise BuildError(f"{ladder.codec}: its rate is unknown, so levels cannot be chosen")
     rows = []
     for index, feature in enumerate(bench.features):
         decoded = np.stack(coded.stored[index])
@@ -317,7 +317,7 @@ def propose(
             row = figures(bench, codec, ladder)
             found.append((merit(row, ladder), first, last, ladder, row))
     if not found:
-        raise ValueError(f"{codec}: a ladder needs {levels} parameters, got {count}")
+        raise ValueError(f"{codec}: {levels} levels need as many parameters, got {count}")
     *_, ladder, row = max(found, key=lambda entry: entry[:3])
     return ladder, row
 

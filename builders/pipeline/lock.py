@@ -67,11 +67,11 @@ def _take(path: Path) -> int:
             same_host = host == socket.gethostname()
             # The file may still name a dead process whose lock another has just taken.
             if got is False and pid and not (same_host and not _alive(pid)):
-                raise BuildError(f"another build works in {root} (process {pid} on {host})")
+                raise BuildError(f"another build is running in {root} (process {pid} on {host})")
             if got is not False and pid and (not same_host or (got is None and _alive(pid))):
                 raise BuildError(
-                    f"another build works in {root} (process {pid} on {host}); "
-                    f"if it does not run any more, delete {path}"
+                    f"another build is running in {root} (process {pid} on {host}); "
+                    f"if it is no longer running, delete {path}"
                 )
             if got is not False and _is_at(handle, path):
                 me = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
@@ -84,7 +84,7 @@ def _take(path: Path) -> int:
             raise
         os.close(handle)
         time.sleep(_PAUSE)
-    raise BuildError(f"another build has just begun in {root}")
+    raise BuildError(f"another build has just started in {root}")
 
 
 def _open(path: Path) -> int:
@@ -96,7 +96,7 @@ def _open(path: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     for entry in (path.parent, path):
         if entry.is_symlink():
-            raise BuildError(f"{entry} is a link, which no build makes: remove it")
+            raise BuildError(f"{entry} is a link, not made by a build: remove it")
     try:
         handle = os.open(path, flags, 0o666)
     except FileNotFoundError:
@@ -104,10 +104,10 @@ def _open(path: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise
-        raise BuildError(f"{path} is no file, and no build made it: remove it") from None
+        raise BuildError(f"{path} is not a file made by a build: remove it") from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise BuildError(f"{path} is no file, and no build made it: remove it")
+        raise BuildError(f"{path} is not a file made by a build: remove it")
     return handle
 
 

@@ -191,7 +191,7 @@ def median_codes(quantizer: Quantizer, features: Iterable[np.ndarray]) -> list[i
         codes = quantizer.quantize(feature)
         if int(codes.max(initial=0)) >= size:  # only of a quantiser that lets values wrap around
             raise BuildError(
-                f"quantiser {quantizer.to_dict()['kind']}: a feature lies outside its range, and "
+                f"quantiser {quantizer.to_dict()['kind']}: a feature is outside its range and "
                 f"wraps around to code {int(codes.max())}; widen the range, or use uniform"
             )
         for layer in range(quantizer.layers):

@@ -104,7 +104,9 @@ class Select(BuildStage):
         given, groups = {group for group, _ in found.values() if group is not None}, None
         if given:
             if both := sorted(i for i, (group, _) in found.items() if group is None and i in given):
-                message = f"source {both[0]!r} has no group, and its id is the group of others"
+                message = (
+                    f"source {both[0]!r} has no group, and its id is the group of other sources"
+                )
                 raise BuildError(f"{item.task}: {message}; give it a group or another id")
             groups = [group or source_id for source_id, (group, _) in found.items()]
         write_json(item.result_path(self.layout), {"ids": list(found), "groups": groups})
@@ -176,8 +178,8 @@ class Extract(BuildStage):
             ):
                 if first != second:
                     raise BuildError(
-                        f"{source_id}: {type(source).__name__}.sample gives another {what} than "
-                        "samples() did: is it deterministic?"
+                        f"{source_id}: {type(source).__name__}.sample is not deterministic: its "
+                        f"{what} differs from that of samples()"
                     )
             inputs = sample.inputs
             features[source_id] = models.features(task, inputs, f"the feature of {source_id}")
@@ -221,7 +223,9 @@ def checked_gallery(gallery: Any, task: str) -> dict[str, np.ndarray]:
     """
     named = isinstance(gallery, Mapping) and all(isinstance(name, str) for name in gallery)
     if not named or not gallery:
-        raise BuildError(f"{task}: a gallery is arrays by name, got {gallery!r:.200}")
+        raise BuildError(
+            f"{task}: a gallery must be a mapping of names to arrays, got {gallery!r:.200}"
+        )
     arrays = {name: np.asarray(array) for name, array in gallery.items()}
     for name, array in arrays.items():
         if array.dtype.kind not in "biuf" or not array.size or not np.isfinite(array).all():
@@ -242,7 +246,9 @@ def checked_sample(sample: Any, facts: TaskFacts, infers: bool = False) -> Sampl
         CfqaError: it is none, or its id, group or truth is not what it has to be.
     """
     if not isinstance(sample, Sample):
-        raise BuildError(f"{facts.name}: the source gave a {type(sample).__name__}, not a Sample")
+        raise BuildError(
+            f"{facts.name}: the source returned a {type(sample).__name__}, not a Sample"
+        )
     check_source_ids({facts.name: [sample.source_id]})
     what = f"the truth of {sample.source_id}"
     if not isinstance(sample.group, str | None):
@@ -292,8 +298,8 @@ def fitting(
     for seen, candidate in enumerate(candidates):
         if seen == PATIENCE * count:
             raise BuildError(
-                f"{task}: only {len(accepted)} of {seen} candidates fit, {count} are wanted: was "
-                "the head trained on this source?"
+                f"{task}: only {len(accepted)} of {seen} candidates are accepted, {count} are "
+                "needed: was the head trained on this source?"
             )
         sample = checked_sample(candidate, facts, models.infers_truth(task))
         what = f"the feature of {sample.source_id}"
@@ -302,8 +308,8 @@ def fitting(
             why = models.task(task).accepts(feature, sample, accepted)
         if not isinstance(why, str | None):
             raise BuildError(
-                f"{sample.source_id}: {type(models.task(task)).__name__}.accepts must return a "
-                f"reason to reject it, a text, or None; got {why!r:.200}"
+                f"{sample.source_id}: {type(models.task(task)).__name__}.accepts must return None "
+                f"or, to reject it, a text with the reason; got {why!r:.200}"
             )
         if not why and source.worst_score is not None:
             original = feature()
@@ -324,7 +330,8 @@ def fitting(
         if len(accepted) == count:
             return
     more = [f"and {len(skipped) - SHOWN} more"] if len(skipped) > SHOWN else []
-    rejected = f"; passed over: {', '.join(skipped[:SHOWN] + more)}" if skipped else ""
+    rejected = f"; rejected: {', '.join(skipped[:SHOWN] + more)}" if skipped else ""
     raise BuildError(
-        f"{task}: the source has only {len(accepted)} sources that fit, {count} wanted{rejected}"
+        f"{task}: only {len(accepted)} samples of the source are accepted, {count} are "
+        f"needed{rejected}"
     )

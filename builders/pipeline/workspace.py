@@ -61,15 +61,15 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
         if recorded is None:  # the running build has just ended
             return status(recipe, out, tier=tier)
         held = (
-            f"{layout.root} holds a begun build",
-            "finish that one, delete this folder, or choose another",
+            f"{layout.root} contains an unfinished build",
+            "finish it, delete this folder, or choose another",
         )
         there = recorded["recipe"]
         _check_recipe(held, recorded["tier"], there, tier, recipe.fitted_as(there))
         return "begun"
     if names - {layout.work.name} or inside - {LOCK}:
         raise BuildError(
-            f"{layout.root} holds something that is no CFQA dataset "
+            f"{layout.root} is not empty and not a CFQA dataset "
             f"({', '.join(sorted(names)[:3])}...): choose a new or empty folder"
         )
     return "new"
@@ -95,10 +95,10 @@ def _names(layout: Layout) -> set[str]:
 
 
 def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
-    with prefixed(f"{layout.root} is no dataset of this version", BuildError):
+    with prefixed(f"{layout.root} is not a dataset of this version", BuildError):
         manifest = read_manifest(layout.root)
     recorded = recorded_recipe(Recipe.from_dict(recipe.fitted_as(manifest.recipe)))
-    held = f"{layout.root} holds a finished dataset", "choose another folder"
+    held = f"{layout.root} contains a finished dataset", "choose another folder"
     there = {**manifest.recipe, "name": manifest.name}
     _check_recipe(held, manifest.tier, there, tier, recorded)
     # Different files may have the same portable name.
@@ -113,8 +113,8 @@ def _check_recipe(
     what, remedy = held
     if differences := _told({"tier": tier, **there}, {"tier": wanted, **_plain(here)}):
         raise BuildError(
-            f"{what} of recipe {there['name']!r} ({tier} tier) that is not this one "
-            f"({differences}): {remedy}"
+            f"{what} of recipe {there['name']!r} ({tier} tier) that differs ({differences}): "
+            f"{remedy}"
         )
 
 
@@ -133,12 +133,12 @@ def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
     current = {rename(uri, names): digest for uri, digest in found.items()}
     if other := [name for name, digest in manifest.weights.items() if current.get(name) != digest]:
         raise BuildError(
-            f"{layout.root} holds a finished dataset of other weights or lists ({other[0]}): "
+            f"{layout.root} contains a finished dataset of other weights or lists ({other[0]}): "
             "choose another folder"
         )
     if packages != manifest.packages:
         raise BuildError(
-            f"{layout.root} holds a finished dataset of other packages "
+            f"{layout.root} contains a finished dataset of other packages "
             f"({_told(manifest.packages, packages)}): choose another folder"
         )
 
@@ -185,7 +185,7 @@ def _read_plan(layout: Layout) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BuildError(
-            f"{path} is not the plan of a build ({error}): delete {layout.root}"
+            f"{path} is not a readable build plan ({error}): delete {layout.root}"
         ) from None
 
 
@@ -223,7 +223,7 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
     if versions != recorded["versions"]:
         if not accept_versions:
             last = {name: text.rpartition(_THEN)[2] for name, text in recorded["versions"].items()}
-            more = ", accept a mixture with --allow-version-mismatch"
+            more = ", accept mixed versions with --allow-version-mismatch"
             _check_equal("software", root, last, current, more)
         write_text(path, plan.to_json())
     return plan
@@ -235,8 +235,8 @@ def _check_equal(
     """Raise an error that names the first difference."""
     for name, old, new in sorted(_differences(earlier, current)):
         raise BuildError(
-            f"{root} was begun with other {what} ({name}: {old}, now {new}), so it would not end "
-            f"with the same bytes: go back to that{more}, or choose another folder"
+            f"{root} was begun with different {what} ({name}: {old}, now {new}), so it would not "
+            f"give the same bytes: restore them{more}, or choose another folder"
         )
 
 

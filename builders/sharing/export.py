@@ -107,14 +107,14 @@ def export(
     progress, out = progress or Silent(), absolute_path(out)
     dataset = load(path, task, **options)
     if not len(dataset):
-        raise CfqaError(f"{path}: no compressed feature is of that task, codec, level and fold")
+        raise CfqaError(f"{path}: no compressed feature has that task, codec, level and fold")
     stored = dataset.labels["array"].is_valid()
     labels = dataset.labels.filter(stored)
     if not labels.num_rows:
-        raise CfqaError(f"{path}: nothing is stored of those features")
+        raise CfqaError(f"{path}: those features are not stored")
     rest = dataset.labels.filter(pc.invert(stored))
     left_out = rest.group_by(["task", "codec"], use_threads=False).aggregate([]).to_pylist()
-    message = "nothing is stored of its features, which are left out"
+    message = "its features are not stored and are left out"
     notes = tuple(f"codec {row['codec']!r} of {row['task']}: {message}" for row in left_out)
     facts = _facts(dataset, labels, kind, originals)
     if options.get("source") is not None:
@@ -151,19 +151,21 @@ def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
     root = dataset.path.resolve() if dataset.path else None
     target = real_path(out)
     if root is not None and root in (target, *target.parents):
-        raise CfqaError(f"{out}: is in the dataset's own folder; export to another")
+        raise CfqaError(f"{out}: is inside the dataset folder; export to another")
     check_folder(out)
     marker = out / MARKER
     if not marker.exists():
         names = [path.name for path in out.iterdir()] if out.is_dir() else []
         if not all(name.endswith(PARTIAL) or left_by_tools(name) for name in names):
-            raise CfqaError(f"{out}: holds something else; name a new folder to export to")
+            raise CfqaError(f"{out}: is not empty; name a new folder")
     else:
         found = None
         with suppress(OSError, ValueError, RecursionError):
             found = json.loads(marker.read_text(encoding="utf-8"))
         if found != facts:
-            raise CfqaError(f"{out}: holds another export; name a new folder, or remove that one")
+            raise CfqaError(
+                f"{out}: contains another export; name a new folder, or remove that one"
+            )
         for partial in list(out.rglob(f"*{PARTIAL}")):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
     write_text(marker, json.dumps(facts, indent=1) + "\n")

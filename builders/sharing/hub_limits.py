@@ -37,8 +37,8 @@ def check_terms(terms: Terms) -> None:
     credit = terms.attribution
     if not LICENCE.fullmatch(terms.licence):
         raise CfqaError(
-            f"{terms.licence!r:.99} is no licence's identifier: write it as the Hub does, such as "
-            "cc-by-4.0, or other with a link"
+            f"{terms.licence!r:.99} is not a licence identifier of the Hub, such as cc-by-4.0; or "
+            "give other with a link"
         )
     if (terms.link or terms.licence == "other") and not LINK.fullmatch(terms.link):
         raise CfqaError(f"the licence's link must be an http address, got {terms.link!r:.99}")
@@ -94,9 +94,9 @@ def _check_name(name: str) -> None:
         if step in ("", ".", "..") or step.lower() == ".git":
             why = f"{step!r} cannot be a step of a path in a repo"
         elif step != step.strip() or not step.isprintable() or "\\" in step:
-            why = "a name has no space at its ends, no backslash and no character without a glyph"
+            why = "names have no outer spaces, backslashes or unprintable characters"
         elif len(step.encode("utf-8", "replace")) > LONGEST_NAME:
-            why = f"a name has at most {LONGEST_NAME} bytes"
+            why = f"names have at most {LONGEST_NAME} bytes"
         else:
             continue
         raise CfqaError(f"{printable(name)}: cannot be published: {why}")

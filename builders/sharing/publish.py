@@ -149,7 +149,7 @@ def plan_publishing(
     """
     steps = repo.split("/")
     if len(steps) != 2 or not all(NAME.fullmatch(step) for step in steps):
-        raise CfqaError(f"{repo!r} is not a repo: write org/name, of letters, digits and _ . -")
+        raise CfqaError(f"{repo!r} is not a repo id: write org/name, of letters, digits and _ . -")
     for name in (revision, tag):
         if name is not None and not REF.fullmatch(name):
             raise CfqaError(f"{name!r} cannot be the name of a branch or tag")
@@ -166,13 +166,15 @@ def plan_publishing(
     )
     notes = check_limits({path: entry["size"] for path, entry in upload.files.items()})
     if upload.rewritten:
-        notes.append(f"{CARD} is not as this version writes it: a new one goes to the Hub")
+        notes.append(f"{CARD} differs from what this version writes: a new one is uploaded")
     if upload.withheld:
-        notes.append(f"stays here, since it may not be redistributed: {', '.join(upload.withheld)}")
+        notes.append(
+            f"not uploaded, since it may not be redistributed: {', '.join(upload.withheld)}"
+        )
     if verified.unlisted:
         notes.append(
-            f"{len(verified.unlisted)} files are not in the manifest and stay here, "
-            f"first {verified.unlisted[0]}"
+            f"{len(verified.unlisted)} files are not in the manifest and are not uploaded, first "
+            f"{verified.unlisted[0]}"
         )
     return Plan(upload, repo, revision or MAIN, private, tuple(notes))
 
@@ -202,7 +204,8 @@ def publish(plan: Plan, progress: Progress | None = None) -> Published:
     commit = calls(_send, api, plan, sent, removed)
     for path in _lacking(upload, calls(_listing, api, repo, commit)):
         raise CfqaError(
-            f"{repo}: {path} is not on the Hub as it was sent; the same command sends it again"
+            f"{repo}: {path} on the Hub differs from what was uploaded; run the same command "
+            "again to upload it"
         )
     sample = _sample(upload)
     progress.start("read back", len(sample), "files")
@@ -234,8 +237,8 @@ def _open_repo(api: HfApi, plan: Plan) -> None:
     api.create_repo(plan.repo, **DATASET, private=private, exist_ok=True)
     if plan.private and not api.repo_info(plan.repo, **DATASET).private:
         raise CfqaError(
-            f"{plan.repo}: is there and is public; make it private on the Hub, or publish without "
-            "--private"
+            f"{plan.repo}: already exists and is public; make it private on the Hub, or publish "
+            "without --private"
         )
     if plan.revision != MAIN and not plan.revision.startswith("refs/"):
         api.create_branch(plan.repo, branch=plan.revision, **DATASET, exist_ok=True)
@@ -252,7 +255,9 @@ def _check_tag(api: HfApi, plan: Plan) -> bool:
     if tag not in {ref.name for ref in refs.tags}:
         return False
     if MANIFEST in _lacking(plan.upload, _listing(api, plan.repo, tag)):
-        raise CfqaError(f"{plan.repo}: has a tag {tag!r} of another version; give another --tag")
+        raise CfqaError(
+            f"{plan.repo}: already has a tag {tag!r} of another version; give another --tag"
+        )
     return True
 
 
@@ -349,6 +354,7 @@ def _read_back(api: HfApi, plan: Plan, path: str, commit: str) -> None:
     expected = plan.upload.files[path]["sha256"]
     if found != expected:
         raise CfqaError(
-            f"{plan.repo}: {path} came back with SHA-256 {found[:12]}, sent was {expected[:12]}; "
-            "run the same command again, and do not use the repo until it passes"
+            f"{plan.repo}: {path} read back with SHA-256 {found[:12]}, uploaded with "
+            f"{expected[:12]}; run the same command again, and do not use the repo until it "
+            "succeeds"
         )

@@ -33,7 +33,7 @@ def plan_text(plan: Plan) -> str:
             table_text(rows),
             "",
             *(f"note: {printable(note)}" for note in plan.notes),
-            "Every file is as the manifest says. Nothing was sent (--dry-run).",
+            "Every file matches the manifest. Nothing was uploaded (--dry-run).",
         ]
     )
 
@@ -50,15 +50,15 @@ def _licences(manifest: Manifest) -> str:
 
 def published_text(published: Published) -> str:
     """Return what publishing did, and how what is there is opened."""
-    sent = f"{published.sent} of them sent now, {size_text(published.sent_size)}"
+    sent = f"{published.sent} of them uploaded now, {size_text(published.sent_size)}"
     removed = f"; {published.removed} of an older version removed" if published.removed else ""
     return "\n".join(
         [
             f"{published.url}: {published.tier} tier, {published.files} files, "
             f"{size_text(published.size)}",
-            f"{sent if published.sent else 'nothing new to send'}{removed}",
+            f"{sent if published.sent else 'nothing new to upload'}{removed}",
             f"tag {published.tag} on commit {published.commit}; "
-            f"{published.read_back} files read back, all as sent",
+            f"{published.read_back} files read back, all identical",
             "",
             "Try next:",
             f'  load_dataset("{published.repo}", revision="{published.tag}")',

@@ -74,12 +74,12 @@ def save(
     """
     held = dataset._folder
     if not isinstance(held, MemoryFolder):
-        raise CfqaError(
-            f"{dataset.location} is a folder already: copy that, or export its features"
-        )
+        raise CfqaError(f"{dataset.location} is already a folder: copy it, or export its features")
     (entry,) = dataset.manifest.tasks.values()
     if len(dataset) != entry.rows:
-        raise CfqaError(f"{len(dataset)} of {entry.rows} rows are no whole dataset: save all of it")
+        raise CfqaError(
+            f"{len(dataset)} of {entry.rows} rows are not the complete dataset: save all of it"
+        )
     terms = Terms(licence, link, attribution)
     check_terms(terms)
     entry = replace(entry, terms=terms)
@@ -113,7 +113,7 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
     if root.exists() and not root.is_dir():
         raise CfqaError(f"{folder} is a file: choose a folder")
     if root.exists() and any(not left_by_tools(path.name) for path in root.iterdir()):
-        raise CfqaError(f"{folder} holds something: choose a new or empty folder")
+        raise CfqaError(f"{folder} is not empty: choose a new or empty folder")
     _clear(root)
     try:
         with ExitStack() as locks, storage.atomic_path(root) as partial:
@@ -126,7 +126,7 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        raise CfqaError(f"{folder} holds something by now: choose another folder") from None
+        raise CfqaError(f"{folder} is no longer empty: choose another folder") from None
 
 
 def _clear(root: Path) -> None:

@@ -96,14 +96,16 @@ def prepare_upload(
     """
     tier = tier or manifest.tier
     if TIERS.index(tier) > TIERS.index(manifest.tier):
-        raise CfqaError(f"{root}: is of the {manifest.tier} tier; a {tier} one has to be built")
+        raise CfqaError(
+            f"{root}: is of the {manifest.tier} tier; for the {tier} tier, build it again"
+        )
     folder = Folder(LocalFiles(root, follow_links))
     labels = {task: folder.label_rows(task).table for task in manifest.tasks}
     kept = manifest.files if tier == manifest.tier else light_files(manifest, labels)
     if kept is None:
         raise CfqaError(
-            f"{root}: not every compressed feature has its bitstream, so there is no light tier "
-            "of it; publish the full one"
+            f"{root}: not every compressed feature has its bitstream, so it has no light tier; "
+            "publish the full tier"
         )
     tasks = {name: _with_terms(root, name, entry, terms) for name, entry in manifest.tasks.items()}
     withheld = _withheld(tasks, kept)

@@ -107,7 +107,7 @@ class Source(ABC):
         Raises:
             BuildError: the source has none.
         """
-        raise BuildError(f"source {type(self).__name__} has no training samples with truths")
+        raise BuildError(f"source {type(self).__name__} has no training samples with ground truth")
 
     def decides(self) -> tuple[Sequence[Path], Any]:
         """Return what determines the samples and their truth, for the digest of a build.

@@ -67,8 +67,8 @@ class Entry:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise BuildError(
-                f"{self.image}: '{self.name}' cannot be the name of a source; rename the file or "
-                "its folder with letters, digits, '.', '-' and '_'"
+                f"{self.image}: '{self.name}' cannot be a source id; rename the file or its "
+                "folder using letters, digits, '.', '-' and '_'"
             )
 
 
@@ -178,7 +178,7 @@ def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
     named: dict[str, Entry] = {}
     for entry in entries:
         if (other := named.setdefault(entry.name, entry)) is not entry:
-            message = f"{entry.image} and {other.image} are both called '{entry.name}'"
+            message = f"{entry.image} and {other.image} have the same id '{entry.name}'"
             raise BuildError(f"{message}: keep one of them")
     return named
 
@@ -198,12 +198,12 @@ def choose(path: Path, resolve: Callable[[str], Entry]) -> dict[str, Entry]:
     def add(line: str) -> None:
         entry = resolve(line)
         if entry.name in chosen:
-            raise BuildError(f"'{entry.name}' is there twice")
+            raise BuildError(f"'{entry.name}' occurs twice")
         chosen[entry.name] = entry
 
     parse_lines(path, add)
     if not chosen:
-        raise BuildError(f"{path}: names no image")
+        raise BuildError(f"{path}: lists no images")
     return chosen
 
 
@@ -236,10 +236,10 @@ class FileSource(Source):
     def __post_init__(self) -> None:
         if self.serves not in (None, self.task):
             raise BuildError(
-                f"source {self.kind} has no task '{self.task}'; it serves {self.serves}"
+                f"source {self.kind} does not support task '{self.task}', only {self.serves}"
             )
         if self.seed < 0:
-            message = f"source {self.kind}: the seed is a whole number from 0, not {self.seed}"
+            message = f"source {self.kind}: the seed must be a whole number from 0, not {self.seed}"
             raise BuildError(message)
         given = {name: getattr(self, name, None) for name in _PATHS}
         self.paths = {name: locate(text) for name, text in given.items() if text is not None}
@@ -319,7 +319,7 @@ class FileSource(Source):
         pool = self._pool
         if count > len(pool):
             raise BuildError(
-                f"{self.kind}: {count} training images are wanted and there are {len(pool)}"
+                f"{self.kind}: {count} training images are requested and there are only {len(pool)}"
             )
         return (self.inputs(pool[(seed * RUN + index) % len(pool)]) for index in range(count))
 

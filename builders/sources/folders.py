@@ -48,7 +48,7 @@ def read_truths(path: Path) -> dict[str, tuple[Any, str | None]]:
         if np.asarray(truth).dtype.kind not in "biuf":
             raise BuildError(f"{path}: the truth of {source_id} is {truth!r}, not a number")
         if source_id in found:
-            raise BuildError(f"{path}: '{source_id}' is there twice")
+            raise BuildError(f"{path}: '{source_id}' occurs twice")
         found[source_id] = truth, None if group is None else str(group)
     return found
 
@@ -70,7 +70,7 @@ class _Own(FileSource):
             self.deciding.append(labels)
         truths, holder = read_truths(labels), "root" if table == "labels" else "training folder"
         if missing := next((name for name in truths if name not in found), None):
-            raise BuildError(f"{labels}: '{missing}' is not among what the {holder} holds")
+            raise BuildError(f"{labels}: '{missing}' is not in the {holder}")
         return {
             name: Entry(name, found[name].image, truth, group)
             for name, (truth, group) in truths.items()
@@ -116,7 +116,7 @@ class ImageFolder(_Own):
         images = images_below(root)
         flat = self.labels is not None or any(path.parent == root for path in images)
         if flat and self.labels is None and self.truths:
-            raise BuildError(f"{root}: images without a folder of their class; give 'labels'")
+            raise BuildError(f"{root}: images that are not in a class folder; give 'labels'")
         self._classes = sorted({path.parent.name for path in images})
         self.classes = self._classes if not flat else ()
         return self.with_truths(map(self._entry, images))
@@ -138,7 +138,7 @@ class ImageFolder(_Own):
             return self.known
         if not 0 < self.held_out < len(self.known):
             what = f"held_out is {self.held_out}, of {len(self.known)} image(s)"
-            raise BuildError(f"{self.paths['root']}: {what}: some must be left for the dataset")
+            raise BuildError(f"{self.paths['root']}: {what}: some must remain for the dataset")
         names = shuffled(sorted(self.known), _HELD_OUT_SEED)
         return {name: self.known[name] for name in names[: -self.held_out]}
 

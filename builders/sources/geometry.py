@@ -56,7 +56,7 @@ class SegGeometry(_Geometry):
             BuildError: the image has no pixel.
         """
         if min(height, width) < 1:
-            raise BuildError(f"an image of {height}x{width} has no pixel")
+            raise BuildError(f"an image of {height}x{width} has no pixels")
         scale = min(self.long_side_limit / max(height, width), self.short_side / min(height, width))
         return int(height * scale + 0.5), int(width * scale + 0.5)
 
@@ -82,7 +82,7 @@ class DepthGeometry(_Geometry):
         super().__post_init__()
         for name, end in (("rows", self.height), ("columns", self.width)):
             first, last = span = getattr(self, name)
-            self.require(first < last <= end, f".{name} {span!r} is no range within 0..{end}")
+            self.require(first < last <= end, f".{name} {span!r} is not a range within 0..{end}")
 
 
 def from_metadata(kind: type[Checked], text: str, origin: str) -> Any:

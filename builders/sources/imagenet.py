@@ -100,7 +100,7 @@ class ImageNet(FileSource):
         if labels is None:
             raise BuildError(
                 f"{root}: no folders of synsets with images; for images in one folder give "
-                f"'labels', or put {_LABELS[0]} beside it; {self.offered}"
+                f"'labels', or put {_LABELS[0]} next to it; {self.offered}"
             )
         self.deciding += class_lists(labels)
         paths = {name: e.image for name, e in by_name(map(_unlabelled, images)).items()}
@@ -232,7 +232,7 @@ def read_labels(path: Path) -> dict[str, int]:
     columns = len(lines[0][1])
     for number, words in lines:
         if len(words) != columns:
-            raise BuildError(f"{path}, line {number}: is of another kind than the first line")
+            raise BuildError(f"{path}, line {number}: differs in kind from the first line")
     known = _known(path, [words[-1] for _, words in lines], ids=columns == 1)
     what = "an id of the development kit, 1..1000" if columns == 1 else "a label 0..999"
     labels: dict[str, int] = {}
@@ -242,7 +242,7 @@ def read_labels(path: Path) -> dict[str, int]:
         if value not in known:
             raise BuildError(f"{path}, line {number}: '{value}' is neither {what}, nor a synset")
         if labels.setdefault(name, known[value]) != known[value]:
-            raise BuildError(f"{path}, line {number}: '{name}' has another label before")
+            raise BuildError(f"{path}, line {number}: '{name}' has a different label above")
     return labels
 
 

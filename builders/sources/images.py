@@ -49,9 +49,7 @@ def check_pixels(path: Path, width: int, height: int) -> None:
         BuildError: it has more than `MOST_PIXELS` pixels.
     """
     if width * height > MOST_PIXELS:
-        raise BuildError(
-            f"{path}: {width}x{height} pixels are more than {MOST_PIXELS}, so it is not read"
-        )
+        raise BuildError(f"{path}: {width}x{height} pixels exceed the limit of {MOST_PIXELS}")
 
 
 def _open(path: Path, load: bool = True) -> Image.Image:
@@ -101,7 +99,7 @@ def read_rgb(path: Path) -> Image.Image:
     Raises:
         BuildError: it is not there, damaged, too large, or of another mode.
     """
-    what = "an image is RGB, grey, palette, CMYK or YCbCr (save it as 8-bit RGB)"
+    what = "an image must be RGB, grey, palette, CMYK or YCbCr (save it as 8-bit RGB)"
     image = _open_as(path, (*_EIGHT_BIT, *_SIXTEEN_BIT), what)
     if image.mode in _SIXTEEN_BIT:
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
@@ -116,7 +114,7 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         BuildError: it is not there, damaged, too large, or of another mode.
     """
-    what = "a mask is a palette or 8-bit grey PNG of class numbers"
+    what = "a mask must be a palette or 8-bit grey PNG of class numbers"
     return np.array(_open_as(path, ("P", "L"), what), np.uint8)
 
 
@@ -127,7 +125,7 @@ def read_depth(path: Path) -> np.ndarray:
         BuildError: it is not there, damaged, too large, or of another mode.
     """
     # "I" is what older releases of Pillow make of 16 bits.
-    what = "a depth map is a 16-bit grey PNG in millimetres"
+    what = "a depth map must be a 16-bit grey PNG in millimetres"
     return np.array(_open_as(path, (*_SIXTEEN_BIT, "I"), what)).astype(np.uint16)
 
 
@@ -153,5 +151,5 @@ def most(some: list[Path], others: list[Path], what: str) -> list[Path]:
     """
     more, fewer = (some, others) if len(some) > len(others) else (others, some)
     if len(fewer) > max(_ASTRAY, len(more) // _ASTRAY):
-        raise BuildError(f"{what} ({len(some)} and {len(others)}): move away what is not meant")
+        raise BuildError(f"{what} ({len(some)} and {len(others)}): remove what does not belong")
     return more

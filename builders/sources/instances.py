@@ -93,7 +93,7 @@ class Instances(Source):
         """Render one image again by its name."""
         prefix, *numbers = source_id.split("-")
         if prefix != "instance" or len(numbers) != 3 or not all(map(str.isdecimal, numbers)):
-            raise BuildError(f"'{source_id}' is not the name of an image of an instance")
+            raise BuildError(f"'{source_id}' is not the id of an image of an instance")
         identity, camera, shot = map(int, numbers)
         if camera >= CAMERAS:
             raise BuildError(f"'{source_id}': there are {CAMERAS} cameras")

@@ -119,7 +119,7 @@ class Nyuv2(FileSource):
         _check_shape(entry.truth, depth.shape)
         scored = depth[slice(*_GEOMETRY.rows), slice(*_GEOMETRY.columns)] / 1000.0
         if not ((scored > DEPTH_RANGE[0]) & (scored < DEPTH_RANGE[1])).any():
-            raise Unfit(f"{entry.name}: its depth has no pixel that counts ({entry.truth})")
+            raise Unfit(f"{entry.name}: its depth map has no valid pixel ({entry.truth})")
         return depth
 
     def training(self) -> Iterable[Entry]:
@@ -214,7 +214,9 @@ def _scan(root: Path) -> Iterator[Entry]:
             place, path = 0 if match[1] else 1, scene / match[0]
             pair = pairs.setdefault(match[2], [None, None])
             if other := pair[place]:
-                raise BuildError(f"{path} and {other} are both '{path.stem}': keep one of them")
+                raise BuildError(
+                    f"{path} and {other} have the same id '{path.stem}': keep one of them"
+                )
             pair[place] = path
         for key, (image, depth) in sorted(pairs.items()):
             image = image or scene / f"rgb_{key}.jpg"

@@ -368,7 +368,7 @@ class Scenes(Source):
         """Render one scene again by its name."""
         prefix, _, digits = source_id.rpartition("-")
         if prefix != _PREFIX[self.task] or not digits.isdecimal():
-            raise BuildError(f"'{source_id}' is not the name of a rendered {self.task} scene")
+            raise BuildError(f"'{source_id}' is not the id of a rendered {self.task} scene")
         return self._render(int(digits))
 
     def training_inputs(self, count: int, seed: int) -> Iterator[Any]:

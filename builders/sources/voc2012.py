@@ -82,7 +82,7 @@ class Voc2012(FileSource):
         """
         image = read_rgb(entry.image)
         if not two_windows(image.height, image.width):
-            raise Unfit(f"{entry.image}: {image.width}x{image.height} do not give two windows")
+            raise Unfit(f"{entry.image}: {image.width}x{image.height} is too small for two windows")
         return segmentation_views(np.asarray(image))
 
     def truth(self, entry: Entry) -> np.ndarray:
@@ -98,7 +98,7 @@ class Voc2012(FileSource):
             raise BuildError(f"{entry.truth}: {size}, and the image is {width}x{height}")
         counted = mask[mask != IGNORE]
         if not counted.size:
-            raise Unfit(f"{entry.truth}: the mask has no pixel that counts")
+            raise Unfit(f"{entry.truth}: the mask has no valid pixel")
         if counted.max() >= len(self.classes):
             raise BuildError(
                 f"{entry.truth}: class {counted.max()} is not in 0..{len(self.classes) - 1}"

@@ -122,9 +122,13 @@ class Task(ABC):
         if not _is_number(score):
             raise BuildError(f"{what} a number as score, got {score!r:.200}")
         if self.facts.loss is None and loss is not None:
-            raise BuildError(f"{what} None as loss, for its facts have none; got {loss!r:.200}")
+            raise BuildError(
+                f"{what} None as loss, since its facts declare none; got {loss!r:.200}"
+            )
         if self.facts.loss is not None and not _is_number(loss):
-            raise BuildError(f"{what} a number as loss, as its facts say; got {loss!r:.200}")
+            raise BuildError(
+                f"{what} a number as loss, since its facts declare one; got {loss!r:.200}"
+            )
         return score, math.nan if loss is None else loss
 
     def accepts(

@@ -55,7 +55,7 @@ class ClsHead(Head):
     def _score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
         truth = np.asarray(truth)
         if truth.ndim or truth.dtype.kind not in "iu":
-            raise self.wrong(f"a label is one whole number, not {truth.dtype} {truth.shape}")
+            raise self.wrong(f"a label must be one whole number, not {truth.dtype} {truth.shape}")
         predicted, label = self._predict(feature).double(), int(truth)
         if not 0 <= label < len(predicted):
             raise self.wrong(f"label {label} is not in 0..{len(predicted) - 1}")
@@ -108,14 +108,14 @@ class Classification(LinearTask):
     def accepts(
         self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]
     ) -> str | None:
-        """Pass over a class that there is often enough, and what is not classified right."""
+        """Pass over a class that there is often enough, and what is classified wrongly."""
         if why := super().accepts(feature, sample, accepted):
             return why
         label = int(sample.truth)
         count = sum(int(other.truth) == label for other in accepted)
         if self.per_class and count >= self.per_class:
-            return f"of class {label}, which there is already"
-        return None if self.score(feature(), sample.truth)[0] == 1 else "not classified right"
+            return f"of class {label}, which is already taken"
+        return None if self.score(feature(), sample.truth)[0] == 1 else "classified wrongly"
 
 
 class Fidelity(LinearTask):

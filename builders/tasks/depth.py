@@ -92,14 +92,14 @@ class DepthHead(Head):
         truth = np.asarray(truth)
         depth = self._predict(feature).double().numpy()
         if truth.shape != depth.shape:
-            raise self.wrong(f"the truth is {truth.shape}, not {depth.shape}")
+            raise self.wrong(f"the ground truth is {truth.shape}, not {depth.shape}")
         if truth.dtype.kind not in "iu":
-            raise self.wrong(f"the truth is {truth.dtype}, not whole millimetres")
+            raise self.wrong(f"the ground truth is {truth.dtype}, not whole millimetres")
         window = (slice(*self.geometry.rows), slice(*self.geometry.columns))
         predicted, target = depth[window], truth[window].astype(np.float64) / 1000.0
         valid = (target > DEPTH_RANGE[0]) & (target < DEPTH_RANGE[1])
         if not valid.any():
-            raise self.wrong("the truth has no valid depth")
+            raise self.wrong("the ground truth has no valid depth")
         error = predicted[valid] - target[valid]
         return float(np.sqrt(np.mean(error**2))), float(np.mean(np.abs(error) / target[valid]))
 

@@ -134,14 +134,16 @@ def check_drawing(drawing: Any, what: str) -> Drawing | None:
         raise BuildError(f"{what} must return a Drawing or None, not {type(drawing).__name__}")
     for bar in drawing.bars:
         if not isinstance(bar, Bar) or not isinstance(bar.label, str) or not 0 <= bar.share <= 1:
-            raise BuildError(f"{what}: a bar is Bar(text, share from 0 to 1), not {bar!r:.80}")
+            raise BuildError(f"{what}: a bar must be Bar(text, share from 0 to 1), not {bar!r:.80}")
     for text, colour in drawing.key.items():
         if len(colour) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in colour):
-            raise BuildError(f"{what}: the colour of {text!r} is RGB of 0 to 255, not {colour!r}")
+            raise BuildError(
+                f"{what}: the colour of {text!r} must be RGB of 0 to 255, not {colour!r}"
+            )
     if (picture := drawing.picture) is not None and (
         np.shape(picture)[2:] != (3,) or picture.dtype != np.uint8 or not picture.size
     ):
-        raise BuildError(f"{what}: a picture is uint8 (H, W, 3), not {np.shape(picture)}")
+        raise BuildError(f"{what}: a picture must be uint8 (H, W, 3), not {np.shape(picture)}")
     return drawing
 
 

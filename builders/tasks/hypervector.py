@@ -96,7 +96,7 @@ class HypervectorHead(ClsHead):
     def with_class(self, features: Sequence[Tensor | np.ndarray]) -> HypervectorHead:
         """Return a head that knows one class more, by a few features of it, without training."""
         if not features:
-            raise self.wrong("a new class takes at least one feature")
+            raise self.wrong("a new class needs at least one feature")
         return self.with_key(torch.stack([self.output(feature) for feature in features]))
 
     def with_key(self, outputs: Tensor) -> HypervectorHead:

@@ -104,7 +104,7 @@ class Head(nn.Module):
             expected_shape = f"(N, {self.layers}, T, {self.dim})"
             raise self.wrong(f"a feature must be {expected_shape}, not {shape}")
         if not feature.is_floating_point():
-            raise self.wrong(f"a feature is floating point, not {feature.dtype}")
+            raise self.wrong(f"a feature must be floating point, not {feature.dtype}")
         feature = feature.float()
         if not bool(feature.isfinite().all()):
             raise self.wrong("the feature has NaN or infinite values")
@@ -190,7 +190,8 @@ class Head(nn.Module):
         inputs, outputs = cls.sizes(shape_of)
         if inputs % (share := cls.share(layers or cls.layers)):
             message = (
-                f"tensor '{prefix}{cls.known_by[0]}' takes {inputs} inputs, no multiple of {share}"
+                f"tensor '{prefix}{cls.known_by[0]}' takes {inputs} inputs, not a multiple of "
+                f"{share}"
             )
             if layers not in (None, cls.layers):
                 message += f", for features of {layers} layers"

@@ -134,7 +134,9 @@ class Embedder(ClsHead):
         vectors, truths = gallery[0].float().numpy(), gallery[1].numpy()
         if vectors.shape[1] != head.linear.in_features or truths.shape != (len(vectors), 2):
             shapes = f"{vectors.shape} and {truths.shape}"
-            raise BuildError(f"{origin}: gallery and truths are {shapes}, not (images, D) and 2")
+            raise BuildError(
+                f"{origin}: gallery and ground truth are {shapes}, not (images, D) and 2"
+            )
         identities, cameras = np.ascontiguousarray(truths.T)
         head.gallery = {"embeddings": vectors, "identities": identities, "cameras": cameras}
         return head
@@ -195,10 +197,12 @@ class Retrieval(LinearTask):
         query, truth = np.asarray(feature), np.asarray(truth)
         width = self.head.gallery["embeddings"].shape[1]
         if query.shape != (1, 1, 1, width) or not np.isfinite(query).all():
-            raise self.head.wrong(f"an embedding is finite (1, 1, 1, {width}), not {query.shape}")
+            raise self.head.wrong(
+                f"an embedding must be finite and of shape (1, 1, 1, {width}), not {query.shape}"
+            )
         if truth.shape != (2,) or truth.dtype.kind not in "iu":
             raise self.head.wrong(
-                f"a truth is identity and camera, not {truth.dtype} {truth.shape}"
+                f"the ground truth must be identity and camera, not {truth.dtype} {truth.shape}"
             )
         distances, found = ranked(query[0, 0, 0], truth, self.head.gallery)
         if not found.any():

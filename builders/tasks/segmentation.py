@@ -77,7 +77,7 @@ class SegHead(Head):
         if min(rows, columns) < window:
             raise self.wrong(
                 f"an image of {height}x{width} scales to {rows}x{columns}, "
-                f"which is smaller than a window of {window}"
+                f"smaller than a window of {window}"
             )
         corners = self.geometry.corners(rows, columns)
         if len(corners) != len(feature):
@@ -121,12 +121,12 @@ class SegHead(Head):
             return truth
         truth, classes = np.asarray(truth), self.conv_seg.out_channels
         if truth.ndim != 2 or truth.dtype.kind not in "iu":
-            raise self.wrong(f"a mask is whole numbers (H, W), not {truth.dtype}")
+            raise self.wrong(f"a mask must be whole numbers (H, W), not {truth.dtype}")
         target = torch.from_numpy(truth.astype(np.int64))
         valid = target != IGNORE
         targets = target[valid]
         if not len(targets):
-            raise self.wrong("the mask has no pixel that counts")
+            raise self.wrong("the mask has no valid pixel")
         if not 0 <= int(targets.min()) <= int(targets.max()) < classes:
             raise self.wrong(f"the mask has a class that is not in 0..{classes - 1}")
         return Mask(target.clamp(max=classes - 1)[None], valid, targets * classes)

@@ -357,7 +357,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--scenes", type=expanded, required=True, help="folder of rendered scenes")
     parser.add_argument("--out", type=expanded, required=True, help="folder of the weights")
-    parser.add_argument("--start", type=expanded, help="folder of weights to go on from")
+    parser.add_argument("--start", type=expanded, help="folder of weights to continue from")
     parser.add_argument("--mean", type=expanded, nargs="+", help="folders of weights to average")
     for option, name in OPTIONS.items():
         usual = getattr(Config, name)

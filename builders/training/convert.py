@@ -42,11 +42,11 @@ def convert(checkpoints: Sequence[tuple[float, Path]], out: Path, name: str) -> 
         CfqaError: a file is no such checkpoint, or they do not make a ladder.
     """
     if out.suffix != ".safetensors":
-        raise BuildError(f"{out}: the name of a ladder's file ends in .safetensors")
+        raise BuildError(f"{out}: the file name must end in .safetensors")
     lambdas = [lmbda for lmbda, _ in checkpoints]
     check_lambdas(name, lambdas)
     if len(lambdas) > 256:
-        raise BuildError(f"{name}: a ladder has at most 256 models, got {len(lambdas)}")
+        raise BuildError(f"{name}: at most 256 models are supported, got {len(lambdas)}")
     out.parent.mkdir(parents=True, exist_ok=True)
     check_writable(out)
     models: list[tuple[float, HyperpriorWeights]] = []
@@ -56,9 +56,9 @@ def convert(checkpoints: Sequence[tuple[float, Path]], out: Path, name: str) -> 
         size, expected = model_size(weights), model_size(models[0][1])
         if size != expected:
             message = f"{path} has {size}, the others {expected}"
-            raise BuildError(f"{message}: one ladder has one size")
+            raise BuildError(f"{message}: all models must have the same size")
         if not np.array_equal(weights.y_thresholds, models[0][1].y_thresholds):
-            raise BuildError(f"{path} has another table of scales than the others of the ladder")
+            raise BuildError(f"{path} has a different table of scales than the other models")
         with prefixed(path, CodecError, CodecError):
             Hyperprior(weights)
     sources = [{"file": path.name, "sha256": hash_file(path)} for _, path in sorted(checkpoints)]
@@ -80,11 +80,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "--out", type=expanded, required=True, help="safetensors file of the ladder"
+        "--out", type=expanded, required=True, help="safetensors file of the models"
     )
-    parser.add_argument("--name", required=True, help="of the ladder, which the file tells")
     parser.add_argument(
-        "checkpoints", type=_pair, nargs="+", metavar="LAMBDA=FILE", help="a model of the ladder"
+        "--name", required=True, help="name of the set of models, stored in the file"
+    )
+    parser.add_argument(
+        "checkpoints", type=_pair, nargs="+", metavar="LAMBDA=FILE", help="a model of the set"
     )
 
     def run(given: argparse.Namespace) -> None:

@@ -68,7 +68,7 @@ def pooled_features(
     if not path.exists():
         source = PooledFeatures(recipe, task).source
         if not isinstance(source, Instances):
-            raise BuildError(f"the source of {task} has no gallery and identities of training")
+            raise BuildError(f"the source of {task} has no gallery or no training identities")
         queries = (sample.source_id for sample in islice(source.samples(), QUERIES))
         names = (source.gallery_names(), source.embedding_names(), queries)
         found = {}
@@ -109,7 +109,7 @@ def train(
         BuildError: there are fewer than three steps.
     """
     if steps < 3:
-        raise BuildError(f"a training has three steps or more, not {steps}")
+        raise BuildError(f"steps must be at least 3, not {steps}")
     known = truths[:, 0] != JUNK
     _, labels = np.unique(truths[known, 0], return_inverse=True)
     images = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
@@ -167,7 +167,7 @@ def average_precisions(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="ret", help="whose backbone, blocks and source")
+    parser.add_argument("--recipe", default="ret", help="recipe of the backbone, blocks and source")
     parser.add_argument("--task", default="ret", help="the task of the recipe")
     parser.add_argument("--features", type=expanded, required=True, help="file of the inputs")
     parser.add_argument("--out", type=expanded, required=True, help="file of the head")
@@ -204,7 +204,7 @@ def _write(chosen: argparse.Namespace) -> None:
     found = average_precisions(embedded["queries"], arrays["queries_truths"], gallery)
     write_tensors(chosen.out, tensors, {"mean_average_precision": f"{found.mean():.4f}"})
     share = np.mean(found >= 0.5)
-    print(f"mAP of {len(found)} queries {found.mean():.3f}, of {share:.0%} it is 0.5 or more")
+    print(f"mAP of {len(found)} queries {found.mean():.3f}, {share:.0%} of them at 0.5 or more")
 
 
 @torch_state(grad=False)

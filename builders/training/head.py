@@ -157,14 +157,14 @@ def fit_head(
     check_guard()
     recipe, look = load_recipe(recipe), progress or Silent()
     if task is None and len(recipe.tasks) > 1:
-        raise BuildError(f"say which task the head is for: {', '.join(recipe.tasks)}")
+        raise BuildError(f"name the task of the head: {', '.join(recipe.tasks)}")
     task = task or next(iter(recipe.tasks))
     check_known("task", task, recipe.tasks, BuildError)
     stage = PooledFeatures(recipe, task, str(Path(images).absolute()))
     items = stage.items()
     classes = tuple(sorted({stage.source.entries[item].image.parent.name for item in items}))
     if len(classes) < 2:
-        raise BuildError(f"{images}: a head needs two classes or more, in a folder each")
+        raise BuildError(f"{images}: a head needs at least two classes, one folder each")
     _check_apart(stage, items)
     assert stage.head is not None  # before anything is extracted
     pooled, labels = stage.collected(workers, look)
@@ -304,4 +304,4 @@ def _check_apart(stage: PooledFeatures, items: Sequence[str]) -> None:
     for item in items:
         image = stage.source.entries[item].image
         if image.resolve() in taken:
-            raise BuildError(f"{image}: is an image of the dataset; fit the head to others")
+            raise BuildError(f"{image}: is an image of the dataset; train the head on other images")

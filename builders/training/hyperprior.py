@@ -130,9 +130,11 @@ def _parser() -> argparse.ArgumentParser:
     for name, help_text in planning.OPTIONS.items():
         option, kind = f"--{name.replace('_', '-')}", type(getattr(planning.Settings, name))
         parser.add_argument(option, type=kind, default=argparse.SUPPRESS, help=help_text)
-    parser.add_argument("--lambdas", type=float, nargs="+", help="of the ladder of all tasks")
+    parser.add_argument(
+        "--lambdas", type=float, nargs="+", help="lambdas of the models of all tasks"
+    )
     for task in TASKS:
-        help_text = f"lambdas of the ladder of {task} alone; those of --lambdas if not given"
+        help_text = f"lambdas of the models of {task} alone; default: those of --lambdas"
         parser.add_argument(f"--lambdas-{task}", type=float, nargs="+", help=help_text)
     return parser
 

@@ -80,17 +80,18 @@ LAMBDAS: Mapping[str, tuple[float, ...]] = MappingProxyType(
 
 OPTIONS = {
     "threads": "threads of each worker",
-    "first_steps": "steps of a model that starts from the transform",
+    "first_steps": "training steps of a model initialised from the transform",
     "steps": "steps of every other model; with --published, at most",
     "batch": "patches per step",
     "n": "inner channels",
     "m": "channels of y",
-    "stages": "strides of 2 to y",
+    "stages": "number of stride-2 convolutions to y",
     "rate": "highest step size",
     "epoch": "steps between two saved states, and validations with --published",
-    "seed": "of initialisation, sampling and noise",
-    "start": "random weights, or a chain from the transform",
-    "device": "where models are trained",
+    "seed": "seed of initialisation, sampling and noise",
+    "start": "initialisation: random weights, or the transform, then each model from the one "
+    "before",
+    "device": "torch device",
 }
 """Settings that the command takes, and their help."""
 
@@ -134,7 +135,7 @@ class Settings(Checked):
             import torch
 
             if not torch.cuda.is_available():
-                raise BuildError("device cuda: torch finds none here; give cpu")
+                raise BuildError("device cuda: not available; give cpu")
         if self.published and PAPER_PAD.multiple % self.stride:
             raise BuildError(f"published models have at most 6 stages, got {self.stages}")
         inner = 4 ** (self.stages - 1)
@@ -298,7 +299,9 @@ def check_kept(jobs: list[Job], settings: Settings) -> None:
             expected = provenance(job, settings)
             known = {key: expected[key] for key in SHARED if key in report}
             if differing := differences(report, known):
-                raise BuildError(f"{path} has {differing}: give the same again, or another --out")
+                raise BuildError(
+                    f"{path} has {differing}: give the same settings, or another --out"
+                )
 
 
 def read_planes(path: str, task: str | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -80,14 +80,14 @@ def _read(path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
     except (BuildError, *_FOREIGN) as error:
         raise _damaged(path, error) from None
     if differing:
-        message = f"{path} is of a training with {differing}"
-        raise BuildError(f"{message}: give the same again, or delete it")
+        message = f"{path} belongs to a training with {differing}"
+        raise BuildError(f"{message}: give the same settings, or delete it")
     return state
 
 
 def _damaged(path: Path, error: Exception) -> BuildError:
     reason = (str(error).removeprefix(f"{path}: ").splitlines() or [type(error).__name__])[0]
-    return BuildError(f"{path}: not the state of a training ({reason}); delete it to start again")
+    return BuildError(f"{path}: not a training state ({reason}); delete it to start again")
 
 
 def train(job: planning.Job, settings: planning.Settings) -> dict[str, Any]:
@@ -277,7 +277,7 @@ class Training:
             raise self._failed(f"weights are not finite after step {self.step}")
 
     def _failed(self, why: str) -> BuildError:
-        message = f"{self.job.name}: the training came to nothing: {why}"
+        message = f"{self.job.name}: the training failed: {why}"
         return BuildError(f"{message}; delete {self.state} and give a lower --rate")
 
     def _start(self) -> ScaleHyperprior:

@@ -64,7 +64,9 @@ def training_planes(models: Models, task: str, centers: np.ndarray, count: int) 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="mini", help="whose backbone, blocks and sources")
+    parser.add_argument(
+        "--recipe", default="mini", help="recipe of the backbone, blocks and sources"
+    )
     parser.add_argument(
         "--out", type=expanded, required=True, help="safetensors file of the planes"
     )

@@ -119,15 +119,15 @@ class ArrayReader:
             )
         if not self.shards.fits(metadata):
             raise FormatError(
-                f"{self.where}: chunks, shards, codecs or dtype are not as the format has them"
+                f"{self.where}: chunks, shards, codecs or dtype do not conform to the format"
             )
         attributes = metadata.get("attributes")
         if not isinstance(attributes, dict):
             raise FormatError(f"{self.where}: has no attributes")
         if attributes.get("source_ids") != list(self.source_ids):
-            raise FormatError(f"{where}: its sources are not the manifest's")
+            raise FormatError(f"{where}: its sources differ from the manifest's")
         if attributes.get("quantizer") != (self.quantizer.to_dict() if self.quantizer else None):
-            raise FormatError(f"{where}: its quantiser is not the manifest's")
+            raise FormatError(f"{where}: its quantiser differs from the manifest's")
         if self.quantizer is None:
             return np.empty((0, 0), np.float32)
         orders = codes.ranked_codes(self.quantizer, attributes.get("centres"), self.where)
@@ -206,10 +206,10 @@ class ShardReader:
         count = self.levels * self.shape[0] * self.shape[1]
         length = 16 * count + 4
         if blob.size < length:
-            raise ValueError(f"its {blob.size} bytes are fewer than its index takes")
+            raise ValueError(f"its {blob.size} bytes are too few for its index")
         (index,) = blob.read([(blob.size - length, length)])
         if google_crc32c.value(bytes(index[:-4])) != int.from_bytes(index[-4:], "little"):
-            raise ValueError("its index does not have its checksum")
+            raise ValueError("the checksum of its index is wrong")
         return np.frombuffer(index[:-4], "<u8").reshape(self.levels, *self.shape[:2], 2)
 
     def _decoded(self, chunk: bytes | bytearray) -> np.ndarray:
@@ -221,7 +221,7 @@ class ShardReader:
         tokens, channels = self.shape[2:]
         size = tokens * channels * self.dtype.itemsize
         if len(chunk) < 16 or BLOSC_HEADER.unpack_from(chunk) != (size, len(chunk)):
-            raise ValueError("a chunk is not of the size it should have")
+            raise ValueError("a chunk has the wrong size")
         if len(memory := getattr(_decoded, "memory", b"")) != size:
             memory = _decoded.memory = bytearray(size)
         try:

@@ -377,7 +377,7 @@ def _selected(
     def one_fold(value: object) -> int:
         if not isinstance(value, SupportsIndex) or isinstance(value, bool) or value not in folds:
             available = ", ".join(map(str, folds))
-            raise CfqaError(f"{where}: no source is in fold {value!r}: there are {available}")
+            raise CfqaError(f"{where}: no source is in fold {value!r}: folds are {available}")
         return operator.index(value)
 
     for column, selected, check in (

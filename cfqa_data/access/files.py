@@ -25,7 +25,7 @@ __all__ = ["MANIFEST", "Blob", "Files", "LocalFiles"]
 
 MANIFEST = NAMES.manifest.name
 
-OUTSIDE = "leads out of the folder; if the folder is your own: follow_links=True, --follow-links"
+OUTSIDE = "leads out of the folder; if you trust the folder: follow_links=True, --follow-links"
 
 ANY = re.compile(r".*", re.DOTALL)
 STORED = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}")
@@ -179,7 +179,9 @@ class LocalFiles(Files):
             if not (self.follow_links or _is_within(real, self._places)):
                 raise FormatError(f"{path}: {OUTSIDE}")
             if os.path.exists(real) and not (real.is_file() or real.is_dir()):
-                raise FormatError(f"{path}: is no plain file; build or fetch the dataset again")
+                raise FormatError(
+                    f"{path}: is not a regular file; build or fetch the dataset again"
+                )
             self._known.add(name)
         return path
 

@@ -165,8 +165,10 @@ class Folder:
         name = NAMES.truth(entry.name)
         if name.as_posix() not in self.manifest.files:
             kept = entry.terms and not entry.terms.truths
-            why = ": on the terms of its source they may not be redistributed" if kept else ""
-            raise FormatError(f"{self.files.location}: holds no truths of {entry.name}{why}")
+            why = ": the terms of its source do not allow redistribution" if kept else ""
+            raise FormatError(
+                f"{self.files.location}: contains no ground truth of {entry.name}{why}"
+            )
         file = self._tensors(name)
         truth = file.read(source_id)
         invariants.check_truth(
@@ -189,7 +191,7 @@ class Folder:
         name = NAMES.bitstreams(entry.name, codec, shard, entry.shards)
         if name.as_posix() not in self.manifest.files:
             where = self.files.location
-            raise FormatError(f"{where}: holds no bitstreams of {codec} on {entry.name}")
+            raise FormatError(f"{where}: contains no bitstreams of {codec} on {entry.name}")
         file = self._tensors(name)
         key = f"{source_id}/{level}"
         stream = file.read(key)
@@ -238,7 +240,9 @@ class Folder:
         entry, codec_entry, level = self._check(source_id, codec, level)
         if codec_entry.facts.on == "inputs":
             where = f"{self.files.location}: bitstreams of {codec} on {entry.name}"
-            raise FormatError(f"{where} hold inputs, of which the backbone makes features")
+            raise FormatError(
+                f"{where} encode inputs, and the backbone extracts the features from them"
+            )
         shape = self.shape(source_id)
         part = part or Selection.of(shape)
         stream = self.bitstream(source_id, codec, level)
@@ -350,7 +354,7 @@ class Folder:
         others = {k: v for k, v in origin.options.items() if k not in {*weights, "models"}}
         for key, text in named_files(found.target, others):
             named = f"{where}.codec: {key} names a file, {text!r}"
-            raise FormatError(f"{named}, that the manifest has no SHA-256 of")
+            raise FormatError(f"{named}, without a SHA-256 in the manifest")
 
         with prefixed(where, FormatError, CodecError, RecipeError):
             found_weights = {key: str(self.find_weights(uri)) for key, uri in weights.items()}
@@ -390,7 +394,7 @@ def check_level(level: object, count: int) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(level, bool):
-        raise FormatError(f"a level is a whole number from 0 to {count - 1}, not {level!r}")
+        raise FormatError(f"a level must be a whole number from 0 to {count - 1}, not {level!r}")
     if number not in range(count):
         raise FormatError(f"there is no level {number}: levels are 0 to {count - 1}")
     return number
@@ -406,20 +410,22 @@ def _check_origin(where: str, origin: Origin, found: RegistryEntry) -> None:
         FormatError: it is of another package, or of other source.
     """
     made = f"{where}: codec {origin.name!r} of the package {origin.package!r}"
-    how = "to decode with it all the same, name its class: plugins=, --plugin"
+    how = "to decode with it anyway, name its class: plugins=, --plugin"
     same = found.package == origin.package and found.builtin == (not origin.sha256)
     if not same and not found.given:
-        raise FormatError(f"{made} is not installed, that of {found.package!r} is; {how}")
+        raise FormatError(f"{made} is not installed, only that of {found.package!r}; {how}")
     if same and found.sha256 != origin.sha256:
-        differ = f"{made} had other source than what is here, {found.version or 'no version'}"
+        differ = (
+            f"{made} had a different source than the installed one, {found.version or 'no version'}"
+        )
         if not found.given:
             raise FormatError(f"{differ}; install version {origin.version or '?'}, or {how}")
-        warnings.warn(f"{differ}: features may be others", UserWarning, stacklevel=2)
+        warnings.warn(f"{differ}: features may differ", UserWarning, stacklevel=2)
 
 
 def _as_feature(found: object, shape: tuple[int, ...]) -> np.ndarray:
     """Return what a codec on features gives, if it is a feature."""
     if not isinstance(found, np.ndarray) or (found.dtype, found.shape) != (np.float32, shape):
         kind = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found)
-        raise CodecError(f"the codec gives {kind}, not float32 {shape}")
+        raise CodecError(f"the codec returned {kind}, not float32 {shape}")
     return found

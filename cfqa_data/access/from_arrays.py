@@ -95,9 +95,9 @@ def from_arrays(
     features = _Values("originals", originals, None)
     ids = tuple(features)
     if not ids:
-        raise CfqaError("originals: there are none")
+        raise CfqaError("originals must not be empty")
     if not isinstance(compressed, Mapping) or not compressed:
-        raise CfqaError(f"compressed must be {PER_LEVEL}, and name a codec")
+        raise CfqaError(f"compressed must be {PER_LEVEL}, with at least one codec")
     shapes = {source: features.shape(source, f"original {source!r}") for source in ids}
     n, c, _, d = shapes[ids[0]]
     for source, (*rest, _, width) in shapes.items():
@@ -190,7 +190,7 @@ class _Values(Mapping[str, Any]):
         try:
             return _shape(np.shape(feature), getattr(feature, "dtype", None), what)
         except ValueError:  # lists of different lengths
-            raise CfqaError(f"{what} is no array") from None
+            raise CfqaError(f"{what} is not an array") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
@@ -218,8 +218,7 @@ def _facts(task: str | TaskFacts, scored: bool, has_loss: bool) -> TaskFacts:
     if isinstance(task, str):
         if scored:
             raise CfqaError(
-                "a score needs the facts of its task: task=TaskFacts(...) says its name "
-                "and which direction is better"
+                "scores need task=TaskFacts(...), with its name and which direction is better"
             )
         score = Score("distortion", lower_better=True)
         task = TaskFacts(task, task, score, Loss("loss") if has_loss else None)
@@ -267,9 +266,9 @@ def _numbers(
     if (score is None) == (distortion is None):
         raise CfqaError("give either distortion, or score with reference_score")
     if (score is None) != (reference_score is None):
-        raise CfqaError("score and reference_score go together")
+        raise CfqaError("score and reference_score must be given together")
     if loss is None and reference_loss is not None:
-        raise CfqaError("reference_loss is that of a loss, and there is none")
+        raise CfqaError("reference_loss needs a loss")
 
     def per_source(what: str, values: Any) -> np.ndarray:
         return _column(_Values(what, values, ids))
@@ -289,7 +288,7 @@ def _numbers(
                 )
             found[codec] = np.stack([_column(column) for column in columns.values()], axis=1)
         if unknown := values.keys() - compressed.keys():
-            raise CfqaError(f"{what}: there are no features of codec {min(unknown)!r}")
+            raise CfqaError(f"{what}: no features of codec {min(unknown)!r}")
         return found
 
     zeros = np.zeros(len(ids))
@@ -307,7 +306,7 @@ def _numbers(
             for source, level in np.argwhere((sizes < 0) | (sizes != np.floor(sizes)))[:1]:
                 where = f"bits, {codec} at {list(compressed[codec])[level]}"
                 value = f"{sizes[source, level]:g} of {ids[source]!r}"
-                raise CfqaError(f"{where}: {value} is no whole number from 0 on: round it up")
+                raise CfqaError(f"{where}: {value} must be a whole number from 0: round it up")
     return found
 
 
@@ -319,7 +318,7 @@ def _groups(values: _Values) -> tuple[str, ...]:
     """
     for source, group in values.items():
         if not isinstance(group, str | int | np.integer):
-            raise CfqaError(f"groups: that of {source!r} is {group!r:.80}, not a text")
+            raise CfqaError(f"groups: that of {source!r} must be a string, not {group!r:.80}")
     return tuple(map(str, values.values()))
 
 

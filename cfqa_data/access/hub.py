@@ -63,15 +63,15 @@ def open_files(
             raise CfqaError(f"{path}: give hf://datasets/org/name or hf://datasets/org/name@rev")
         named = named.removeprefix("datasets/")
         if not _is_repo(named):
-            raise CfqaError(f"{path}: {named!r} is not the id of a dataset repo, as org/name is")
+            raise CfqaError(f"{path}: {named!r} is not a dataset repo id such as org/name")
     elif "\0" in named or (isinstance(path, str) and "://" in path and not _exists(path)):
         raise CfqaError(f"{path!r}: give a folder, org/name or hf://datasets/org/name")
     elif not isinstance(path, str) or _exists(path) or not _is_repo(path):
         if revision is not None:
-            raise CfqaError(f"{path}: a folder has no revisions; only a repo on the Hub has")
+            raise CfqaError(f"{path}: revisions are for repos on the Hub, not for folders")
         return LocalFiles(path, follow_links)
     if revision_in_url and revision is not None and unquote(revision_in_url) != revision:
-        raise CfqaError(f"{path}: names another revision than revision={revision!r}")
+        raise CfqaError(f"{path}: differs from revision={revision!r}")
     if cache and cache is not True:
         cache = absolute_path(cache)
     return HubFiles(named, unquote(revision_in_url) or revision, cache)
@@ -82,7 +82,7 @@ def _exists(path: str | Path) -> bool:
         return absolute_path(path).exists()
     except OSError as error:  # a name too long, or a folder above that may not be entered
         why = error.strerror or error
-        raise CfqaError(f"{path}: no dataset can be read there: {why}") from None
+        raise CfqaError(f"{path}: cannot be read: {why}") from None
 
 
 def _is_repo(text: str) -> bool:
@@ -167,8 +167,7 @@ class HubFiles(Files):
 
     def _other(self, name: str, kind: str = "") -> FormatError:
         other = (
-            "by its SHA-256 not the file of the manifest: damaged on its way or in the repo; try "
-            "again"
+            "its SHA-256 differs from the manifest's: damaged in transfer or in the repo; try again"
         )
         return FormatError(f"{self.where(name)}: {kind or other}")
 

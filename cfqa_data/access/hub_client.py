@@ -39,11 +39,11 @@ REDIRECTS = 5
 LATER = "uploaded files are kept, run the same command again to resume"
 
 REFUSALS = {
-    401: "the Hub does not know this token; run `hf auth login`, or set HF_TOKEN",
+    401: "the Hub does not accept this token; run `hf auth login`, or set HF_TOKEN",
     403: "this token may not write to {repo}",
-    404: "the Hub has no such thing, or this token may not see it: {text}",
-    409: f"the repo changed meanwhile; {LATER}",
-    412: f"the repo changed meanwhile; {LATER}",
+    404: "not found on the Hub, or not visible to this token: {text}",
+    409: f"the repo was changed meanwhile; {LATER}",
+    412: f"the repo was changed meanwhile; {LATER}",
 }
 """What is said where the Hub does not take what is written, by the status of its answer."""
 
@@ -184,7 +184,7 @@ class HubRepo:
                         self.commit = first
                     for piece in response.iter_bytes(PIECE):
                         if len(piece) > most:
-                            raise ValueError("more bytes came than were asked for")
+                            raise ValueError("more bytes arrived than were requested")
                         most -= len(piece)
                         data += piece
                     break
@@ -192,13 +192,13 @@ class HubRepo:
                 raise HubError(f"{self.location}/{name}: more than {REDIRECTS} redirects")
         except OfflineModeIsEnabled:
             raise HubError(
-                f"{self.location}: HF_HUB_OFFLINE is set; give a folder, or cache=True for what "
-                "was cached before"
+                f"{self.location}: HF_HUB_OFFLINE is set; give a folder, or cache=True to read "
+                "files cached earlier"
             ) from None
         except _http_error() as error:
             raise _Again(f"{type(error).__name__}: {error}") from None
         if stop is not None and most:
-            raise _Again(f"{most} of {stop - start} bytes did not come")
+            raise _Again(f"{most} of {stop - start} bytes did not arrive")
 
     def _check(self, name: str, response: Any, start: int, stop: int | None, size: int) -> None:
         """Check that a response is what was asked for."""
@@ -208,7 +208,7 @@ class HubRepo:
         if status >= 400 and self._storage.pop(name, None):
             raise _Again(f"the storage answers {status}")  # its address has run out
         if status == 416:
-            raise ValueError(f"fewer bytes than the manifest's {size}; is its upload finished?")
+            raise ValueError(f"fewer bytes than the manifest's {size}; is the upload complete?")
         if status >= 400:
             raise self._refusal(name, response)
         if (
@@ -218,8 +218,8 @@ class HubRepo:
         ):
             sent = repr(content_range[:60]) if status == 206 else f"status {status}"
             raise ValueError(
-                f"asked for bytes {start}-{stop - 1} of the manifest's {size}, the server sends "
-                f"{sent}; is its upload finished?"
+                f"requested bytes {start}-{stop - 1} of the manifest's {size}, the server sends "
+                f"{sent}; is the upload complete?"
             )
 
     def _redirected(self, name: str, url: str, location: str, headers: dict[str, str]) -> str:
@@ -243,21 +243,21 @@ class HubRepo:
         if "Invalid credentials" in response.headers.get("X-Error-Message", ""):
             return HubError(f"{self.location}: {REFUSALS[401]}")
         if code == "RevisionNotFound":
-            return HubError(f"{self.location}: there is no such branch, tag or commit")
+            return HubError(f"{self.location}: no such branch, tag or commit")
         if code == "GatedRepo":
-            return HubError(f"{self.location}: gated: ask for access on its page, and log in")
+            return HubError(f"{self.location}: gated: request access on its page, and log in")
         if code == "EntryNotFound" and not self._pinned and self.kind == "dataset":
             return FormatError(
-                f"{self.location}: not a CFQA dataset folder (no {name} in it); is its upload "
-                "finished?"
+                f"{self.location}: not a CFQA dataset folder (no {name} in it); is the upload "
+                "complete?"
             )
         if code == "EntryNotFound":
             return FileNotFoundError(f"{self.location}/{name}")
         if status in (401, 403, 404):
             here = "no folder of this name here, and " if self.kind == "dataset" else ""
             return HubError(
-                f"{self.location}: {here}no {self.kind} repo on the Hub that you may read; "
-                "for a private one set HF_TOKEN or run: hf auth login"
+                f"{self.location}: {here}no {self.kind} repo on the Hub that you can read; for a "
+                "private one set HF_TOKEN or run: hf auth login"
             )
         return HubError(f"{self.location}/{name}: the server answers {status}")
 
@@ -282,7 +282,7 @@ class HubCalls:
 
         self.repo = repo
         if constants.HF_HUB_OFFLINE:
-            raise CfqaError("nothing can be published while HF_HUB_OFFLINE is set")
+            raise CfqaError("publishing is not possible while HF_HUB_OFFLINE is set")
         self._token = get_token()
         if not self._token:
             raise CfqaError("no token for the Hub: run `hf auth login`, or set HF_TOKEN")

@@ -64,7 +64,7 @@ class MemoryFolder(Folder):
         return self._feature(source_id, self._compressed_arrays[codec, level], what, **part)
 
     def truth(self, source_id: str) -> np.ndarray:
-        raise FormatError(f"{self.files.location}: has no truths")
+        raise FormatError(f"{self.files.location}: has no ground truth")
 
     def bitstream(self, source_id: str, codec: str, level: int) -> bytes:
         raise FormatError(f"{self.files.location}: has no bitstreams")
@@ -78,7 +78,7 @@ class MemoryFolder(Folder):
                 array = as_numpy(arrays[source_id]).astype(np.float32, casting="same_kind")
             array = array.reshape(self._shapes[source_id])
         except (TypeError, ValueError):
-            raise FormatError(f"{self.files.location}: {what} is no array of numbers") from None
+            raise FormatError(f"{self.files.location}: {what} is not an array of numbers") from None
         if not np.isfinite(array).all():
             raise FormatError(f"{self.files.location}: {what} has values that are not finite")
         return selection.take(array)

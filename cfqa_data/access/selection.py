@@ -119,7 +119,7 @@ def _places(what: str, part: Any, size: int) -> range:
     except (TypeError, ValueError):
         raise CfqaError(f"{what}s: a whole number or a slice of them, not {part!r}") from None
     if not places:
-        raise CfqaError(f"{what}s: there is no {what} {part!r}: {what}s are 0 to {size - 1}")
+        raise CfqaError(f"{what}s: no {what} {part!r}: {what}s are 0 to {size - 1}")
     return places
 
 

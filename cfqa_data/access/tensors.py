@@ -96,7 +96,7 @@ class TensorFile:
         tensor = self.tensor(key)
         dtype = tensor.dtype
         if isinstance(dtype, str):
-            reason = "which a dataset does not hold; build or fetch it again"
+            reason = "not used by datasets; build or fetch it again"
             raise FormatError(f"{self.where}: {key!r} is {dtype}, {reason}")
         if part is not None and (dtype, tensor.shape) != (np.float32, part.full):
             raise FormatError(
@@ -126,12 +126,12 @@ def _read_header(blob: Blob) -> dict[str, Tensor]:
         raise ValueError("shorter than the length of a header")
     length = int.from_bytes(head[:8], "little")
     if length > min(LARGEST_HEADER, size - 8):
-        raise ValueError(f"its header says that it has {length} bytes")
+        raise ValueError(f"its header claims {length} bytes")
     if (rest := 8 + length - len(head)) > 0:
         head += blob.read([(len(head), rest)])[0]
     facts = parse_json(bytes(head[8 : 8 + length]))
     if not isinstance(facts, dict):
-        raise ValueError("its header is not a table")
+        raise ValueError("its header is not an object")
     facts.pop("__metadata__", None)
     base = 8 + length
     tensors = {key: _tensor(key, entry, base, size) for key, entry in facts.items()}
@@ -150,7 +150,7 @@ def _tensor(key: str, entry: Any, base: int, size: int) -> Tensor:
         raise ValueError(f"{key!r} is not a table")
     kind, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not (isinstance(kind, str) and _counts(shape) and _counts(offsets) and len(offsets) == 2):
-        raise ValueError(f"dtype, shape or offsets of {key!r} are not what they must be")
+        raise ValueError(f"dtype, shape or offsets of {key!r} are invalid")
     start, stop = base + offsets[0], base + offsets[1]
     if len(shape) > MOST_AXES:
         raise ValueError(f"{key!r} has {len(shape)} axes")
@@ -158,7 +158,7 @@ def _tensor(key: str, entry: Any, base: int, size: int) -> Tensor:
         raise ValueError(f"{key!r} ends at byte {stop} of {size}")
     dtype = DTYPES.get(kind)
     if dtype and math.prod(shape) * dtype.itemsize != stop - start:
-        raise ValueError(f"{key!r} does not fill its place")
+        raise ValueError(f"{key!r} does not fill its range")
     return Tensor(dtype or kind, tuple(shape), start, stop)
 
 

@@ -112,15 +112,17 @@ def find_weights(
         for path in paths:
             if _hash(path) == sha256:
                 return path
-    other = f"{named} is another file, and " if named is not None and exists(named) else ""
-    install = ", or install the version of cfqa-data that has it" if uri.startswith(PACKAGE) else ""
+    other = f"{named} is a different file, and " if named is not None and exists(named) else ""
+    install = (
+        ", or install the version of cfqa-data that contains it" if uri.startswith(PACKAGE) else ""
+    )
     if uri.startswith(HUB):
         repo, revision, file = hub_weights(uri)
         of = f" --revision {revision}" if revision else ""
         install = f", or get it: hf download {repo} {file or HUB_FILE}{of}"
     raise RecipeError(
         f"{uri}: {other}no file of SHA-256 {sha256} is in {', '.join(looked)}; put it into one of "
-        f"these, or name it: {WEIGHTS_VARIABLE}=FILE{install}"
+        f"these, or set {WEIGHTS_VARIABLE}=FILE{install}"
     )
 
 

@@ -88,12 +88,12 @@ def get_codec(
         from cfqa_data.codecs.sandbox.isolated import IsolatedCodec
 
         if not found.builtin:
-            message = "untrusted=True runs built-in codecs only, and this one is a plugin"
+            message = "untrusted=True runs built-in codecs only, and this is a plugin"
             raise CodecError(f"{name}: {message} of {found.package}")
         if not issubclass(found.target, Codec):
             raise CodecError(f"{name}: untrusted=True decodes planes only, not {found.target.on}")
         return IsolatedCodec(name, bound)
     if callable(tables) and "tables" in bound:
         bound["tables"] = tables()
-    with prefixed(f"{name}: impossible options {options}", CodecError, TypeError):
+    with prefixed(f"{name}: invalid options {options}", CodecError, TypeError):
         return found.target(**bound)

@@ -107,7 +107,7 @@ class AnyCodec(ABC):
             bitstream: of one item.
             what: the shape of the feature, or the inputs themselves.
         """
-        raise NotImplementedError(f"{self.name}: states no bits")
+        raise NotImplementedError(f"{self.name}: does not report its bits")
 
     def rate(self, bitstream: bytes, what: Any) -> int | None:
         """Return the bits of one item as ``bits`` says; None where unknown."""
@@ -215,7 +215,9 @@ def check_shape(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
         CodecError: it is not that.
     """
     if len(shape) != 2 or not all(1 <= int(side) <= 65535 for side in shape):
-        raise CodecError(f"{name}: a plane has two sides of 1 to 65535, not shape {tuple(shape)}")
+        raise CodecError(
+            f"{name}: a plane must have two sides of 1 to 65535, not shape {tuple(shape)}"
+        )
     return int(shape[0]), int(shape[1])
 
 
@@ -231,9 +233,9 @@ def check_bitstream(name: str, bitstream: Bitstream) -> bytes:
         view = memoryview(bitstream)
     except TypeError:
         kind = type(bitstream).__name__
-        raise CodecError(f"{name}: a bitstream is bytes, not {kind}") from None
+        raise CodecError(f"{name}: a bitstream must be bytes, not {kind}") from None
     if view.itemsize != 1:
-        raise CodecError(f"{name}: a bitstream is bytes, not items of {view.itemsize} bytes")
+        raise CodecError(f"{name}: a bitstream must be bytes, not items of {view.itemsize} bytes")
     return view.tobytes()
 
 
@@ -246,7 +248,7 @@ def check_plane(name: str, plane: np.ndarray, peak: int, dtype: np.dtype) -> np.
     plane = np.asarray(plane)
     check_shape(name, plane.shape)
     if plane.dtype.kind not in "ui":
-        raise CodecError(f"{name}: planes hold integer codes, not {plane.dtype}")
+        raise CodecError(f"{name}: planes must hold integer codes, not {plane.dtype}")
     low, high = int(plane.min()), int(plane.max())
     if low < 0 or high > peak:
         raise CodecError(f"{name}: codes must be within 0..{peak}, found {low}..{high}")
@@ -261,7 +263,7 @@ def check_feature(name: str, feature: Any) -> np.ndarray:
     """
     feature = np.ascontiguousarray(feature, dtype=np.float32)
     if feature.ndim != 4 or not feature.size:
-        raise CodecError(f"{name}: a feature is (N, C, T, D), not of shape {feature.shape}")
+        raise CodecError(f"{name}: a feature must be (N, C, T, D), not of shape {feature.shape}")
     if not np.isfinite(feature).all():
         raise CodecError(f"{name}: the feature holds NaN or infinity")
     return feature

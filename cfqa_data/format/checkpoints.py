@@ -54,7 +54,7 @@ def weight_files(path: str | Path) -> tuple[Path, ...]:
     if path.is_dir():
         found = [path / name for name in (HUB_INDEX, HUB_FILE) if (path / name).is_file()]
         if not found:
-            raise BuildError(f"{path}: the folder has neither {HUB_FILE} nor {HUB_INDEX}")
+            raise BuildError(f"{path}: the folder contains neither {HUB_FILE} nor {HUB_INDEX}")
         path = found[0]
     if not is_file(path):
         raise BuildError(f"{path}: {pointer_at(path) or 'no such weights file'}")
@@ -81,7 +81,7 @@ def shard_index(path: Path) -> dict[str, str]:
         raise BuildError(f"{path}: {detail}") from error
     for shard in shards:
         if not isinstance(shard, str) or not SHARD.fullmatch(shard):
-            raise BuildError(f"{path}: {shard!r} is not the name of a shard beside the index")
+            raise BuildError(f"{path}: {shard!r} is not the name of a shard next to the index")
     return dict(places)
 
 
@@ -103,9 +103,11 @@ def known_tensor(
         BuildError: it is missing, or has another number of axes.
     """
     if name not in found:
-        raise BuildError(f"{origin}: tensor '{name}' is missing, so it is no {what}")
+        raise BuildError(f"{origin}: tensor '{name}' is missing, so this is not a {what}")
     if found[name].ndim != ndim or not found[name].numel():
-        raise BuildError(f"{origin}: tensor '{name}' is misshapen: {tuple(found[name].shape)}")
+        raise BuildError(
+            f"{origin}: tensor '{name}' has the wrong shape: {tuple(found[name].shape)}"
+        )
     return found[name]
 
 
@@ -246,7 +248,7 @@ def _check_stored(path: Path) -> None:
     if packed:
         raise BuildError(
             f"{path}: its record {packed[0].filename} is compressed; torch.save stores records as "
-            "they are: download the file again, or load it and save it anew"
+            "they are: download the file again, or load it and save it again"
         )
 
 
@@ -267,13 +269,15 @@ def state_of(loaded: object, origin: str) -> dict[str, Tensor]:
             break
         loaded = inner
     if not isinstance(loaded, Mapping):
-        raise BuildError(f"{origin}: holds no state dict of tensors, but a {type(loaded).__name__}")
+        raise BuildError(
+            f"{origin}: contains no state dict of tensors, but a {type(loaded).__name__}"
+        )
     found = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
     if not found or not all(isinstance(k, str) and not v.is_nested for k, v in found.items()):
         has = ", ".join(str(key) for key in list(loaded)[:8]) or "nothing"
         places = ", ".join(NESTED)
         raise BuildError(
-            f"{origin}: holds no state dict of tensors, alone or under {places}: has {has}"
+            f"{origin}: contains no state dict of tensors, alone or under {places}: has {has}"
         )
     state: dict[str, Tensor] = {}
     for key, tensor in found.items():
@@ -308,7 +312,7 @@ def without_prefix(
     prefixes = [prefix for prefix in found if "teacher" in prefix.split(".")] or [*found]
     if len(prefixes) > 1:
         detail = ", ".join(f"'{found[prefix]}'" for prefix in prefixes)
-        raise BuildError(f"{origin}: holds several networks ({detail}); give the tensors of one")
+        raise BuildError(f"{origin}: contains several networks ({detail}); give the tensors of one")
     prefix = prefixes[0] if prefixes else ""
     return {name: tensor for name, tensor in state.items() if name.startswith(prefix)}, prefix
 
@@ -319,7 +323,7 @@ def _reason(path: Path, error: Exception) -> str:
         return kind
     text = str(error)
     if found := re.search(r"GLOBAL (\S+)", text):
-        return f"it holds {found[1]}, which is not loaded: only tensors and plain values are"
+        return f"it contains {found[1]}; only tensors and plain values are loaded"
     if "WeightsUnpickler error" in text:
         return "neither tensors nor plain values saved by torch.save"
     return re.split(r"\.\s|\n", text.strip())[0] or type(error).__name__

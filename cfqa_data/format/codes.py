@@ -61,7 +61,7 @@ class Codes:
 
     def __post_init__(self) -> None:
         if self.indices.dtype not in (np.uint8, np.uint16):
-            raise CodecError(f"codes are uint8 or uint16, not {self.indices.dtype}")
+            raise CodecError(f"codes must be uint8 or uint16, not {self.indices.dtype}")
         if self.indices.max(initial=0) >= self.tables.shape[1]:
             raise CodecError(f"code {self.indices.max()} in tables of {self.tables.shape[1]}")
 
@@ -125,7 +125,7 @@ def create_codes_array(
     if (path / METADATA).exists():
         metadata = _read_metadata(path)
         if any(metadata.get(key) != made[key] for key in ("attributes", "shape")):
-            raise FormatError(f"{path}: holds another array; remove it or build elsewhere")
+            raise FormatError(f"{path}: contains a different array; remove it or build elsewhere")
         return
     write_text(path / METADATA, json.dumps(made, indent=2))
 
@@ -195,7 +195,7 @@ def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
     tokens = codes.shape[3] if codes.ndim == 5 else 0
     expected = [*shape[:3], tokens, *shape[4:]]
     if list(codes.shape) != expected or not 0 < tokens <= shape[3] or codes.dtype != dtype:
-        raise FormatError(f"{path}: does not take codes {codes.shape} of {codes.dtype}")
+        raise FormatError(f"{path}: does not accept codes {codes.shape} of {codes.dtype}")
     if not 0 <= source_index < metadata["shape"][0]:
         raise FormatError(f"{path}: has no source {source_index}")
     stored = np.zeros(shape, dtype)

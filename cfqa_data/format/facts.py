@@ -77,7 +77,8 @@ def check_name(what: str, name: object) -> str:
     """
     if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_-]{0,63}", name):
         raise FormatError(
-            f"{name!r} is no name of a {what}: 1 to 64 of a-z, 0-9, _ and -, a letter first"
+            f"{name!r} is not a valid name of a {what}: 1 to 64 of a-z, 0-9, _ and -, starting "
+            "with a letter"
         )
     return name
 
@@ -137,7 +138,7 @@ class Truth(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.dtype in DTYPES, f".dtype {self.dtype!r} is no type of numbers")
+        self.require(self.dtype in DTYPES, f".dtype {self.dtype!r} is not a numeric type")
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class Parameter(Checked):
             kind = "a whole number" if self.whole else "a number"
             above = f" from {low:g}" if self.lowest is not None else ""
             below = f" to {high:g}" if self.highest is not None else ""
-            raise FormatError(f"a {self.name} is {kind}{above}{below}, got {value!r}")
+            raise FormatError(f"{self.name} must be {kind}{above}{below}, got {value!r}")
         return value
 
     def check_levels(self, levels: object) -> tuple[float, ...]:
@@ -325,9 +326,9 @@ class CodecEntry(Checked):
         super().__post_init__()
         object.__setattr__(self, "stored", "values" if self.quantizer is None else "codes")
         needed = (self.facts.on == "planes") == (self.quantizer is not None)
-        self.require(needed, ": a codec on planes, and no other, has a quantiser")
+        self.require(needed, ": a codec on planes, and only such a codec, has a quantiser")
         for name in self.tables:
-            self.require(FILE.fullmatch(name), f": {name!r} is no file below tables/")
+            self.require(FILE.fullmatch(name), f": {name!r} is not a file in tables/")
 
     @property
     def name(self) -> str:
@@ -396,9 +397,9 @@ class TaskEntry(Checked):
             need(fits, f".grid {self.grid} is not that of the tokens after the prefix")
         for what, names, size in (("layers", self.layers, c), ("views", self.views, n)):
             need(len(names) in (0, size), f".{what} are {len(names)}, the shape has {size}")
-        need(len(self.group_of) == len(self.sources), ".groups are not one per source")
+        need(len(self.group_of) == len(self.sources), ".groups must be one per source")
         gallery = self.gallery is None or FILE.fullmatch(self.gallery)
-        need(gallery, f".gallery {self.gallery!r} is no file below truth/")
+        need(gallery, f".gallery {self.gallery!r} is not a file in truth/")
         need(1 <= len(self.codecs) <= MOST_CODECS, f".codecs must be 1 to {MOST_CODECS}")
         need(self.rows <= MOST_ROWS, f" has {self.rows:,} rows of labels; {MOST_ROWS:,} are read")
         for name, codec in self.codecs.items():

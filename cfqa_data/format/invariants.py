@@ -69,16 +69,18 @@ def check_source_ids(tasks: Mapping[str, Sequence[object]]) -> None:
         for source in sources:
             if not isinstance(source, str) or not 0 < len(source) <= LONGEST_ID:
                 raise FormatError(
-                    f"{task}: {source!r} is no id: a text of 1 to {LONGEST_ID} characters"
+                    f"{task}: {source!r} is not a valid id: a text of 1 to {LONGEST_ID} characters"
                 )
             if not source.isprintable():
-                raise FormatError(f"{task}: {source!r} is no id: it cannot be printed")
+                raise FormatError(
+                    f"{task}: {source!r} is not a valid id: it has unprintable characters"
+                )
             if source in found:
                 both = f"a source of {found[source]} and of one of {task}"
                 where = both if found[source] != task else f"two sources of {task}"
                 raise FormatError(
                     f"{source!r} is the id of {where}: ids are unique over all tasks; rename one "
-                    "of the two and make the dataset anew"
+                    "of the two and build the dataset again"
                 )
             found[source] = task
 
@@ -95,13 +97,13 @@ def check_task_names(codecs: Mapping[str, Iterable[str]]) -> None:
     stems: dict[str, str] = {}
     for task, names in codecs.items():
         if task in RESERVED:
-            raise FormatError(f"no task is called {task!r}: tables of all tasks are; rename it")
+            raise FormatError(f"{task!r} is reserved for tables of all tasks; rename the task")
         if (gallery := f"{task}-gallery") in codecs:
             raise FormatError(f"no task is called {gallery!r} beside {task!r}: rename one of them")
         for codec in names:
             both = f"codec {codec} of task {task}"
             if (other := stems.setdefault(f"{task}-{codec}", both)) != both:
-                raise FormatError(f"{other} and {both} share names of files: rename one of them")
+                raise FormatError(f"{other} and {both} would share file names: rename one of them")
 
 
 def fold_of(position: Any) -> Any:
@@ -136,7 +138,7 @@ def check_truth(task: TaskFacts, dtype: str, axes: int, what: str) -> None:
         FormatError: it is not.
     """
     if task.truth is None:
-        raise FormatError(f"{what}: features of {task.name} are scored against nothing")
+        raise FormatError(f"{what}: features of {task.name} are scored without ground truth")
     if (dtype, axes) != (task.truth.dtype, task.truth.axes):
         raise FormatError(
             f"{what} is {dtype} of {axes} axes; a truth of {task.name} is {task.truth.dtype} of "
@@ -164,7 +166,7 @@ def check_bitstream(dtype: str, axes: int, what: str) -> None:
         FormatError: it is not.
     """
     if (dtype, axes) != ("uint8", 1):
-        raise FormatError(f"{what} is {dtype} of {axes} axes, not a row of bytes")
+        raise FormatError(f"{what} is {dtype} of {axes} axes, not a one-dimensional array of bytes")
 
 
 # Label rows.
@@ -323,11 +325,11 @@ PLACES: tuple[Rule, ...] = (
 VALUES: tuple[Rule, ...] = (
     Rule("parameter_name", "the recipe's", _parameter_name),
     Rule("parameter", "the recipe's", _parameter),
-    Rule("tokens", "what its task says", _tokens),
+    Rule("tokens", "that of its task", _tokens),
     Rule("group", "its source's", _group),
-    Rule("bits", "what its codec says", _bits),
+    Rule("bits", "that of its codec", _bits),
     Rule("bpfp", "bits per feature point", _bpfp),
-    Rule("distortion", "the harm to the score", _distortion),
+    Rule("distortion", "the degradation of the score", _distortion),
     Rule("score", NUMBER, _finite("score")),
     Rule("reference_score", NUMBER, _finite("reference_score")),
     *(Rule(metric, NUMBER, _finite(metric)) for metric in ("mse", "cosine", "cka")),

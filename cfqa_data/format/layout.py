@@ -161,5 +161,5 @@ def of_tools(name: str) -> bool:
 
 def _shard(shard: int, shards: int) -> str:
     if not 0 <= shard < shards <= 99999:
-        raise ValueError(f"there is no shard {shard} of {shards}")
+        raise ValueError(f"no shard {shard} of {shards}")
     return f"{shard:05d}-of-{shards:05d}"

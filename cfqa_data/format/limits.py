@@ -108,7 +108,7 @@ def open_plain(path: Path) -> BufferedReader:
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - for the caller to close
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError(f"{path}: is no plain file")
+        raise OSError(f"{path}: is not a regular file")
     return file
 
 
@@ -127,7 +127,7 @@ def read_limited(path: Path, most: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         data = file.read(most + 1) if size <= most else b""  # 0 of what the kernel makes up
     if size > most or len(data) > most:
-        raise ValueError(f"more than the {most:,} bytes that are read of such a file")
+        raise ValueError(f"more than the {most:,} bytes allowed for such a file")
     if kind := pointer(data):
         raise ValueError(kind)
     return data
@@ -140,7 +140,7 @@ def parse_json(data: bytes) -> Any:
         ValueError: it is too large, is not such a text, or is nested too deeply.
     """
     if len(data) > LARGEST_JSON:
-        raise ValueError(f"more than the {LARGEST_JSON:,} bytes that are read of such a file")
+        raise ValueError(f"more than the {LARGEST_JSON:,} bytes allowed for such a file")
     try:
         text = data.decode("utf-8")
         return json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
@@ -164,11 +164,11 @@ def parse_toml(data: bytes) -> dict[str, Any]:
         if isinstance(entry, dict | list):
             entries += entry.values() if isinstance(entry, dict) else entry
         elif isinstance(entry, float) and not math.isfinite(entry):
-            raise ValueError(f"{entry} is no finite number")
+            raise ValueError(f"{entry} is not a finite number")
         elif isinstance(entry, int) and not -(1 << 63) <= entry < 1 << 64:
             raise ValueError("a number of more than 64 bits")
         elif not isinstance(entry, str | int | float):
-            raise ValueError(f"a {type(entry).__name__}, which is neither text nor number")
+            raise ValueError(f"a {type(entry).__name__}, neither text nor number")
     return table
 
 
@@ -181,5 +181,5 @@ def _whole(literal: str) -> int:
 def _finite(literal: str) -> float:
     number = float(literal)
     if not math.isfinite(number):
-        raise ValueError(f"{literal[:40]} is no finite number")
+        raise ValueError(f"{literal[:40]} is not a finite number")
     return number

@@ -178,8 +178,8 @@ def read_manifest(root: Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         if layout.work.is_dir():
             raise FormatError(
-                f"{root}: not built yet: a build of it is under way or was stopped; the command "
-                "that began it (`cfqa build` or `cfqa import-release`) goes on"
+                f"{root}: not built yet: a build is running or was interrupted; the command that "
+                "began it (`cfqa build` or `cfqa import-release`) resumes it"
             ) from None
         raise FormatError(f"{root}: not a CFQA dataset folder (no {path.name} in it)") from None
     except (OSError, ValueError) as error:
@@ -249,7 +249,7 @@ def _check_files(files: Mapping[str, Any]) -> None:
             or not name.isprintable()
             or not path.as_posix() == name != "."
         ):
-            raise FormatError(f"files: {name!r} is not a path in the folder")
+            raise FormatError(f"files: {name!r} is not a path inside the folder")
         size, sha256 = map(entry.get, ("size", "sha256")) if isinstance(entry, dict) else (0, "")
         if type(size) is not int or not 0 <= size < 1 << 63 or not _is_hash(sha256):
             raise FormatError(f"files: {name!r} lacks its size or SHA-256")

@@ -69,7 +69,7 @@ def read_parquet(
     texts = [field.name for field in kept if pa.types.is_string(field.type)]
     for field in kept:
         if field.name not in texts and not pa.types.is_primitive(field.type):
-            raise _Damaged(f"column {field.name!r} is {field.type}, neither numbers nor texts")
+            raise _Damaged(f"column {field.name!r} is {field.type}, neither numbers nor strings")
     widths = [field.type.num_fields or 1 for field in schema]
     starts = [sum(widths[:place]) for place in range(len(widths))]
     places = [at for field, at in zip(schema, starts, strict=True) if field.name not in without]
@@ -87,7 +87,7 @@ def read_parquet(
                 chunk.validate(full=True)
                 longest = pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0
                 if longest > LONGEST_CELL:
-                    raise _Damaged(f"a text of {longest:,} bytes in column {field.name!r}")
+                    raise _Damaged(f"a string of {longest:,} bytes in column {field.name!r}")
             plain = pa.chunked_array(map(_plain, column.cast(pa.string()).chunks), pa.string())
             table = table.set_column(place, field, plain)
     table.validate(full=True)
@@ -136,12 +136,12 @@ def _check_pages(
     if any(group.num_rows < 0 for group in groups) or metadata.num_rows != sum(
         group.num_rows for group in groups
     ):
-        raise _Damaged("its row groups do not have as many rows as it says")
+        raise _Damaged("its row groups do not add up to its number of rows")
     room = LARGEST_PAGES
     filled = [number for number, group in enumerate(groups) if group.num_rows]
     for group in (groups[number] for number in filled):
         if group.num_columns != columns:
-            raise _Damaged("a row group has other columns")
+            raise _Damaged("a row group has different columns")
         for place in places:
             column = group.column(place)
             start = column.data_page_offset
@@ -149,7 +149,7 @@ def _check_pages(
                 start = column.dictionary_page_offset
             stop = start + column.total_compressed_size
             if not 0 <= start <= stop <= len(data) or column.num_values != group.num_rows:
-                raise _Damaged(f"column {column.path_in_schema!r} is not where it says")
+                raise _Damaged(f"column {column.path_in_schema!r} is not at its stated offset")
             size = _check_column(data, start, stop, group.num_rows)
             room -= size
             if size > SLACK + group.num_rows * LONGEST_CELL or room < 0:
@@ -175,13 +175,13 @@ def _check_column(data: bytes, start: int, stop: int, rows: int) -> int:
             else:
                 known = 7 in page and page[7][2] in ENCODINGS
         except (KeyError, IndexError, TypeError):
-            raise _Damaged("the head of a page is damaged") from None
+            raise _Damaged("a page header is damaged") from None
         if not known or unpacked < 0 or packed < 0:
-            raise _Damaged("a page is of a kind or encoding that is not read")
+            raise _Damaged("a page has an unsupported type or encoding")
         size += unpacked
         start = at + packed
     if found != rows:
-        raise _Damaged(f"the pages of a column hold {found:,} values in {rows:,} rows")
+        raise _Damaged(f"the pages of a column contain {found:,} values in {rows:,} rows")
     return size
 
 

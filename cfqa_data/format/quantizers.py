@@ -95,7 +95,7 @@ class Quantizer:
         codes = np.asarray(codes)
         self._check_layers(codes)
         if codes.dtype.kind not in "iu":
-            raise CodecError(f"codes are whole numbers, not {codes.dtype}")
+            raise CodecError(f"codes must be whole numbers, not {codes.dtype}")
         for code in (codes.min(initial=0), codes.max(initial=0)):
             if not 0 <= code <= self.last:
                 raise CodecError(f"code {code} is not a {self.bits}-bit code")
@@ -153,7 +153,7 @@ class UniformQuantizer(Quantizer):
         for lo, hi in zip(self.lo, self.hi, strict=True):
             step = (hi - lo) / self.last
             if not step >= self.least_step * float(np.spacing(np.float32(max(abs(lo), abs(hi))))):
-                raise RecipeError(f"uniform quantiser: no range between lo {lo} and hi {hi}")
+                raise RecipeError(f"uniform quantiser: hi {hi} must be above lo {lo}")
 
     @property
     def layers(self) -> int:
@@ -255,7 +255,7 @@ class PaperUniformQuantizer(UniformQuantizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not np.isfinite(self._float32()[1]).all():
-            raise RecipeError(f"uniform quantiser: no range between lo {self.lo} and hi {self.hi}")
+            raise RecipeError(f"uniform quantiser: hi {self.hi} must be above lo {self.lo}")
 
     def _table(self) -> np.ndarray:
         lo, scale = self._float32()
@@ -334,7 +334,7 @@ def fit_kmeans(samples: np.ndarray, bits: int, *, iterations: int = 200) -> np.n
     _check_bits(bits)
     data = np.sort(np.asarray(samples, np.float64).ravel())
     if data.size == 0 or not np.isfinite(data).all() or data[0] == data[-1]:
-        raise RecipeError("k-means: samples must be finite and of more than one value")
+        raise RecipeError("k-means: samples must be finite and have more than one value")
     sums = np.concatenate([[0.0], np.cumsum(data)])
     centers = np.linspace(data[0], data[-1], 1 << bits)
     for _ in range(iterations):

@@ -56,7 +56,7 @@ def locate(uri: str, base: str | Path | None = None) -> Path:
     try:
         return Path(str(resources.files(package).joinpath(*parts)))
     except ModuleNotFoundError:
-        raise RecipeError(f"{uri}: there is no package {package}") from None
+        raise RecipeError(f"{uri}: no package {package}") from None
 
 
 def resolve(uri: str, base: str | Path | None = None) -> Path:
@@ -73,6 +73,10 @@ def resolve(uri: str, base: str | Path | None = None) -> Path:
     if kind := pointer_at(path):
         raise RecipeError(f"{uri}: {kind} ({path})")
     if not is_file(path):
-        hint = f"; {ROOT_VARIABLE} says where {ROOT} is" if uri.startswith(ROOT) else ""
+        hint = (
+            f"; set {ROOT_VARIABLE} to the folder that {ROOT} stands for"
+            if uri.startswith(ROOT)
+            else ""
+        )
         raise RecipeError(f"{uri}: no such file ({path}){hint}")
     return path

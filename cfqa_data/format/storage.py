@@ -135,14 +135,14 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise CfqaError(f"{path}: is a folder; name a file to write to")
     if path.exists() and not path.is_file():
-        raise CfqaError(f"{path}: is neither new nor a plain file; name another to write to")
+        raise CfqaError(f"{path}: is not a regular file; name another file")
     if not path.parent.is_dir():
-        raise CfqaError(f"{path}: there is no folder {path.parent} to write it to")
+        raise CfqaError(f"{path}: there is no folder {path.parent}")
     place = real_path(path)
     for root in place.parents:
         own = place.relative_to(root).parts[0] in OWN and (root / "labels").is_dir()
         if own and (root / "manifest.json").is_file():
-            raise CfqaError(f"{path}: is a place of the dataset in {root}; write to another")
+            raise CfqaError(f"{path}: belongs to the dataset in {root}; write to another file")
     _check_takes_files(path, path.parent)
 
 
@@ -156,7 +156,7 @@ def check_folder(folder: Path) -> None:
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
     if not nearest.is_dir():
-        raise CfqaError(f"{nearest}: is there and is no folder; name another place")
+        raise CfqaError(f"{nearest}: exists and is not a folder; name another path")
     _check_takes_files(folder, nearest)
 
 
@@ -166,7 +166,7 @@ def _check_takes_files(path: Path, folder: Path) -> None:
             pass
     except OSError as error:
         why = error.strerror or error
-        raise CfqaError(f"{path}: no file can be made in {folder}: {why}") from None
+        raise CfqaError(f"{path}: cannot create a file in {folder}: {why}") from None
 
 
 def remove_partials(root: Path) -> int:
@@ -315,7 +315,7 @@ def read_table(
     except FileNotFoundError:
         raise FormatError(f"{path}: missing; is this a complete dataset folder?") from None
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise FormatError(f"{path}: not a Parquet table that can be read: {error}") from None
+        raise FormatError(f"{path}: not a readable Parquet table: {error}") from None
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count and name not in nullable:
             row = pc.index(pc.is_null(column), True).as_py()
@@ -378,5 +378,5 @@ def check_rows(
         repeated = np.ones(len(cells), bool)
         repeated[np.unique(cells, return_index=True)[1]] = False
         row = int(repeated.argmax())
-        raise FormatError(f"{path}: row {row} is there twice: {named(int(cells[row]))}; {again}")
+        raise FormatError(f"{path}: duplicate row {row}: {named(int(cells[row]))}; {again}")
     return found

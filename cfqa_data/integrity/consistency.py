@@ -124,7 +124,7 @@ class _Job:
         for name in sorted(known - listed):
             yield f"does not list {name}"
         for name in sorted(listed - known):
-            yield f"lists {name}, which the format does not have"
+            yield f"lists {name}, which is not part of the format"
 
     def shards(self, path: Callable[..., Path], task: str, *codec: str) -> dict[str, list[str]]:
         """Return the names of all shards of a task's originals or bitstreams, and their sources."""
@@ -221,7 +221,7 @@ class _Job:
         found = health(pa.concat_tables([rows.table for rows in tables.values()]))
         recorded = [dict(row) for row in self.manifest.health]
         if len(found) != len(recorded) or not all(map(_same_health, found, recorded)):
-            yield "its figures of health are not those of the labels"
+            yield "its label sanity checks differ from the labels"
 
     def card(self) -> Iterator[str]:
         """The row counts in the card's YAML head are correct; version 0.1 has all as "default"."""
@@ -235,7 +235,7 @@ class _Job:
             expected[every or ALL] = sum(counts.values())
         for name in expected:
             if found.get(name) != expected[name]:
-                yield f"says {found.get(name)} rows of {name!r}, there are {expected[name]}"
+                yield f"states {found.get(name)} rows of {name!r}, there are {expected[name]}"
 
     def _header(self, name: str) -> dict[str, tuple[str, list[int]]]:
         """Return dtype and shape of the tensors in a safetensors file."""
@@ -255,7 +255,7 @@ def _others(found: Iterable[str], expected: Iterable[str]) -> Iterator[str]:
     """Yield a line for unexpected keys and one for missing keys."""
     keys, known = set(found), set(expected)
     for key in sorted(keys - known):
-        yield f"holds {key!r}, which is not for it"
+        yield f"contains {key!r}, which does not belong there"
     if missing := sorted(known - keys):
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         yield f"lacks {missing[0]!r}{more}"
@@ -284,7 +284,7 @@ def _same_references(table: pa.Table, known: Mapping[str, Any]) -> Iterator[str]
         if (wrong := ~_same(found, expected)).any():
             row = int(wrong.argmax())
             yield (
-                f"{column} of {sources[row]} is {expected[row]}, the labels say {found[row]} at "
+                f"{column} of {sources[row]} is {expected[row]}, the labels have {found[row]} at "
                 f"level {table['level'][row].as_py()} of {table['codec'][row].as_py()}"
             )
 

@@ -67,14 +67,14 @@ def differences(
         progress: Notified of every part.
 
     Raises:
-        FormatError: They have no task in common, or a file is missing or damaged.
+        FormatError: They have no common task, or a file is missing or damaged.
         CfqaError: The tolerance is no number from 0 to 1.
     """
     if not 0 <= tolerance <= 1:
-        raise CfqaError(f"tolerance is a number from 0 to 1, not {tolerance}")
+        raise CfqaError(f"tolerance must be a number from 0 to 1, not {tolerance}")
     tasks = [task for task in dataset.manifest.tasks if task in other.manifest.tasks]
     if not tasks:
-        raise FormatError(f"{dataset.location} and {other.location} have no task in common")
+        raise FormatError(f"{dataset.location} and {other.location} have no common task")
     parts = [
         (task, codec)
         for task in tasks
@@ -92,7 +92,7 @@ def differences(
 
 def difference_text(found: Sequence[Difference]) -> str:
     """Lay out differences as a table."""
-    heads = ["task", "codec", "features", "lacking", "labels off", "distortion"]
+    heads = ["task", "codec", "features", "lacking", "labels differ", "distortion"]
     rows = [
         [
             one.task,
@@ -106,11 +106,11 @@ def difference_text(found: Sequence[Difference]) -> str:
         ]
         for one in found
     ]
-    table = table_text([[*heads, "values off", "error"], *rows], left=2)
+    table = table_text([[*heads, "values differ", "error"], *rows], left=2)
     return (
-        f"{table}\n\nfeatures: in both; lacking: in one only; labels off: features with a label "
-        "beyond the\ntolerance; distortion: its largest difference; values off: share of values "
-        "that differ;\nerror: root mean square of their differences, over that of the values"
+        f"{table}\n\nfeatures: in both; lacking: in one only; labels differ: features with a "
+        "label beyond\nthe tolerance; distortion: largest difference; values differ: share of "
+        "values that differ;\nerror: RMS of the differences relative to the RMS of the values"
     )
 
 

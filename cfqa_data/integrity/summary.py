@@ -158,7 +158,7 @@ def info_text(summary: dict[str, Any]) -> str:
             "",
             *_codec_lines(summary),
             *_size_lines(sizes),
-            f"made with {versions}",
+            f"built with {versions}",
             "",
             _health_table(summary["health"]),
         ]
@@ -222,10 +222,10 @@ def imported_text(summary: dict[str, Any], folder: Path) -> str:
     if facts["borrowed_references"]:
         lines.append(
             f"No score of the originals of {', '.join(facts['borrowed_references'])} in the logs: "
-            "that of the least distorted version stands for it."
+            "that of the least distorted version is used."
         )
     if facts["other_mse_than_logged"]:
-        lines.append(f"MSE other than logged: {len(facts['other_mse_than_logged'])} features")
+        lines.append(f"MSE differs from the logs: {len(facts['other_mse_than_logged'])} features")
         lines += [f"  {line}" for line in facts["other_mse_than_logged"]]
     lines.append(f"Files placed: {facts['placed']}; not placed: {len(facts['unplaced'])}")
     lines += [f"  {printable(file['path'] + ': ' + file['why'])}" for file in facts["unplaced"]]

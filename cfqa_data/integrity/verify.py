@@ -169,9 +169,9 @@ def _fault(files: LocalFiles, inside: Set[str], name: str, expected: Mapping[str
                 message = f"has {size} bytes, the manifest says {expected['size']}"
                 return pointer_at(path) or message
             if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
-                return "has other bytes than the manifest's SHA-256 says"
+                return "its SHA-256 differs from the manifest's"
     except (FileNotFoundError, NotADirectoryError):
-        return "is a link to nothing" if path.is_symlink() else "missing"
+        return "is a broken link" if path.is_symlink() else "missing"
     except FormatError as error:
         return str(error).removeprefix(f"{path}: ")
     except OSError as error:

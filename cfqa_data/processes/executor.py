@@ -115,8 +115,8 @@ class Executor(AbstractContextManager["Executor"]):
                     item = running.pop(future)
                     if future.cancelled():
                         raise BuildError(
-                            f"{item}: the Dask cluster was lost; run the same command again to go "
-                            "on"
+                            f"{item}: the Dask cluster was lost; run the same command again to "
+                            "resume"
                         )
                     if (error := future.exception()) is None:
                         yield item, future.result()
@@ -242,7 +242,7 @@ def _connected(address: str | Any) -> Iterator[Any]:
         yield address
         return
     # Whatever else listens there can answer anything.
-    with prefixed(f"no Dask scheduler answers at {address!r}", BuildError, Exception):
+    with prefixed(f"no Dask scheduler responds at {address!r}", BuildError, Exception):
         client = Client(address, timeout=CONNECT_SECONDS)
     with client:
         yield client
@@ -332,8 +332,8 @@ def _final(item: Any, error: BaseException, attempt: int, repeated: bool) -> Cfq
         attempt == ATTEMPTS and isinstance(error, BrokenProcessPool)
     ):
         return BuildError(
-            f"{item}: every worker that tried it was killed (out of memory?); run the same command "
-            "again to go on, with fewer workers"
+            f"{item}: every worker that tried it was killed (out of memory?); run the same "
+            "command again with fewer workers to resume"
         )
     if isinstance(error, UserCodeError) and repeated and not error.passing:
         final = BuildError(f"{item}: {error}")
@@ -356,4 +356,4 @@ def _report(failures: dict[Any, CfqaError], total: int) -> None:
         raise next(iter(failures.values()))
     if failures:
         message = "; ".join(map(str, failures.values()))
-        raise BuildError(f"{len(failures)} of {total} items failed, the rest is kept: {message}")
+        raise BuildError(f"{len(failures)} of {total} items failed, the others are kept: {message}")

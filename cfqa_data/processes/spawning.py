@@ -31,13 +31,14 @@ def check_start(method: str = "spawn") -> None:
     if multiprocessing.current_process().daemon:
         raise BuildError(
             "a daemonic process, such as a worker of multiprocessing.Pool, may not start workers: "
-            "call this outside of it, or with workers=1"
+            "call this outside it; a build or repair also runs with workers=1"
         )
     script = _script()
     if method != "fork" and script is not None and not script.is_file():
         raise BuildError(
-            f"workers import the script that starts them, and {script.name} is no file: save the "
-            "script to a file and run that, or use workers=1"
+            f"workers import the script that starts them, and {script.name} is not a file: save "
+            "the "
+            "script to a file and run that; a build or repair also runs with workers=1"
         )
 
 

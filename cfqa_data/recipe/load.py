@@ -85,7 +85,7 @@ def _locate(name_or_path: object, base: Path | None = None) -> Path:
 
 def _read(path: Path, seen: tuple[Path, ...], fitted: bool) -> dict[str, Any]:
     """Return a recipe file's data with URIs made absolute, k-means tables read, and its base's."""
-    with prefixed("not a TOML file that can be read", RecipeError, OSError, ValueError):
+    with prefixed("not a readable TOML file", RecipeError, OSError, ValueError):
         data = parse_toml(read_limited(path, LARGEST_TEXT))
     _resolve_files(data, path.parent, fitted)
     extends, chain, merged = data.pop("extends", []), (*seen, path), dict[str, Any]()
@@ -125,7 +125,11 @@ def _check_tables(data: dict[str, Any], base: Path) -> None:
     quantizers = [table_at(part.table, "quantizer") for part in parts_of(data)]
     centers = _missing([quantizer.get("centers") for quantizer in quantizers], base)
     if centers and (missing := centers | _missing(named, base)).keys() > centers.keys():
-        under_root = f"; {ROOT_VARIABLE} says where root:// is" if any(map(is_uri, missing)) else ""
+        under_root = (
+            f"; set {ROOT_VARIABLE} to the folder that root:// stands for"
+            if any(map(is_uri, missing))
+            else ""
+        )
         message = "; ".join(f"{uri}: no such file ({path})" for uri, path in missing.items())
         raise RecipeError(message + under_root)
 
@@ -144,7 +148,7 @@ def _read_centers(uri: str, task: str, base: Path) -> list[list[float]]:
 
     path = resolve(uri, base)
     kinds = OSError, SafetensorError, TypeError, AttributeError  # the last of bfloat16, float8
-    with prefixed(f"{uri}: not a safetensors file that can be read", RecipeError, *kinds):
+    with prefixed(f"{uri}: not a readable safetensors file", RecipeError, *kinds):
         tables = load_file(path)
     check_known("table of centres", task, tables, RecipeError, uri)
     centers: list[list[float]] = tables[task].tolist()

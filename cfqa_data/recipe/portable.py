@@ -89,12 +89,12 @@ def recipe_of(manifest: Manifest, plugins: Sequence[str] = ()) -> Recipe:
     named = {own_name(registry.find(text, classes=True).target): text for text in plugins}
     data = copy.deepcopy(dict(manifest.recipe))
     if not data.keys() >= {"name", "group_size", "backbone", "tasks"}:  # of another kind
-        raise FormatError("recipe: the manifest's cannot make this dataset again")
+        raise FormatError("recipe: the manifest's recipe cannot rebuild this dataset")
     try:
         for part in parts_of(data):
             name = str(part.name)
             if ":" in name:
-                raise FormatError(f"{name!r} is no name of a {part.kind} in a manifest")
+                raise FormatError(f"{name!r} is not a name of a {part.kind} in a manifest")
             if name in named:
                 part.table[part.key] = named[name]
         recipe = Recipe.from_dict(data).check_numbers()
@@ -109,8 +109,8 @@ def recipe_of(manifest: Manifest, plugins: Sequence[str] = ()) -> Recipe:
         options = table_at(part.table, "options")
         for key, text in named_files(found.target, options, manifest.weights):
             raise FormatError(
-                f"recipe: {part.where}.{key} names a file, {text!r}, that the manifest has no "
-                "SHA-256 of"
+                f"recipe: {part.where}.{key} names a file, {text!r}, without a SHA-256 in the "
+                "manifest"
             )
     return recipe
 
@@ -187,7 +187,7 @@ def check_portable(where: object, manifest: Manifest) -> None:
             else "build or import it again with this version, which writes name and SHA-256"
         )
         raise FormatError(
-            f"{where}: its manifest names {text!r} ({key}){more}, which means nothing on another "
+            f"{where}: its manifest names {text!r} ({key}){more}, which is specific to one "
             f"machine; {remedy}"
         )
 

@@ -76,9 +76,9 @@ class BackboneSpec(_Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.kind or self.weights, ": weights are needed, or a class")
-        self.require(self.kind or not self.options, ".options: only a class has them")
-        self.require(not (self.kind and self.num_heads), ".num_heads: only DINOv2 has it")
+        self.require(self.kind or self.weights, ": needs weights or a class")
+        self.require(self.kind or not self.options, ".options: only for a class")
+        self.require(not (self.kind and self.num_heads), ".num_heads: only for DINOv2")
 
     def to_dict(self) -> dict[str, Any]:
         table = super().to_dict()
@@ -219,9 +219,9 @@ class TaskSpec(_Spec):
         bare = self.head is None and self.task_class in TASK_CLASSES.values()
         self.require(not bare, f".head: {self.task_class} needs weights")
         rising = all(a < b for a, b in pairwise(self.blocks))
-        self.require(rising, f".blocks must be rising numbers, got {self.blocks}")
+        self.require(rising, f".blocks must be increasing numbers, got {self.blocks}")
         few = 1 <= len(self.codecs) <= MOST_CODECS
-        self.require(few, f": there must be at least one codec, and at most {MOST_CODECS}")
+        self.require(few, f": needs at least one codec, and at most {MOST_CODECS}")
         for name, codec_spec in self.codecs.items():
             quantizer = codec_spec.quantizer
             known = quantizer is not None and not isinstance(quantizer, FittedRange)
@@ -260,7 +260,7 @@ class Recipe(_Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         few = 1 <= len(self.tasks) <= MOST_TASKS
-        self.require(few, f": there must be at least one task, and at most {MOST_TASKS}")
+        self.require(few, f": needs at least one task, and at most {MOST_TASKS}")
         counted = self.sources_per_task or all(spec.sources for spec in self.tasks.values())
         self.require(counted, ".sources_per_task must be a whole number of at least 1")
         with prefixed("", RecipeError):
@@ -289,7 +289,7 @@ class Recipe(_Spec):
             RecipeError: a range or levels of it are left to the build.
         """
         for codec_spec in self.to_fit:
-            message = 'range = "fit" and levels = "auto" are for a build; give numbers'
+            message = 'range = "fit" and levels = "auto" are resolved by a build; give numbers'
             raise RecipeError(f"{codec_spec.where}: {message}")
         return self
 

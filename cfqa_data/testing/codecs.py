@@ -62,7 +62,7 @@ class CodecSuite:
         """Return what is encoded: typical items, the first two of one shape."""
         pytest.fail(
             f"{cls.__name__} lacks `items`: give it a classmethod `items` that returns inputs as "
-            "the source gives them, the first two of one shape",
+            "the source returns them, the first two of the same shape",
             pytrace=False,
         )
 
@@ -82,7 +82,7 @@ class CodecSuite:
         grid = cls.codec.grid() or ()
         if not cls.parameters and not grid:
             pytest.fail(
-                f"{cls.__name__} lacks `parameters`: set it to some, the best first: the codec's "
+                f"{cls.__name__} lacks `parameters`: set it to several, best first: the codec's "
                 "parameter has no lowest and highest value",
                 pytrace=False,
             )

@@ -223,7 +223,7 @@ class LoaderSuite:
         """No file of the folder is open or mapped when what read it is gone."""
         maps = Path("/proc/self/maps")
         if not maps.exists():
-            pytest.skip("needs Linux's list of what a process has mapped")
+            pytest.skip("needs /proc/self/maps of Linux")
         one = opened(way, next(iter(expected)))
         kept = list(islice(way.rows(one), self.few))
         assert kept

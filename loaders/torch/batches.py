@@ -62,21 +62,18 @@ def data_loader(
     if isinstance(pairs, IterableDataset) or not (
         hasattr(pairs, "__getitem__") and hasattr(pairs, "__len__")
     ):
-        raise CfqaError(
-            "data_loader takes a map-style dataset, with a length and items by number, "
-            f"not a {type(pairs).__name__}"
-        )
+        raise CfqaError("data_loader takes a map-style dataset, not a {type(pairs).__name__}")
     if workers and "num_workers" in options:
         raise CfqaError("data_loader: workers= and num_workers= are the same; give one")
     workers = options.pop("num_workers", workers)
     if sampler is not None and shuffle:
         raise CfqaError(
-            "data_loader takes sampler= or shuffle=True, not both: a sampler is an order"
+            "data_loader takes sampler= or shuffle=True, not both: a sampler sets the order"
         )
     if options.get("batch_sampler") is not None:
         if shuffle or drop_last or sampler is not None or batch_size != BATCH_SIZE:
             raise CfqaError(
-                "data_loader: batch_sampler= says what is in each batch; leave out batch_size, "
+                "data_loader: batch_sampler= sets the content of each batch; leave out batch_size, "
                 "shuffle, drop_last and sampler"
             )
     elif (rows := find_rows(pairs)) is not None:
@@ -186,7 +183,9 @@ class ShardBatches(Sampler[list[int]]):
         counts = list(Counter(self.kinds).values())
         if self.sampler is not None:
             if len(counts) > 1:
-                raise TypeError("how many batches a sampler gives of each task is not known before")
+                raise TypeError(
+                    "the number of batches per task of a sampler is not known in advance"
+                )
             counts = [len(self.sampler)]  # type: ignore[arg-type]
         spare = 0 if self.drop_last else self.batch_size - 1
         return sum((rows + spare) // self.batch_size for rows in counts)
@@ -218,5 +217,5 @@ def _shards(rows: list[Row]) -> list[list[int]]:
 def _whole_batch_size(batch_size: object) -> int:
     size = python_value(batch_size)
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise CfqaError(f"a batch size is a whole number from 1, not {batch_size!r}")
+        raise CfqaError(f"a batch size must be a whole number from 1, not {batch_size!r}")
     return size

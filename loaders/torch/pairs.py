@@ -108,7 +108,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         value = self._value(column, index)
         if value is None:
             source, codec = (self._value(name, index) for name in ("source_id", "codec"))
-            why = ": it has no bitstream" if column == "bits" else "; give another label"
+            why = ": it has no bitstream" if column == "bits" else "; choose another label"
             raise CfqaError(f"{column} of {source} by {codec} is not known{why}")
         return torch.from_numpy(np.array(value, kind)) if kind is not np.object_ else value
 

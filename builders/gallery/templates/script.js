@@ -42,7 +42,7 @@
     if (!figure) return;
     const slot = figure.querySelector(".shown");
     if (drawing && drawing.text) slot.replaceChildren(element("blockquote", "", drawing.text));
-    else if (!drawing) slot.textContent = "nothing is drawn";
+    else if (!drawing) slot.textContent = "no picture";
     else if (drawing.picture) picture(slot, drawing.picture, alt);
     else bars(slot, drawing.bars);
     const span = figure.querySelector("figcaption span");
@@ -72,9 +72,9 @@
     }
     const what = `level ${version.level}`;
     fill(card, "compressed", version.drawing, `From the compressed feature, ${what}`, version.figures[0].join(" "));
-    fill(card, "decoded", decoded, `Input, decoded at ${what}`);
+    fill(card, "decoded", decoded, `Decoded input at ${what}`);
     fill(card, "altered", { picture: version.colours }, `Tokens at ${what}`);
-    fill(card, "errors", { picture: version.errors }, `Error of each token at ${what}`);
+    fill(card, "errors", { picture: version.errors }, `Token errors at ${what}`);
     for (const [name, value] of [["level", version.level], ["setting", version.setting], ...version.figures]) {
       const row = element("div");
       row.append(element("dt", "", name), element("dd", "", value));

@@ -132,7 +132,9 @@ class Prune(_FittedChannels):
     def _places(self, shape: Shape, kept: int) -> np.ndarray:
         order = self.table("order", (shape[1], shape[3])).astype(np.int64)
         if (np.sort(order) != np.arange(shape[3])).any():
-            raise CodecError(f"{self.name}: its table 'order' is no order of {shape[3]} channels")
+            raise CodecError(
+                f"{self.name}: its table 'order' is not a permutation of {shape[3]} channels"
+            )
         return np.broadcast_to(order[:, None, :kept], (*shape[:3], kept))
 
 

@@ -204,11 +204,11 @@ class FittedCodec(PackedCodec):
             CodecError: there is none, or it is of other features.
         """
         if key not in self.learned:
-            raise CodecError(f"{self.name}: has no tables: call fit(), or give those of a dataset")
+            raise CodecError(f"{self.name}: has no tables: call fit(), or pass those of a dataset")
         table = self.learned[key]
         if table.shape != shape or not np.isfinite(table).all():
             found = f"its table {key!r} is {table.shape}, not {shape}"
-            raise CodecError(f"{self.name}: was fitted to other features: {found}")
+            raise CodecError(f"{self.name}: was fitted to different features: {found}")
         return table
 
 

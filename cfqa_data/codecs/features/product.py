@@ -47,7 +47,7 @@ class ProductQuantizer(FittedCodec):
 
     def __init__(self, group: int = 4, tables: Mapping[str, np.ndarray] | None = None) -> None:
         if not 1 <= group <= 64:
-            raise CodecError(f"pq: a group has 1 to 64 channels, got {group}")
+            raise CodecError(f"pq: a group must have 1 to 64 channels, got {group}")
         self.group = group
         self.learned = dict(tables or {})
 

@@ -63,7 +63,7 @@ class _Floats(FormatCodec):
         bits = super().check_parameter(value)
         if bits not in self.sizes:
             sizes = ", ".join(map(str, self.sizes))
-            raise CodecError(f"{self.name}: there is no format of {bits:g} bits, only of {sizes}")
+            raise CodecError(f"{self.name}: no format of {bits:g} bits, only of {sizes}")
         return bits
 
     def numbers(self, bits: int) -> Float:

@@ -48,7 +48,7 @@ class X265(VideoCodec):
     def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
         """See :meth:`VideoCodec.encode_picture`."""
         if min(plane.shape) < 16:
-            raise CodecError(f"x265: {plane.shape} is below its smallest picture, 16 x 16")
+            raise CodecError(f"x265: {plane.shape} is smaller than its minimum of 16 x 16")
         av = import_av()
         frame = av.VideoFrame.from_ndarray(plane, format="gray10le")
         try:

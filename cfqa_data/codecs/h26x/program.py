@@ -73,7 +73,7 @@ def run_program(
             try:
                 return guard.wait(seconds)
             except subprocess.TimeoutExpired:
-                raise TimeoutError(f"it took over {seconds:.0f} s") from None
+                raise TimeoutError(f"it took more than {seconds:.0f} s") from None
 
 
 def last_words(log: Path) -> str:
@@ -83,4 +83,4 @@ def last_words(log: Path) -> str:
         file.seek(max(file.tell(), log.stat().st_size - _TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
     shown = [" ".join(line.split()) for line in lines if line.strip()]
-    return "; ".join(shown[-_SHOWN_LINES:])[-_SHOWN_CHARACTERS:] or "it said nothing"
+    return "; ".join(shown[-_SHOWN_LINES:])[-_SHOWN_CHARACTERS:] or "no output"

@@ -135,8 +135,8 @@ class ReferenceCodec(VideoCodec):
         command = [str(decoder), "-b", "{source}", "-o", "{target}", "--OutputBitDepth=10"]
         if self._run(command, bitstream, plane.size, f"{rows} x {cols}") != plane.tobytes():
             raise CodecError(
-                f"{self.name}: {decoder.name} and {av_version()} decode "
-                f"{len(bitstream)} bytes to different pictures of {rows} x {cols}"
+                f"{self.name}: {decoder.name} and {av_version()} decode {len(bitstream)} bytes to "
+                f"different pictures of {rows} x {cols}"
             )
 
     def version(self) -> dict[str, str]:
@@ -167,7 +167,7 @@ class ReferenceCodec(VideoCodec):
             return found
         raise MissingDependencyError(
             f"{self.name}: no {self.software} decoder to check against: give it by "
-            f"{self.variable('decoder')}, or put {' or '.join(self.decoders)} beside the encoder "
+            f"{self.variable('decoder')}, or put {' or '.join(self.decoders)} next to the encoder "
             "or on PATH"
         )
 
@@ -196,7 +196,7 @@ class ReferenceCodec(VideoCodec):
         path = expanded(given)
         if found := shutil.which(path):
             return Path(found).absolute()
-        why = "it is not an executable file" if path.exists() else "there is no such program"
+        why = "it is not an executable file" if path.exists() else "no such program"
         raise MissingDependencyError(f"{self.name}: {given} cannot be run: {why}")
 
     def _find_config(self, program: Path) -> Path:
@@ -210,7 +210,7 @@ class ReferenceCodec(VideoCodec):
                 if (folder / self.config_file).is_file():
                     return folder / self.config_file
         raise MissingDependencyError(
-            f"{self.name}: no {self.config_file} beside {program} or in a folder cfg above it: "
+            f"{self.name}: no {self.config_file} next to {program} or in a folder cfg above it: "
             f"give it by cfqa build --{self.name}-config FILE, by {self.variable('config')}, or by "
             "the codec's option config"
         )
@@ -241,11 +241,11 @@ class ReferenceCodec(VideoCodec):
                 command = [files.get(word, word) for word in command]
                 status = run_program(command, log, limit, most_bytes)
                 why = f"ended with status {status}" if status else "wrote nothing"
-                why = "wrote far too much" if status == _TOO_LARGE else why
+                why = "wrote too much" if status == _TOO_LARGE else why
                 if not status and target.is_file() and target.stat().st_size:
                     return target.read_bytes()
             except TimeoutError as error:
-                why = f"was ended: {error}"
+                why = f"was terminated: {error}"
             handle, saved_log = tempfile.mkstemp(prefix=f"cfqa-{self.name}-", suffix=".log")
             os.close(handle)
             shutil.copyfile(log, saved_log)
@@ -297,13 +297,13 @@ def _ask_version(codec: type[ReferenceCodec], program: Path) -> str:
     with tempfile.TemporaryDirectory(prefix=f"cfqa-{codec.name}-") as folder:
         log = Path(folder, "log.txt")
         with prefixed(
-            f"{codec.name}: {program} does not answer", MissingDependencyError, TimeoutError
+            f"{codec.name}: {program} does not respond", MissingDependencyError, TimeoutError
         ):
             run_program([str(program), "--help"], log, ANSWER_SECONDS)
         found = re.search(codec.banner, log.read_text(encoding="utf-8", errors="replace"))
         if found is None:
             raise MissingDependencyError(
-                f"{codec.name}: {program} is no encoder of {codec.software} ({last_words(log)})"
+                f"{codec.name}: {program} is not the {codec.software} encoder ({last_words(log)})"
             )
         return found[1]
 

@@ -94,7 +94,7 @@ class VideoCodec(Codec):
         rows, cols = check_shape(self.name, shape)
         bitstream = check_bitstream(self.name, bitstream)
         if bitstream.count(START_CODE) > MOST_UNITS:
-            raise CodecError(f"{self.name}: the bitstream holds more units than one picture has")
+            raise CodecError(f"{self.name}: the bitstream contains more units than one picture has")
         av = import_av()
         context = av.CodecContext.create(self.decoder, "r")
         context.thread_count = 1
@@ -106,18 +106,20 @@ class VideoCodec(Codec):
             for packet in [*context.parse(bitstream), *context.parse(None), None]:
                 frames += context.decode(packet)
                 if len(frames) > 1:  # a whole video need not fit into memory
-                    raise CodecError(f"{self.name}: the bitstream holds more pictures than one")
+                    raise CodecError(f"{self.name}: the bitstream contains more than one picture")
         except (av.FFmpegError, ValueError) as error:
             detail = getattr(error, "strerror", None) or error
             raise CodecError(f"{self.name}: the bitstream is damaged ({detail})") from None
         if not frames:
-            raise CodecError(f"{self.name}: the bitstream holds no whole picture")
+            raise CodecError(f"{self.name}: the bitstream contains no complete picture")
         frame = frames[0]
         if frame.format.name != "gray10le" or frame.is_corrupt:
-            raise CodecError(f"{self.name}: the bitstream holds no sound 10-bit monochrome picture")
+            raise CodecError(
+                f"{self.name}: the bitstream contains no valid 10-bit monochrome picture"
+            )
         if frame.width != cols or frame.height not in heights:
             raise CodecError(
-                f"{self.name}: the bitstream holds {frame.height} x {frame.width} samples, "
+                f"{self.name}: the bitstream contains {frame.height} x {frame.width} samples, "
                 f"not {rows} x {cols}"
             )
         samples = np.frombuffer(frame.planes[0], SAMPLE).reshape(frame.height, -1)

@@ -72,8 +72,8 @@ class VVenC(VideoCodec, highest=63):
     ) -> None:
         if {"perceptqpa", "qpa"} & {key.lower() for key in parameters or ()}:
             raise CodecError(
-                "vvenc: PerceptQPA moves the QP with the number of tokens, so that a level would "
-                "not be one QP; leave it out of the parameters"
+                "vvenc: PerceptQPA changes the QP with the number of tokens, so that a level "
+                "would not be one QP; remove it from the parameters"
             )
         self.preset = preset
         self.parameters = {**ENCODERS["vvenc"]["parameters"], **(parameters or {})}
@@ -136,7 +136,7 @@ class VVenC(VideoCodec, highest=63):
             done = subprocess.run(command, input=pictures, capture_output=True, timeout=limit)
         except subprocess.TimeoutExpired:
             raise CodecError(
-                f"vvenc: {len(planes)} planes of {rows} x {cols} took over {limit:.0f} s"
+                f"vvenc: {len(planes)} planes of {rows} x {cols} took more than {limit:.0f} s"
             ) from None
         except OSError as error:
             raise MissingDependencyError(
@@ -198,7 +198,7 @@ def reset_poc(unit: bytes) -> bytes:
     header, payload = unit[:2], unit[2:].replace(b"\0\0\3", b"\0\0")
     first = int.from_bytes(payload[:2], "big")
     if nal_type(unit) != IDR_N_LP or first >> 10 != _INTRA_HEADER:
-        raise CodecError("vvenc: this version writes slice headers in a way not known here")
+        raise CodecError("vvenc: this version writes slice headers of an unknown form")
     first &= ~(((1 << _POC_BITS) - 1) << (10 - _POC_BITS))
     payload = first.to_bytes(2, "big") + payload[2:]
     return header + _ESCAPED.sub(b"\0\0\3", payload)
@@ -223,7 +223,7 @@ def _failure(stderr: bytes, what: str) -> Exception:
             f"vvenc: {ffmpeg_path()} has no libvvenc; unset IMAGEIO_FFMPEG_EXE or "
             "pip install --upgrade imageio-ffmpeg"
         )
-    message = f"{what}: {lines[0] if lines else 'ffmpeg said nothing'}"
+    message = f"{what}: {lines[0] if lines else 'no output of ffmpeg'}"
     return _OutputTooLarge(message) if "submitting video frame" in text else CodecError(message)
 
 

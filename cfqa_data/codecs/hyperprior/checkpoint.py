@@ -55,7 +55,7 @@ def read_checkpoint(path: str | Path, pad: Pad = PAPER_PAD) -> HyperpriorWeights
         state = _load(path)
         scales = state.pop(SCALES, np.empty(0)).astype(np.float64)
         if scales.size and (scales.ndim != 1 or not (np.diff(scales, prepend=0.0) > 0).all()):
-            raise CodecError(f"{SCALES} does not rise from above zero")
+            raise CodecError(f"{SCALES} is not increasing from above zero")
         if scales.size > MOST_SCALES or (scales > LARGEST_SCALE).any():
             detail = f"{MOST_SCALES} scales up to {LARGEST_SCALE:g}"
             raise CodecError(f"{SCALES} is beyond {detail}, which is what can be tabulated")
@@ -79,7 +79,7 @@ def _load(path: str | Path) -> dict[str, np.ndarray]:
         for key, tensor in found.items():
             name = _plain_key(key.removeprefix(prefix))
             if name in state:
-                raise BuildError(f"{origin}: has tensor '{name}' by two names")
+                raise BuildError(f"{origin}: has tensor '{name}' under two names")
             if not UNUSED.fullmatch(name):
                 state[name] = tensor
         expected = _expected(state)
@@ -90,7 +90,7 @@ def _load(path: str | Path) -> dict[str, np.ndarray]:
     arrays = {name: _array(state[name]) for name in expected}
     for name, array in arrays.items():
         if name != SCALES and not np.isfinite(array).all():
-            raise CodecError(f"{name} does not hold finite numbers")
+            raise CodecError(f"{name} contains values that are not finite")
     return arrays
 
 

@@ -72,7 +72,7 @@ class Hyperprior:
             self.hyper_analysis = _network(state, "h_a", self.arithmetic)
             self.hyper_synthesis = _network(state, "h_s", self.arithmetic)
         except (KeyError, ValueError, IndexError) as error:
-            raise CodecError(f"the hyperprior's state dict is not whole ({error})") from None
+            raise CodecError(f"the hyperprior's state dict is incomplete ({error})") from None
         convolutions = [layer for layer in self.analysis.layers if isinstance(layer, Conv)]
         self.stages, self._y_channels = len(convolutions), convolutions[-1].outputs
         if weights.pad.multiple % 2**self.stages:
@@ -97,7 +97,7 @@ class Hyperprior:
         bitstream, header = check_bitstream("hyperprior", bitstream), self._header(shape)
         if not bitstream.startswith(header):
             raise CodecError(
-                f"hyperprior: the bitstream does not hold {shape[0]} x {shape[1]} samples "
+                f"hyperprior: the bitstream does not contain {shape[0]} x {shape[1]} samples "
                 f"of model {self.index}"
             )
         (top, bottom), (left, right) = self.weights.pad.margins(shape)
@@ -171,14 +171,16 @@ class HyperpriorCodec(Codec):
         index = self._index.get(self.check_parameter(parameter))
         if index is None:
             known = ", ".join(f"{lmbda:g}" for lmbda in self._index)
-            raise CodecError(f"{self.name}: no model for lambda {parameter!r}; there are {known}")
+            raise CodecError(
+                f"{self.name}: no model for lambda {parameter!r}; available are {known}"
+            )
         return self._model(index).encode(plane / 256.0)
 
     def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """See :meth:`Codec.decode`; returns uint8."""
         bitstream = check_bitstream(self.name, bitstream)
         if not bitstream or bitstream[0] >= len(self._weights):
-            raise CodecError(f"{self.name}: the bitstream names no model of {self.models}")
+            raise CodecError(f"{self.name}: the bitstream refers to no model of {self.models}")
         plane = self._model(bitstream[0]).decode(bitstream, shape)
         return np.clip(np.rint(plane * 256.0), 0, 255).astype(np.uint8)
 
@@ -256,7 +258,7 @@ def load_hyperprior(path: str | Path, lmbda: float | None = None) -> Hyperprior:
     matches = [i for i, (known, _) in enumerate(ladder) if lmbda is None or known == lmbda]
     if len(matches) != 1:
         known = ", ".join(f"{value:g}" for value, _ in ladder)
-        raise CodecError(f"{path}: name one lambda of {known}")
+        raise CodecError(f"{path}: name one lambda out of {known}")
     return _named(path, ladder[matches[0]][1], matches[0])
 
 

@@ -106,7 +106,7 @@ class TableCoder:
         """Return an escaped integer as digits, each with its base, in the order of decoding."""
         if abs(value) >= (2 * LARGEST + 1 if self.beyond else LARGEST):
             value //= 2 if self.beyond else 1
-            raise CodecError(f"the model gave {value}, which is beyond what can be coded")
+            raise CodecError(f"the model gave {value}, which is too large to code")
         if self.beyond:
             groups = -(-value.bit_length() // 4)
             return [(groups, 16), *((value >> 4 * place & 15, 16) for place in range(groups))]

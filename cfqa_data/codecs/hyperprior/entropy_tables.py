@@ -54,7 +54,7 @@ class Tables:
         ends = np.cumsum(self.sizes)
         fit = self.sizes.ndim == 1 and self.sizes.shape == self.firsts.shape and len(self.sizes)
         if not fit or self.sizes.min() < 2 or ends[-1] != len(self.counts):
-            raise CodecError("the probability tables do not fit together")
+            raise CodecError("the probability tables are inconsistent")
         sums = np.add.reduceat(self.counts.astype(np.int64), ends - self.sizes)
         if (sums + self.sizes != 1 << PRECISION).any():
             raise CodecError("the probability tables are not normalised")
@@ -165,7 +165,7 @@ class Density:
             if key.format("matrix") in state or key.format("bias") in state
         ]
         if [len(layer) for layer in self.layers] != [3] * (len(self.layers) - 1) + [2]:
-            raise CodecError("the hyperprior's state dict has no whole entropy bottleneck")
+            raise CodecError("the hyperprior's state dict has an incomplete entropy bottleneck")
         self.channels = len(self.layers[0][0])
 
     def logits(self, x: np.ndarray) -> np.ndarray:

@@ -60,7 +60,7 @@ class Pad:
     def __post_init__(self) -> None:
         choices = self.mode in ("edge", "zero") and self.align in ("start", "centre")
         if not 1 <= self.multiple <= 1024 or not choices:
-            raise CodecError(f"no such padding: {self}")
+            raise CodecError(f"unknown padding: {self}")
 
     def margins(self, shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return the samples to add before and after, per axis."""
@@ -99,7 +99,7 @@ class HyperpriorWeights:
 
     def __post_init__(self) -> None:
         if self.convention not in CONVENTIONS:
-            raise CodecError(f"no such convention of coding: {self.convention!r}")
+            raise CodecError(f"unknown coding convention: {self.convention!r}")
 
     @classmethod
     def from_state(

@@ -116,7 +116,7 @@ class Jpeg(InputCodec):
         except CodecError:
             raise
         except Image.UnidentifiedImageError:
-            raise CodecError(f"{self.name}: the bitstream is no JPEG file") from None
+            raise CodecError(f"{self.name}: the bitstream is not a JPEG file") from None
         except Exception as error:  # Pillow's decoders raise all kinds on damaged bytes
             raise CodecError(f"{self.name}: the bitstream is damaged ({error})") from None
         return views_of(picture, layout)
@@ -137,13 +137,13 @@ class Jpeg(InputCodec):
     def _check(self, image: Any, data: bytes) -> None:
         """Check, before its pixels are decoded, that a file is one like those that are made."""
         if image.width * image.height > MOST_PIXELS:
-            size = f"{image.width}x{image.height} pixels are more than {MOST_PIXELS}"
-            raise CodecError(f"{self.name}: {size}, so they are not decoded")
+            size = f"{image.width}x{image.height} pixels exceed the limit of {MOST_PIXELS}"
+            raise CodecError(f"{self.name}: {size}")
         if image.format != "JPEG" or image.mode != "RGB" or "progressive" in image.info:
-            raise CodecError(f"{self.name}: the bitstream is no baseline JPEG file of RGB")
+            raise CodecError(f"{self.name}: the bitstream is not a baseline JPEG file in RGB")
         if not data.endswith(b"\xff\xd9"):
             raise CodecError(f"{self.name}: the bitstream is cut short")
 
     def _wrong(self, why: str) -> CodecError:
-        what = "inputs are views of an image, float32 (N, 3, H, W) of ImageNet's statistics"
+        what = "inputs must be image views, float32 (N, 3, H, W) with ImageNet's statistics"
         return CodecError(f"{self.name}: {what}, {why}")

@@ -91,8 +91,9 @@ def filter_calls() -> None:
     failed = libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if failed or libc.syscall(*map(ctypes.c_long, arguments), ctypes.byref(program)):
         raise CodecError(
-            "untrusted: this kernel does not filter system calls (seccomp, error "
-            f"{ctypes.get_errno()}); decode on a system that does, or what you trust without it"
+            "untrusted: this kernel cannot filter system calls (seccomp, error "
+            f"{ctypes.get_errno()}); decode on another system, or, if you trust the data, without "
+            "it"
         )
 
 

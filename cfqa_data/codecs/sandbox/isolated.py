@@ -76,7 +76,9 @@ class IsolatedCodec(Codec):
         factory: str = "cfqa_data.codecs:get_codec",
     ) -> None:
         if not POSIX:
-            raise CodecError(f"{name}: untrusted=True needs Linux or macOS, which limit processes")
+            raise CodecError(
+                f"{name}: untrusted=True needs Linux or macOS, which can sandbox processes"
+            )
         self.name = name
         self._options = {
             option: _absolute(option, value) for option, value in (options or {}).items()
@@ -84,7 +86,10 @@ class IsolatedCodec(Codec):
         self._factory = factory
         start = {"name": name, "options": self._options, "factory": factory}
         with prefixed(
-            f"{name}: options that no other process can be told", CodecError, TypeError, ValueError
+            f"{name}: its options cannot be passed to another process",
+            CodecError,
+            TypeError,
+            ValueError,
         ):
             self._start = json.dumps(start, default=os.fspath)
         self._open()
@@ -126,7 +131,7 @@ class IsolatedCodec(Codec):
             samples = self._decode(stream, (rows, cols))
         plane = np.frombuffer(samples, self.dtype)
         if int(plane.max()) > self.peak:
-            raise CodecError(f"{self.name}: the decoder gave {plane.max()}, beyond {self.peak}")
+            raise CodecError(f"{self.name}: the decoder returned {plane.max()}, above {self.peak}")
         return plane.reshape(rows, cols)
 
     def encode(self, plane: np.ndarray, parameter: float) -> bytes:

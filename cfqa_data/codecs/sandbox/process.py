@@ -76,7 +76,9 @@ class DecoderProcess:
                     self.close()
                     raise
         except OSError as error:
-            raise CodecError(f"{name}: no process to decode in ({error.strerror})") from None
+            raise CodecError(
+                f"{name}: cannot start a process to decode in ({error.strerror})"
+            ) from None
 
     def _spawn(self, folder: str) -> None:
         paths = os.pathsep.join(map(os.path.abspath, sys.path))
@@ -142,7 +144,7 @@ class DecoderProcess:
                 raise self._nonsense()
             answer = self._receive(length, deadline)
         except TimeoutError:
-            raise CodecError(f"{self.name}: decoding took over {seconds:.0f} s") from None
+            raise CodecError(f"{self.name}: decoding took more than {seconds:.0f} s") from None
         except (EOFError, BrokenPipeError):
             raise self._ended(seconds) from None
         self.sound = status != wire.FAILED
@@ -173,7 +175,7 @@ class DecoderProcess:
         return received
 
     def _nonsense(self) -> CodecError:
-        return CodecError(f"{self.name}: the decoder answered nonsense")
+        return CodecError(f"{self.name}: the decoder gave an invalid answer")
 
     def _ended(self, seconds: float) -> CodecError:
         """Return the error for a child that closed its pipe."""
@@ -182,7 +184,7 @@ class DecoderProcess:
         except subprocess.TimeoutExpired:
             return self._nonsense()
         if -status in (signal.SIGALRM, signal.SIGXCPU):
-            return CodecError(f"{self.name}: decoding took over {seconds:.0f} s")
+            return CodecError(f"{self.name}: decoding took more than {seconds:.0f} s")
         how = f"status {status}"
         with suppress(ValueError):
             how = signal.Signals(-status).name
