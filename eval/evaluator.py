@@ -99,7 +99,7 @@ def evaluate(
             other folds; the table ``left_out`` tells how well it places versions of a codec that it
             has not seen.
         precision: Of float32 matrix products: ``highest`` is exact, ``high`` allows TF32.
-        batch: Compressed features per batch; by default as many as make 4 MiB on a CPU, or
+        batch: Compressed features per batch; by default as many as make 2 MiB on a CPU, or
             256 MiB on another device.
         workers: Processes that score, a source at a time, with one thread each; 1 is this process.
             On ``cuda`` they take the GPUs in turn. Metrics are pickled, and a script needs

@@ -84,6 +84,16 @@ def test_cosine_of_a_zero_token_is_zero() -> None:
     np.testing.assert_allclose(create_metric("cosine")(x, y).numpy(), [0.5], atol=1e-8)
 
 
+@pytest.mark.parametrize("name", ["cosine", "angle"])
+def test_a_zero_token_among_many_values_is_as_among_few(name: str) -> None:
+    x, y = pair((1, 1, 300, 512), batch=1)
+    for original, compressed in ((x, y), (y, x)):
+        original[..., 7, :] = 0
+        exact = create_metric(name)(original.double(), compressed.double())
+        scores = create_metric(name)(original, compressed)
+        np.testing.assert_allclose(scores.numpy(), exact.numpy(), rtol=1e-5)
+
+
 def test_mse_keeps_its_digits_at_small_noise_and_large_offset() -> None:
     x = torch.full((1, 1, 1, 64, 32), 500.0)
     y = x + 2.0**-10  # exact in float32

@@ -51,13 +51,15 @@ def square_gaps(x: Features, y: Features, sign: float = -1.0) -> Tensor:
 def _gaps_of_energies(x: Features, y: Features) -> tuple[Tensor, bool]:
     """Return `square_gaps` from ``|y - x|^2 = (|y| - |x|)^2 + |x| |y| gap``, and if it has digits.
 
-    That is where errors are neither close to rounding nor mostly changes of length.
+    That is where no token is zero, and errors are neither close to rounding nor mostly changes of
+    length.
     """
     change = (y.norms - x.norms).abs()
     rounding = 4.0 * torch.finfo(y.values.dtype).eps * x.norms
     gaps = error_energies(x, y) - change.square()
-    told = (2.0 * change + rounding) * rounding < 2.0**-12 * gaps
-    return gaps / (x.norms * y.norms), bool(told.all())
+    lengths = x.norms * y.norms
+    told = ((2.0 * change + rounding) * rounding < 2.0**-12 * gaps) & (lengths > 0)
+    return gaps / lengths, bool(told.all())
 
 
 def cosines(x: Features, y: Features) -> Tensor:

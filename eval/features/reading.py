@@ -103,7 +103,7 @@ def read_batches(
         dataset: What to read.
         rows: Places in ``dataset.labels``, any order; grouped by source.
         device: Torch device.
-        size: Features per batch; by default as many as make 4 MiB on a CPU, or 256 MiB elsewhere.
+        size: Features per batch; by default as many as make 2 MiB on a CPU, or 256 MiB elsewhere.
 
     Raises:
         MetricError: A feature holds NaN or Inf, or has not its original's shape; it is named.

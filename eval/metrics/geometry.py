@@ -1,5 +1,4 @@
-"""Geometry metrics: the geometry of the point cloud of tokens, up to an offset and an orthogonal "
-"map."""
+"""Geometry metrics: the point cloud of tokens, up to an offset and an orthogonal map."""
 
 from __future__ import annotations
 
