@@ -115,7 +115,7 @@ def test_a_build_makes_no_labels_that_break_a_rule(
 
 
 def test_the_page_names_every_column_of_which_something_holds() -> None:
-    told = FORMAT.read_text(encoding="utf-8").partition("## What always holds")[2]
+    told = FORMAT.read_text(encoding="utf-8").partition("\n## Invariants\n")[2]
     rules = (*PLACES, *VALUES, *RANGES, measured_bits(np.zeros(1)))
     assert [rule.column for rule in rules if f"`{rule.column}`" not in told] == []
 
@@ -123,10 +123,10 @@ def test_the_page_names_every_column_of_which_something_holds() -> None:
 @pytest.mark.parametrize(
     ("codecs", "message"),
     [
-        ({"originals": ["a"]}, "no task is called 'originals'"),
-        ({"default": ["a"]}, "no task is called 'default'"),
+        ({"originals": ["a"]}, "'originals' is reserved"),
+        ({"default": ["a"]}, "'default' is reserved"),
         ({"x": ["a"], "x-gallery": ["a"]}, "no task is called 'x-gallery' beside 'x'"),
-        ({"a": ["b-c"], "a-b": ["c"]}, "codec b-c of task a and codec c of task a-b share"),
+        ({"a": ["b-c"], "a-b": ["c"]}, "codec b-c of task a and codec c of task a-b would share"),
     ],
 )
 def test_no_two_files_of_a_folder_get_the_same_name(
