@@ -113,7 +113,7 @@ def drawn_columns(path: Path | str, data: bytes, tasks: Mapping[str, TaskEntry])
             for row, head in enumerate(heads):
                 if head is not None and not all(0 < side <= MOST_SIDE for side in _sides(head)):
                     raise FormatError(
-                        f"{path}: {name!r} of row {row} is no WebP file of at most {MOST_SIDE} "
+                        f"{path}: {name!r} of row {row} is not a WebP file of at most {MOST_SIDE} "
                         "pixels a side; build or fetch it again"
                     )
     return table
@@ -135,13 +135,13 @@ def _read(
             if field.name not in others and known.get(field.name) != field.type:
                 raise FormatError(
                     f"{path}: column {field.name!r} ({field.type}) is not of the format: pictures "
-                    f"are image, truth, output_original and output_CODEC_LEVEL, of its codecs and "
-                    f"levels, and {ANSWERS} are texts; build or fetch it again"
+                    "are image, truth, output_original and output_CODEC_LEVEL, of its codecs and "
+                    f"levels, and {ANSWERS} is of strings; build or fetch it again"
                 )
         once = len({*schema.names}) == len(schema.names)
         if not once or pa.field("source_id", pa.string()) not in list(schema):
             raise FormatError(
-                f"{path}: has a column twice, or no texts source_id; build or fetch it again"
+                f"{path}: has a column twice, or no strings source_id; build or fetch it again"
             )
         shown = [name for name in schema.names if name in known]
         if not pictures:
