@@ -268,7 +268,7 @@ def test_eval_prints_what_it_then_cannot_write(
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert "x265" in captured.out
-    assert "Every score" not in captured.out
+    assert "Scores:" not in captured.out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -90,7 +90,7 @@ def told(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tup
 def test_info_tells_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary, text = told(write_mock_dataset(tmp_path / "cfqa"), capsys)
     assert "negative  constant" in text
-    assert "of useless" not in text
+    assert "of uninformative" not in text
     assert len(summary["ceilings"]) == 3
     for task, value in summary["ceilings"].items():
         assert f"{task}: label ceiling {value:.3f}" in text

@@ -102,7 +102,7 @@ def test_it_is_told_in_files_text_and_report(found: Any) -> None:
     for text in (paper_text(again), plain_text(again)):
         assert "biased: trained without that codec" in text
     page = " ".join(report_html(again).split())
-    assert "Codecs that training has not seen" in page
+    assert "Codecs unseen in training" in page
     assert "biased without" not in page
     added = evaluate(dataset, ["pearson_token"], out=out)
     assert added.left_out.num_rows > again.left_out.num_rows

@@ -213,7 +213,7 @@ def test_unknown_rates_are_shown_as_unknown(
         assert len(re.findall(r"^dpt +hyper\S+ .* - +100.0% +ok$", text, re.M)) == 2
         assert "light" not in text  # of what has no bitstream, there is no light tier
         page = report_html(evaluate(folder, "mse", codec="hyperprior_multi_task"), folder)
-        assert "Rate and harm" not in page
+        assert "Rate-distortion" not in page
         page = report_html(evaluate(folder, "mse"), folder)
         drawn = page[page.index('id="curves"') :].partition("</section>")[0]
         assert [drawn.count(f'class="band k{n}"') for n in range(4)] == [6, 6, 0, 0]

@@ -208,5 +208,5 @@ def test_the_source_names_what_is_wrong() -> None:
         get_source("imagnet")
     with pytest.raises(BuildError, match="seed -1"):
         get_source("scenes")("cls", -1)
-    with pytest.raises(BuildError, match="not the name"):
+    with pytest.raises(BuildError, match="not the id"):
         get_source("scenes")("cls", 0).sample("scene-dpt-00000001")

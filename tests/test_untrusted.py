@@ -80,7 +80,7 @@ def test_loaders(folder: Path, wanted: list[np.ndarray], tmp_path: Path) -> None
     MADE.clear()
     splits = attach(datasets.DatasetDict(test=rows), folder, untrusted=True)
     check([row["compressed"] for row in splits["test"]], wanted)
-    with pytest.raises(CfqaError, match=r"give them to load\(\)"):
+    with pytest.raises(CfqaError, match=r"pass them to load\(\)"):
         attach(rows, cfqa_data.load(folder), untrusted=True)
 
 

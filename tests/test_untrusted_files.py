@@ -86,7 +86,7 @@ def test_a_link_to_itself_is_no_file(folder: Path) -> None:
 def test_a_pipe_keeps_nobody_waiting(folder: Path, name: str) -> None:
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    with pytest.raises(FormatError, match="no plain file"):
+    with pytest.raises(FormatError, match="not a regular file"):
         _read(folder)
 
 
@@ -98,7 +98,7 @@ def test_a_manifest_is_a_plain_file_of_a_certain_size(
         read_manifest(folder)
     (folder / "manifest.json").unlink()
     os.mkfifo(folder / "manifest.json")
-    with pytest.raises(FormatError, match="no plain file"):
+    with pytest.raises(FormatError, match="not a regular file"):
         read_manifest(folder)
 
 
@@ -108,7 +108,7 @@ def test_what_is_read_of_a_file_is_limited(tmp_path: Path) -> None:
     assert read_limited(path, 5) == b"12345"
     with pytest.raises(ValueError, match="more than the 4 bytes"):
         read_limited(path, 4)
-    with pytest.raises(OSError, match="plain file"):
+    with pytest.raises(OSError, match="regular file"):
         open_plain(Path("/dev/zero"))
 
 

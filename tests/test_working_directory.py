@@ -243,5 +243,5 @@ def test_a_working_directory_that_is_gone_is_told(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(CfqaError, match="cfqa: the working directory is gone"):
+    with pytest.raises(CfqaError, match="cfqa: the working directory no longer exists"):
         cfqa_data.load("cfqa")
