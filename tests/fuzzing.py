@@ -150,7 +150,7 @@ def _outcome(target: Target, name: str, data: bytes, folder: Path) -> tuple[str,
 def message_fault(message: str) -> str:
     """Return what keeps a message from being one line that any terminal shows."""
     if not message or not message.isprintable():
-        return f"message unprintable characters line: {message[:300]!r}"
+        return f"message is no printable line: {message[:300]!r}"
     if len(message) > LONGEST_MESSAGE:
         return f"message of {len(message)} characters: {message[:200]!r}"
     return ""

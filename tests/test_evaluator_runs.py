@@ -262,7 +262,7 @@ def test_a_fold_selects_its_sources() -> None:
     result = evaluate(FoldedDataset(), ["mse"], fold=1)
     assert set(result.labels["source_id"].to_pylist()) == {"cls-1", "cls-3", "seg-1", "seg-3"}
     assert result.scores.num_rows == result.labels.num_rows == 4 * len(CODECS) * LEVELS
-    with pytest.raises(MetricError, match="no source is in fold 7; there are 0, 1"):
+    with pytest.raises(MetricError, match="no source is in fold 7; folds are 0, 1"):
         evaluate(FoldedDataset(), ["mse"], fold=7)
     with pytest.raises(MetricError, match="no column 'fold'"):
         evaluate(MemoryDataset(), ["mse"], fold=0)

@@ -188,7 +188,7 @@ def test_what_cannot_be_sent_or_loaded_is_one_line_before_any_work(pool: Picklin
         MissingDependencyError, match=r"^metric 'x' cannot be loaded by a worker: Mo"
     ):
         sent.received()
-    with pytest.raises(MetricError, match="no Dask scheduler answers at 'nonsense://x'"):
+    with pytest.raises(MetricError, match="no Dask scheduler responds at 'nonsense://x'"):
         evaluate(MemoryDataset(), ["mse"], client="nonsense://x")
 
 

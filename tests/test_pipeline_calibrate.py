@@ -64,7 +64,7 @@ def test_a_ladder_goes_from_no_harm_to_nearly_useless() -> None:
     lambdas = [1 / 2**k for k in range(10)]
     ladder, _ = propose(bench(FEATURES), "x265", curve(list(np.linspace(0, 1, 10)), lambdas), 9.0)
     assert ladder.parameters == tuple(lambdas)
-    with pytest.raises(ValueError, match="needs 10 parameters, got 9"):
+    with pytest.raises(ValueError, match="10 levels need as many parameters, got 9"):
         propose(bench(FEATURES), "x265", curve([0.0] * 9, lambdas[:9]), 9.0)
 
 

@@ -125,10 +125,11 @@ def test_a_build_by_a_reference_encoder_is_read_and_scored_without_it(
     programs(tmp_path / "bin")  # mended: another binary, though of the same version
     assert main(build) == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert f"was begun with other software (hm binary: {encoder.name}, SHA-256 " in told
+    assert f"was begun with different software (hm binary: {encoder.name}, SHA-256 " in told
     assert main([*build, "--allow-version-mismatch"]) == 0  # the three levels before are kept
     checked = Path(f"{encoder.with_name(HM.decoders[0])}.count").read_text()
-    assert len(checked) == 6 + 4 + 3  # three rehearsals of two levels, each level, kept ones again
+    # Three rehearsals of two levels, each level, kept ones again, and each for its picture.
+    assert len(checked) == 6 + 4 + 3 + 4
     encoder.unlink()
     for name in [name for name in os.environ if name.startswith("CFQA_")]:
         monkeypatch.delenv(name)
