@@ -142,7 +142,7 @@ def measure(given: argparse.Namespace) -> Iterator[Result]:
             yield from small(get_codec(name), name, QPS[1:2] if given.quick else QPS, given.quick)
     if "hyperprior" in chosen:
         learned = get_codec("hyperprior_multi_task", models=given.models)
-        lambdas = sorted(learned.parameters)  # type: ignore[attr-defined]
+        lambdas = sorted(learned.lambdas)  # type: ignore[attr-defined]
         ends = tuple(dict.fromkeys((lambdas[-1], lambdas[0])))
         yield from small(learned, "hyperprior", ends, given.quick)
     if not given.no_large and not given.quick:
