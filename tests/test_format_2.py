@@ -282,6 +282,7 @@ def test_the_text_of_format_1_stays_byte_for_byte() -> None:
     recipe = cfqa_data.recipe.load_recipe("nano").to_dict()
     told = {"shape": [1, 1, 65, 192], "sources": ["b", "a"]}
     recipe["tasks"] = {"cls": recipe["tasks"]["cls"]}
+    recipe["summary"] = "mini with 3 sources per task, for tests and first looks"  # any text
     manifest = Manifest(
         name="nano",
         tier="light",
