@@ -22,17 +22,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from made_up import manifest_of
 from measuring import status
 from results import Result, run
 
 import cfqa_data
-from cfqa_data.format.format_1 import LEVELS, read_tasks
+from cfqa_data.format.format_1 import LEVELS
 from cfqa_data.format.invariants import FOLDS
 from cfqa_data.format.layout import Layout
-from cfqa_data.format.manifest import Manifest, package_versions, write_manifest
+from cfqa_data.format.manifest import write_manifest
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import write_table
-from cfqa_data.integrity.health import health
 from cfqa_data.recipe.load import load_recipe
 
 SHAPE = (1, 1, 65, 64)
@@ -74,21 +74,13 @@ def write(root: Path, rows: int) -> None:
     }
     table = pa.table(made, schema=label_schema())
     write_table(layout.labels("cls"), table)
-    manifest = Manifest(
-        name=recipe.name,
-        tier="full",
-        recipe=recipe.to_dict(),
-        tasks=read_tasks(recipe.to_dict(), {"cls": {"shape": list(SHAPE), "sources": ids}}),
-        versions=package_versions(),
-        health=tuple(health(table)),
-    )
-    write_manifest(root, manifest)
+    write_manifest(root, manifest_of(recipe, SHAPE, ids, table))
     told = json.loads(layout.manifest.read_text())
-    stored, each = (
+    stored, facts = (
         layout.relative(layout.compressed("cls", "x265")),
         {"size": 1, "sha256": "0" * 64},
     )
-    told["files"] |= {f"{stored}/c/{place}/0/0/0/0/0": each for place in range(count)}
+    told["files"] |= {f"{stored}/c/{place}/0/0/0/0/0": facts for place in range(count)}
     layout.manifest.write_text(json.dumps(told))
 
 

@@ -24,19 +24,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from made_up import manifest_of
 from measuring import status
 from results import Result, figure, run
 
 import cfqa_data
 from cfqa_data.card.write import write_card
 from cfqa_data.format.codes import create_codes_array, write_codes
-from cfqa_data.format.format_1 import LEVELS, read_tasks
+from cfqa_data.format.format_1 import LEVELS
 from cfqa_data.format.invariants import FOLDS
 from cfqa_data.format.layout import Layout
-from cfqa_data.format.manifest import Manifest, package_versions, write_manifest
+from cfqa_data.format.manifest import write_manifest
 from cfqa_data.format.schema import label_schema, originals_schema
 from cfqa_data.format.storage import write_table, write_tensors
-from cfqa_data.integrity.health import health
 from cfqa_data.recipe.load import load_recipe
 
 SHAPE = (1, 1, 65, 64)
@@ -104,14 +104,7 @@ def write(root: Path, items: int) -> None:
     table = pa.Table.from_pylist(labels, schema=label_schema())
     write_table(layout.labels("cls"), table)
     write_table(layout.originals_table, pa.Table.from_pylist(originals, schema=originals_schema()))
-    manifest = Manifest(
-        name=recipe.name,
-        tier="full",
-        recipe=recipe.to_dict(),
-        tasks=read_tasks(recipe.to_dict(), {"cls": {"shape": list(SHAPE), "sources": ids}}),
-        versions=package_versions(),
-        health=tuple(health(table)),
-    )
+    manifest = manifest_of(recipe, SHAPE, ids, table)
     write_card(root, manifest)
     write_manifest(root, manifest)
 
