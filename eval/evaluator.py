@@ -201,6 +201,8 @@ def _executor(workers: int, client: Any, device: str) -> Iterator[Executor | Non
     if client is None and workers == 1:
         yield None
         return
+    if client is not None and workers != 1:
+        raise MetricError("workers of this machine or a Dask scheduler: give one of them, not both")
     from cfqa_data.processes.executor import Executor
 
     gpus: list[str] = []

@@ -190,6 +190,8 @@ def test_what_cannot_be_sent_or_loaded_is_one_line_before_any_work(pool: Picklin
         sent.received()
     with pytest.raises(MetricError, match="no Dask scheduler responds at 'nonsense://x'"):
         evaluate(MemoryDataset(), ["mse"], client="nonsense://x")
+    with pytest.raises(MetricError, match="give one of them, not both"):
+        evaluate(MemoryDataset(), ["mse"], workers=2, client="nonsense://x")
 
 
 def test_processes_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
