@@ -15,6 +15,8 @@ from collections.abc import Callable, Hashable
 from functools import cached_property, partial, wraps
 from typing import Any, TypeVar
 
+import numpy as np
+
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "root",
     "saves_passes",
     "slice_mean",
+    "token_mean",
 ]
 
 Derives = TypeVar("Derives", bound=Callable[..., Any])
@@ -64,6 +67,10 @@ class Features:
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
+
+    def keeps(self, key: Hashable) -> bool:
+        """Return whether something was derived under this key."""
+        return key in self._kept
 
     @cached_property
     def norms(self) -> Tensor:
@@ -158,6 +165,17 @@ def own(temporary: Tensor) -> Tensor:
 def slice_mean(values: Tensor) -> Tensor:
     """Mean of (B, N, C, ...) over all but the first axis, float64 (B,)."""
     return values.flatten(1).mean(1, dtype=torch.float64)
+
+
+def token_mean(values: Tensor) -> Tensor:
+    """Return the mean over tokens, (..., T, D) to float64 (..., D).
+
+    NumPy adds float32 numbers in float64 without a converted copy of all of them.
+    """
+    if values.dtype == torch.float64 or values.device.type != "cpu" or values.requires_grad:
+        return values.mean(-2, dtype=torch.float64)
+    sums = np.add.reduce(values.numpy(), axis=-2, dtype=np.float64)
+    return torch.from_numpy(sums) / values.shape[-2]
 
 
 def first_nonfinite(batch: Tensor) -> int | None:

@@ -11,6 +11,7 @@ from functools import partial
 
 from cfqa_data.eval.features.batch import Features, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.order import in_order
 from cfqa_data.eval.features.pairs import cosines, error_energies, errors, ratio, square_gaps
 from cfqa_data.eval.metrics.base import agreement, metric
 
@@ -71,7 +72,7 @@ def cosine_p5(x: Features, y: Features) -> Tensor:
 
     Interpolated linearly between the two nearest tokens. A zero token has cosine 0.
     """
-    ordered = cosines(x, y).sort(-1).values
+    ordered = in_order(cosines(x, y))
     last = ordered.shape[-1] - 1
     below = int(0.05 * last)
     low, high = ordered[..., below], ordered[..., min(below + 1, last)]
