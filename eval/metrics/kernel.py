@@ -56,8 +56,9 @@ def cka(x: Features, y: Features) -> Tensor:
         return _both(x, y).plain.clamp(min=0.0)
 
     def gap(units: Tensor, values: Tensor) -> Tensor:
-        gap, _ = UpperBlocks(centred_tokens(values)[0, 0, 0]).gap(units[0, 0, 0])
-        return gap.expand(1, 1, 1)
+        slices = zip(*_flat(values, units, centred_tokens(values)), strict=True)
+        gaps = [UpperBlocks(tokens).gap(one)[0] for one, tokens in slices]
+        return torch.stack(gaps).view(values.shape[:3])
 
     before = _linear(x)
     gaps = by_slice(gap, before.arrays, y.values)
@@ -125,15 +126,25 @@ def _both(x: Features, y: Features) -> _Similarities:
     """Compare the Gram matrices of each slice, of which those of y are computed once."""
 
     def make(linear: Tensor, debiased: Tensor, values: Tensor) -> _Similarities:
-        blocks = UpperBlocks(centred_tokens(values)[0, 0, 0])
-        plain, size = blocks.gap(linear[0, 0, 0], last=False)
-        blocks.centre()
-        centred, _ = blocks.gap(debiased[0, 0, 0], _floor(values) * size)
-        return _Similarities(plain.expand(1, 1, 1), centred.expand(1, 1, 1))
+        gaps = []
+        slices = zip(*_flat(values, linear, debiased, centred_tokens(values)), strict=True)
+        for one, other, tokens in slices:
+            blocks = UpperBlocks(tokens)
+            plain, size = blocks.gap(one, last=False)
+            blocks.centre()
+            centred, _ = blocks.gap(other, _floor(tokens) * size)
+            gaps += [plain, centred]
+        both = torch.stack(gaps).view(*values.shape[:3], 2)
+        return _Similarities(both[..., 0], both[..., 1])
 
     before = _linear(x), _debiased(x)
     gaps = by_slice(make, *(units.arrays for units in before), y.values)
     return _Similarities(*map(_similarity, gaps, before))
+
+
+def _flat(values: Tensor, *batches: Tensor) -> list[Tensor]:
+    """Return the slices of each batch, (b or 1, n, c, ...) to (b n c, ...)."""
+    return [batch.expand(*values.shape[:3], -1, -1).flatten(0, 2) for batch in batches]
 
 
 def _similarity(gaps: Tensor, before: UnitArrays) -> Tensor:
