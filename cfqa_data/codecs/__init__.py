@@ -69,17 +69,17 @@ def get_codec(
     """Return a codec: a `Codec` on planes, a `FeatureCodec` or an `InputCodec`.
 
     Args:
-        name: one of :func:`list_codecs`, or of a plugin.
-        untrusted: decode in a child process that can do nothing else; for bitstreams that may come
+        name: One of :func:`list_codecs`, or of a plugin.
+        untrusted: Decode in a child process that can do nothing else; for bitstreams that may come
             from anyone (see :mod:`cfqa_data.codecs.sandbox.isolated`). Built-in codecs only.
-        plugins: classes of further codecs, or `module:Class` of some.
-        tables: what the codec gave as `tables()` when the bitstreams were made, or what reads it,
+        plugins: Classes of further codecs, or `module:Class` of some.
+        tables: What the codec gave as `tables()` when the bitstreams were made, or what reads it,
             which is called for a codec that takes tables.
-        options: of that codec, such as ``preset`` or ``models``.
+        options: Of that codec, such as ``preset`` or ``models``.
 
     Raises:
-        CodecError: there is no codec of that name, it has no such option, or an option has a value
-            of a wrong type.
+        CodecError: If there is no codec of that name, it has no such option, or an option has a
+            value of a wrong type.
     """
     found = find_codec(name, plugins=plugins)
     given = {} if tables is None else {"tables": tables}

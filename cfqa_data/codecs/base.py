@@ -48,14 +48,14 @@ class AnyCodec(ABC):
     """What the three contracts share.
 
     Attributes:
-        name: in recipes, labels and paths.
-        title: the codec in words.
-        parameter: what sets its rate: name, direction, limits.
-        on: what it compresses.
-        bits: what its rate is: 8 times the bytes of a ``bitstream`` with all headers, what it has
+        name: In recipes, labels and paths.
+        title: The codec in words.
+        parameter: What sets its rate: name, direction, limits.
+        on: What it compresses.
+        bits: What its rate is: 8 times the bytes of a ``bitstream`` with all headers, what it has
             ``stated`` (:meth:`stated_bits`), or ``unknown``.
-        cost: core-seconds to encode and decode a million feature points, the mean over its levels.
-        slow: whether encoding takes so long that a build keeps each level as soon as it is there.
+        cost: Core-seconds to encode and decode a million feature points, the mean over its levels.
+        slow: Whether encoding takes so long that a build keeps each level as soon as it is there.
     """
 
     name: str
@@ -104,8 +104,8 @@ class AnyCodec(ABC):
         """Return the bits that a receiver needs, where ``bits`` is "stated".
 
         Args:
-            bitstream: of one item.
-            what: the shape of the feature, or the inputs themselves.
+            bitstream: Of one item.
+            what: The shape of the feature, or the inputs themselves.
         """
         raise NotImplementedError(f"{self.name}: does not report its bits")
 
@@ -129,7 +129,7 @@ class AnyCodec(ABC):
         """Return a parameter that the codec can have.
 
         Raises:
-            CodecError: it cannot have it.
+            CodecError: If it cannot have it.
         """
         with prefixed(self.name, CodecError, FormatError):
             return self.parameter.check(python_value(value))
@@ -143,7 +143,7 @@ class _ArrayCodec(AnyCodec):
         """Return the bitstream of an array.
 
         Raises:
-            CodecError: the array or the parameter is not one that this codec can encode.
+            CodecError: If the array or the parameter is not one that this codec can encode.
         """
 
     @abstractmethod
@@ -151,11 +151,11 @@ class _ArrayCodec(AnyCodec):
         """Return the array that a bitstream holds.
 
         Args:
-            bitstream: what :meth:`encode` returned, in any buffer of bytes.
-            shape: that the array must have.
+            bitstream: What :meth:`encode` returned, in any buffer of bytes.
+            shape: That the array must have.
 
         Raises:
-            CodecError: the bytes are damaged, cut short, or hold something else.
+            CodecError: If the bytes are damaged, cut short, or hold something else.
         """
 
     def encode_many(self, arrays: Sequence[np.ndarray], parameter: float, /) -> list[bytes]:
@@ -171,8 +171,8 @@ class Codec(_ArrayCodec):
     """A codec on planes: integers (rows, cols), one row per token of a view.
 
     Attributes:
-        dtype: of the planes that :meth:`decode` returns.
-        peak: the largest code a plane may hold; the smallest is 0.
+        dtype: Of the planes that :meth:`decode` returns.
+        peak: The largest code a plane may hold; the smallest is 0.
     """
 
     on = "planes"
@@ -196,7 +196,7 @@ class InputCodec(AnyCodec):
         """Return the bitstream of the inputs of one sample.
 
         Raises:
-            CodecError: the inputs or the parameter are not what this codec can encode.
+            CodecError: If the inputs or the parameter are not what this codec can encode.
         """
 
     @abstractmethod
@@ -204,7 +204,7 @@ class InputCodec(AnyCodec):
         """Return the inputs that a bitstream holds.
 
         Raises:
-            CodecError: the bytes are damaged, cut short, or hold something else.
+            CodecError: If the bytes are damaged, cut short, or hold something else.
         """
 
 
@@ -212,7 +212,7 @@ def check_shape(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
     """Return ``shape`` as two positive integers of at most 65535.
 
     Raises:
-        CodecError: it is not that.
+        CodecError: If it is not that.
     """
     if len(shape) != 2 or not all(1 <= int(side) <= 65535 for side in shape):
         raise CodecError(
@@ -225,7 +225,7 @@ def check_bitstream(name: str, bitstream: Bitstream) -> bytes:
     """Return ``bitstream`` as bytes.
 
     Raises:
-        CodecError: it is no buffer of bytes.
+        CodecError: If it is no buffer of bytes.
     """
     if isinstance(bitstream, bytes):
         return bitstream
@@ -243,7 +243,7 @@ def check_plane(name: str, plane: np.ndarray, peak: int, dtype: np.dtype) -> np.
     """Return ``plane`` as a C-contiguous array of ``dtype``.
 
     Raises:
-        CodecError: it is not a 2-D array of integers in 0..``peak``.
+        CodecError: If it is not a 2-D array of integers in 0..``peak``.
     """
     plane = np.asarray(plane)
     check_shape(name, plane.shape)
@@ -259,7 +259,7 @@ def check_feature(name: str, feature: Any) -> np.ndarray:
     """Return a feature as a C-contiguous float32 array (N, C, T, D).
 
     Raises:
-        CodecError: it has other axes, is empty, or holds what is no finite number.
+        CodecError: If it has other axes, is empty, or holds what is no finite number.
     """
     feature = np.ascontiguousarray(feature, dtype=np.float32)
     if feature.ndim != 4 or not feature.size:
@@ -275,7 +275,7 @@ def check_planes(
     """Return every plane as :func:`check_plane` does, all of one shape.
 
     Raises:
-        CodecError: one of them cannot be encoded, or their shapes differ.
+        CodecError: If one of them cannot be encoded, or their shapes differ.
     """
     checked = [check_plane(name, plane, peak, dtype) for plane in planes]
     shapes = {plane.shape for plane in checked}

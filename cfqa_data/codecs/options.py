@@ -32,10 +32,10 @@ def named_files(
     """Return the options of a codec that name files, with their values, except programs.
 
     Args:
-        target: the class; None if it is not known. Its annotations say which options are paths, and
+        target: The class; None if it is not known. Its annotations say which options are paths, and
             its ``parameter_names``, if it has any, which ``parameters`` of an encoder open no file.
-        options: its keyword arguments.
-        known: names of files that a SHA-256 is known of.
+        options: Its keyword arguments.
+        known: Names of files that a SHA-256 is known of.
     """
     paths = path_options(target) if target else ()
     names = getattr(target, "parameter_names", None)

@@ -73,7 +73,7 @@ class Slice(_Reduced):
     """The first channels; the others become 0.
 
     Args:
-        values: format of the values.
+        values: Format of the values.
     """
 
     name = "slice"
@@ -94,10 +94,10 @@ class Prune(_FittedChannels):
     """The channels that matter most in training; the others become their training mean.
 
     Args:
-        values: format of the values.
-        importance: what orders a layer's channels: their ``variance``, which is the squared error
+        values: Format of the values.
+        importance: What orders a layer's channels: their ``variance``, which is the squared error
             of leaving one out, or their mean ``magnitude``, both over training tokens.
-        tables: what :meth:`tables` gave.
+        tables: What :meth:`tables` gave.
     """
 
     name = "prune"
@@ -142,8 +142,8 @@ class LowRank(_FittedChannels):
     """Projections on the principal axes of a layer's training tokens, by an exact SVD.
 
     Args:
-        values: format of the projections.
-        tables: what :meth:`tables` gave.
+        values: Format of the projections.
+        tables: What :meth:`tables` gave.
     """
 
     name = "lowrank"
@@ -178,7 +178,7 @@ class TopK(_Written):
     Places are a list of indices, or a bit for each channel, whichever is shorter.
 
     Args:
-        values: format of the values.
+        values: Format of the values.
     """
 
     name = "topk"

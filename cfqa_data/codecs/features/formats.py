@@ -68,8 +68,8 @@ class Scaled(Format):
     Unsigned integers are counted from a float32 minimum of the group.
 
     Attributes:
-        numbers: the format of the numbers.
-        axes: whose values share a scale.
+        numbers: The format of the numbers.
+        axes: Whose values share a scale.
     """
 
     numbers: Numbers
@@ -109,8 +109,8 @@ class Blocks(Format):
     The last block may be shorter.
 
     Attributes:
-        numbers: the format of the numbers.
-        size: channels of a block.
+        numbers: The format of the numbers.
+        size: Channels of a block.
     """
 
     numbers: Numbers
@@ -149,7 +149,7 @@ class Micro(Blocks):
     """An OCP microscaling format: the scales are powers of two (E8M0).
 
     Attributes:
-        saturating: whether the power is that of the block's largest value less that of the largest
+        saturating: Whether the power is that of the block's largest value less that of the largest
             number, as in section 6.3 of the specification, so that what is still beyond the largest
             number saturates; else the least power by which nothing is.
     """

@@ -22,9 +22,9 @@ class Float:
     """A binary floating-point format with a sign, subnormals, and a bias of 2^(exponent - 1) - 1.
 
     Attributes:
-        exponent: its bits.
-        mantissa: its bits.
-        special: how many of the largest codes of either sign stand for infinity and NaN.
+        exponent: Its bits.
+        mantissa: Its bits.
+        special: How many of the largest codes of either sign stand for infinity and NaN.
     """
 
     exponent: int

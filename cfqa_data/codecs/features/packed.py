@@ -85,7 +85,7 @@ class PackedCodec(FeatureCodec):
         """Return shapes and bits of the arrays of codes.
 
         Raises:
-            CodecError: a feature of that shape cannot have the parameter.
+            CodecError: If a feature of that shape cannot have the parameter.
         """
 
     @abstractmethod
@@ -143,7 +143,7 @@ class PackedCodec(FeatureCodec):
         """Return how many channels are kept.
 
         Raises:
-            CodecError: the feature has fewer.
+            CodecError: If the feature has fewer.
         """
         if kept > shape[-1]:
             raise CodecError(f"{self.name}: cannot keep {kept} channels of {shape[-1]}")
@@ -158,7 +158,7 @@ class FormatCodec(PackedCodec):
         """Return the format.
 
         Raises:
-            CodecError: there is none of that parameter.
+            CodecError: If there is none of that parameter.
         """
 
     def layout(self, parameter: int, shape: Shape) -> Layout:
@@ -201,7 +201,7 @@ class FittedCodec(PackedCodec):
         """Return a table of a feature of a shape: finite numbers, the layers first.
 
         Raises:
-            CodecError: there is none, or it is of other features.
+            CodecError: If there is none, or it is of other features.
         """
         if key not in self.learned:
             raise CodecError(f"{self.name}: has no tables: call fit(), or pass those of a dataset")

@@ -36,8 +36,8 @@ class ProductQuantizer(FittedCodec):
     largest training value are cut there.
 
     Args:
-        group: channels of a group; the last one may be smaller.
-        tables: what :meth:`tables` gave.
+        group: Channels of a group; the last one may be smaller.
+        tables: What :meth:`tables` gave.
     """
 
     name = "pq"

@@ -25,8 +25,8 @@ class Int(FormatCodec):
     """Integers with float32 scales.
 
     Args:
-        scale: whose values share one: a token's of a layer, or a channel's over all tokens.
-        symmetric: from -(2^(bits-1) - 1) to 2^(bits-1) - 1, 0 for 0; else 2^bits steps from the
+        scale: Whose values share one: a token's of a layer, or a channel's over all tokens.
+        symmetric: From -(2^(bits-1) - 1) to 2^(bits-1) - 1, 0 for 0; else 2^bits steps from the
             smallest value to the largest.
     """
 

@@ -31,8 +31,8 @@ class X265(VideoCodec):
     more.
 
     Args:
-        preset: x265's preset.
-        parameters: further x265 parameters, over the ones this codec sets. Recipes and manifests
+        preset: X265's preset.
+        parameters: Further x265 parameters, over the ones this codec sets. Recipes and manifests
             may name those that open no file.
     """
 

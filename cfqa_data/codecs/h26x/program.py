@@ -50,15 +50,15 @@ def run_program(
     this call is left by an exception, and when this process dies.
 
     Args:
-        command: the program and its arguments; there is no shell.
-        log: file that receives the command, and then all that the program says.
-        seconds: time limit.
-        most_bytes: that any file it writes may have, the log among them; whoever writes more is
+        command: The program and its arguments; there is no shell.
+        log: File that receives the command, and then all that the program says.
+        seconds: Time limit.
+        most_bytes: That any file it writes may have, the log among them; whoever writes more is
             ended by SIGXFSZ.
 
     Raises:
-        TimeoutError: it took longer.
-        OSError: the log cannot be written.
+        TimeoutError: If it took longer.
+        OSError: If the log cannot be written.
     """
     with log.open("wb") as output:
         output.write(f"{shlex.join(command)}\n".encode())

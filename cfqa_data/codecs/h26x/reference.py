@@ -56,20 +56,20 @@ class ReferenceCodec(VideoCodec):
     decodes needs neither.
 
     Args:
-        encoder: the encoder's binary; else that of the environment, else one on PATH.
-        config: its configuration; else that of the environment, else the one beside the binary or
+        encoder: The encoder's binary; else that of the environment, else one on PATH.
+        config: Its configuration; else that of the environment, else the one beside the binary or
             in a folder ``cfg`` above it.
-        seconds_per_megasample: time limit of a process, on top of a minute; by default ten times
+        seconds_per_megasample: Time limit of a process, on top of a minute; by default ten times
             what the encoder took on one core at QP 2 (HM 18.0: 7 s, VTM 23.13: 170 s).
 
     Attributes:
-        software: what people call it.
-        encoders: names of the encoder's binary, in the order in which they are looked for.
-        decoders: names of the decoder's binary.
-        config_file: name of the encoder's configuration.
-        banner: pattern of what the encoder says first; its group is the version.
-        flags: of the encoder, after the configuration, the files and the QP.
-        limit: default of seconds_per_megasample.
+        software: What people call it.
+        encoders: Names of the encoder's binary, in the order in which they are looked for.
+        decoders: Names of the decoder's binary.
+        config_file: Name of the encoder's configuration.
+        banner: Pattern of what the encoder says first; its group is the version.
+        flags: Of the encoder, after the configuration, the files and the QP.
+        limit: Default of seconds_per_megasample.
     """
 
     slow = True
@@ -100,8 +100,8 @@ class ReferenceCodec(VideoCodec):
         """See :meth:`VideoCodec.encode_picture`.
 
         Raises:
-            MissingDependencyError: there is no encoder or no configuration.
-            CodecError: the encoder failed, took too long or wrote nothing; its log is kept.
+            MissingDependencyError: If there is no encoder or no configuration.
+            CodecError: If the encoder failed, took too long or wrote nothing; its log is kept.
         """
         rows, cols = plane.shape
         program, config, _ = self.find_encoder()
@@ -127,8 +127,8 @@ class ReferenceCodec(VideoCodec):
         """Check that the reference decoder makes exactly ``plane`` out of ``bitstream``.
 
         Raises:
-            MissingDependencyError: there is no reference decoder.
-            CodecError: it fails, or it gives another picture.
+            MissingDependencyError: If there is no reference decoder.
+            CodecError: If it fails, or it gives another picture.
         """
         decoder = self.find_decoder()
         rows, cols = plane.shape
@@ -143,7 +143,7 @@ class ReferenceCodec(VideoCodec):
         """See :meth:`Codec.version`.
 
         Raises:
-            MissingDependencyError: there is no encoder or no configuration.
+            MissingDependencyError: If there is no encoder or no configuration.
         """
         program, config, version = self.find_encoder()
         return {
@@ -158,7 +158,7 @@ class ReferenceCodec(VideoCodec):
         """Return the reference decoder: of the environment, beside the encoder, or on PATH.
 
         Raises:
-            MissingDependencyError: there is none.
+            MissingDependencyError: If there is none.
         """
         beside = None
         with suppress(MissingDependencyError):
@@ -175,7 +175,7 @@ class ReferenceCodec(VideoCodec):
         """Return binary, configuration and version of the encoder.
 
         Raises:
-            MissingDependencyError: one of them is missing, or the binary is not such an encoder.
+            MissingDependencyError: If one of them is missing, or the binary is not such an encoder.
         """
         program = self._find_program()
         return program, self._find_config(program), _ask_version(type(self), program)

@@ -38,7 +38,7 @@ def import_av() -> ModuleType:
     """Return PyAV.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: If it is not installed.
     """
     import av
 
@@ -55,7 +55,7 @@ class VideoCodec(Codec):
 
     Attributes:
         decoder: PyAV's name of the decoder, ``hevc`` or ``vvc``.
-        parameter_names: parameters of the encoder that open no file, whatever their values are.
+        parameter_names: Parameters of the encoder that open no file, whatever their values are.
     """
 
     dtype = SAMPLE
@@ -85,11 +85,12 @@ class VideoCodec(Codec):
         """Return the only picture of an Annex B bitstream, uint16.
 
         Args:
-            bitstream: parameter sets and one picture.
+            bitstream: Parameter sets and one picture.
             shape: (rows, cols) of the plane.
 
         Raises:
-            CodecError: the bitstream is not one whole picture of that shape in 10-bit monochrome.
+            CodecError: If the bitstream is not one whole picture of that shape in 10-bit
+                monochrome.
         """
         rows, cols = check_shape(self.name, shape)
         bitstream = check_bitstream(self.name, bitstream)

@@ -54,9 +54,9 @@ class VVenC(VideoCodec, highest=63):
 
     Args:
         preset: VVenC's preset.
-        parameters: further VVenC parameters, over the ones this codec sets.  ``PerceptQPA`` is
+        parameters: Further VVenC parameters, over the ones this codec sets.  ``PerceptQPA`` is
             refused. Recipes and manifests may name those that open no file.
-        seconds_per_megasample: time limit of a process, on top of a minute.
+        seconds_per_megasample: Time limit of a process, on top of a minute.
     """
 
     name = "vvenc"
@@ -193,7 +193,7 @@ def reset_poc(unit: bytes) -> bytes:
     means nothing to an IDR picture that is alone in its stream.
 
     Raises:
-        CodecError: the slice does not start the way the encoder is set up to start it.
+        CodecError: If the slice does not start the way the encoder is set up to start it.
     """
     header, payload = unit[:2], unit[2:].replace(b"\0\0\3", b"\0\0")
     first = int.from_bytes(payload[:2], "big")
@@ -232,7 +232,7 @@ def ffmpeg_path() -> Path:
     """Return the ffmpeg binary of imageio-ffmpeg (or of ``IMAGEIO_FFMPEG_EXE``).
 
     Raises:
-        MissingDependencyError: there is none.
+        MissingDependencyError: If there is none.
     """
     import imageio_ffmpeg
 
@@ -249,7 +249,7 @@ def encoder_version(ffmpeg: Path) -> str:
     """Return the versions of ffmpeg and of the VVenC inside it.
 
     Raises:
-        MissingDependencyError: it cannot be run, or it has no libvvenc.
+        MissingDependencyError: If it cannot be run, or it has no libvvenc.
     """
     command = [str(ffmpeg), "-nostdin", "-loglevel", "verbose", "-f", "lavfi"]
     command += ["-i", "color=size=16x16:duration=0.04", "-c:v", "libvvenc", "-f", "null", "-"]

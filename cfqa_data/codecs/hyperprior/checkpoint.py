@@ -43,12 +43,12 @@ def read_checkpoint(path: str | Path, pad: Pad = PAPER_PAD) -> HyperpriorWeights
     """Return the weights of a checkpoint.
 
     Args:
-        path: what `torch.save` wrote: a state dict, or one as :func:`state_of
+        path: What `torch.save` wrote: a state dict, or one as :func:`state_of
             <cfqa_data.format.checkpoints.state_of>` finds it; or its safetensors file.
-        pad: how planes are padded.
+        pad: How planes are padded.
 
     Raises:
-        CodecError: the file is not one, or one of its tensors is not the architecture's.
+        CodecError: If the file is not one, or one of its tensors is not the architecture's.
     """
     path = absolute_path(path)
     with prefixed(path, CodecError, CodecError):
@@ -70,7 +70,7 @@ def _load(path: str | Path) -> dict[str, np.ndarray]:
     """Return the tensors of a checkpoint that are used, by CompressAI's older names.
 
     Raises:
-        CodecError: it is no such file; a tensor is missing, left over, misshapen or not finite.
+        CodecError: If it is no such file; a tensor is missing, left over, misshapen or not finite.
     """
     origin = str(path)
     try:
@@ -98,7 +98,7 @@ def _expected(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors without data of the shapes that a state dict must have.
 
     Raises:
-        BuildError: it is of another architecture.
+        BuildError: If it is of another architecture.
     """
     import torch
 

@@ -56,8 +56,8 @@ class Hyperprior:
     """One model: planes in [0, 1) to bytes and back.
 
     Args:
-        weights: of the model.
-        index: its place in its ladder, 0..255; the first byte of every bitstream.
+        weights: Of the model.
+        index: Its place in its ladder, 0..255; the first byte of every bitstream.
     """
 
     def __init__(self, weights: HyperpriorWeights, index: int = 0) -> None:
@@ -91,7 +91,7 @@ class Hyperprior:
         """Return the float64 plane in [0, 1] that a bitstream holds.
 
         Raises:
-            CodecError: the bitstream is damaged, or of another shape or model.
+            CodecError: If the bitstream is damaged, or of another shape or model.
         """
         shape = check_shape("hyperprior", shape)
         bitstream, header = check_bitstream("hyperprior", bitstream), self._header(shape)
@@ -145,7 +145,7 @@ class HyperpriorCodec(Codec):
     The network sees code / 256 and its output y becomes the code clip(round(256 y), 0, 255).
 
     Args:
-        models: path or ``package://`` URI of the ladder.
+        models: Path or ``package://`` URI of the ladder.
     """
 
     parameter = Parameter("lambda", "higher", lowest=0.0)
@@ -202,7 +202,7 @@ class MultiTask(HyperpriorCodec):
     """One ladder for all tasks.
 
     Args:
-        models: path or URI of the ladder; the shipped one if not given.
+        models: Path or URI of the ladder; the shipped one if not given.
     """
 
     name = "hyperprior_multi_task"
@@ -221,8 +221,8 @@ class TaskSpecific(HyperpriorCodec):
     """A ladder for each task.
 
     Args:
-        models: path or URI of the ladder.
-        task: whose shipped ladder is used where none is given.
+        models: Path or URI of the ladder.
+        task: Whose shipped ladder is used where none is given.
     """
 
     name = "hyperprior_task_specific"
@@ -246,10 +246,10 @@ def load_hyperprior(path: str | Path, lmbda: float | None = None) -> Hyperprior:
     Args:
         path: ``.safetensors`` of :mod:`cfqa_data.codecs.hyperprior.weights`, or a checkpoint of
             CompressAI's, alone or in what a training saved.
-        lmbda: which model of a ladder; not needed where there is one.
+        lmbda: Which model of a ladder; not needed where there is one.
 
     Raises:
-        CodecError: the file is neither, or the ladder has no such model.
+        CodecError: If the file is neither, or the ladder has no such model.
     """
     path = absolute_path(path)
     if path.suffix != ".safetensors":

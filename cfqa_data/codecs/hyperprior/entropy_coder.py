@@ -52,8 +52,8 @@ class TableCoder:
     """Codes integers by the tables of one family; all integers of a table go in one call.
 
     Args:
-        tables: of the family.
-        beyond: whether an escaped integer is coded as its distance beyond the table, instead of
+        tables: Of the family.
+        beyond: Whether an escaped integer is coded as its distance beyond the table, instead of
             by itself.
     """
 
@@ -188,7 +188,7 @@ def decoding(stream: bytes) -> Iterator[Callable[[TableCoder, np.ndarray], np.nd
     on the parts before.
 
     Raises:
-        CodecError: the stream is damaged or cut short, or not all of it was decoded.
+        CodecError: If the stream is damaged or cut short, or not all of it was decoded.
     """
     if not stream or stream[-1] == 0:
         raise CodecError("the bitstream is damaged")

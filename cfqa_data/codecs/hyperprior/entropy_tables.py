@@ -117,9 +117,9 @@ def gaussian_tables(scales: np.ndarray, tail: float = TAIL, bits: int | None = N
     """Return the tables of zero-mean Gaussians integrated over unit cells.
 
     Args:
-        scales: standard deviations.
-        tail: probability mass that the tables leave out.
-        bits: see :meth:`Tables.from_masses`.
+        scales: Standard deviations.
+        tail: Probability mass that the tables leave out.
+        bits: See :meth:`Tables.from_masses`.
     """
     return _gaussian_tables(tuple(scales.tolist()), tail, bits)
 
@@ -145,12 +145,12 @@ class Density:
     distribution.
 
     Args:
-        state: arrays by CompressAI's names; of each layer the matrix (channels, out, in) before the
+        state: Arrays by CompressAI's names; of each layer the matrix (channels, out, in) before the
             softplus, the bias (channels, out, 1), and, but of the last, the factor (channels, out,
             1) before the tanh.
 
     Raises:
-        CodecError: it holds no whole one.
+        CodecError: If it holds no whole one.
     """
 
     def __init__(self, state: Mapping[str, np.ndarray]) -> None:
@@ -210,16 +210,16 @@ def bottleneck_tables(
     """Return the tables of a learned factorised density, and their centres.
 
     Args:
-        density: of every channel.
+        density: Of every channel.
         quantiles: float64 (channels, 3), rising: the tables' first point, what z is counted from,
             and their last point; the density's own lower end, median and upper end if not given.
-        bits: see :meth:`Tables.from_masses`.
+        bits: See :meth:`Tables.from_masses`.
 
     Returns:
         One table per channel for the integers ``round(z - centre)``, and the float64 centres.
 
     Raises:
-        CodecError: the density is not finite, or too wide to tabulate.
+        CodecError: If the density is not finite, or too wide to tabulate.
     """
     low, centres, high = (density.quantiles() if quantiles is None else quantiles).T
     # Not finite, or out of order, or with an end that is out of reach: all make a sum too large.

@@ -60,9 +60,9 @@ class Grid:
     """Numbers that sums are exact of.
 
     Attributes:
-        limit: they saturate here.
-        cuts: they are sums of multiples of 2**-cut, one slice per cut, the coarsest first.
-        finest: their weights are multiples of 2**-finest, or coarser.
+        limit: They saturate here.
+        cuts: They are sums of multiples of 2**-cut, one slice per cut, the coarsest first.
+        finest: Their weights are multiples of 2**-finest, or coarser.
     """
 
     limit: float
@@ -87,12 +87,12 @@ class Grid:
         """Return weight (O, K) and bias (O, 1) so that ``weight @ x + bias`` is exact.
 
         Args:
-            name: of the layer, for messages.
-            weight: any floats.
-            bias: any floats (O,).
+            name: Of the layer, for messages.
+            weight: Any floats.
+            bias: Any floats (O,).
 
         Raises:
-            CodecError: the weights are not finite, or so large that no useful grid is left.
+            CodecError: If the weights are not finite, or so large that no useful grid is left.
         """
         weight = np.rint(np.asarray(weight, np.float64) * 2.0**self.finest) * 2.0**-self.finest
         bias = np.asarray(bias, np.float64)
@@ -113,8 +113,8 @@ class Arithmetic(NamedTuple):
     """How finely a network is computed; part of what encoder and decoder share.
 
     Attributes:
-        values: activations.
-        squares: the squares inside GDN.
+        values: Activations.
+        squares: The squares inside GDN.
     """
 
     values: Grid
@@ -129,10 +129,10 @@ class Layer:
     """What a network is made of; rows of its output depend on rows of its input nearby.
 
     Attributes:
-        outputs: channels of the output; as many as of the input if not given.
-        up: rows of the output per row of the input.
-        stride: rows of the input per row of the output.
-        half: rows of the input that a row of the output needs on each side.
+        outputs: Channels of the output; as many as of the input if not given.
+        up: Rows of the output per row of the input.
+        stride: Rows of the input per row of the output.
+        half: Rows of the input that a row of the output needs on each side.
     """
 
     outputs: int | None = None
@@ -164,11 +164,11 @@ class _Convolution(Layer):
     of the output then lies at equal distances, the matrix of a product for each of these columns.
 
     Attributes:
-        values: grid of inputs and outputs.
-        kernel: neighbours on each axis.
-        wide: whether the neighbours of all columns are copied together and summed in one product,
+        values: Grid of inputs and outputs.
+        kernel: Neighbours on each axis.
+        wide: Whether the neighbours of all columns are copied together and summed in one product,
             where the input has few channels.
-        phases: of the output's rows and columns, each with the first neighbour (row, column),
+        phases: Of the output's rows and columns, each with the first neighbour (row, column),
             weight (out, columns * rows * in; rows * columns * in if wide) and bias (out, 1).
     """
 
@@ -222,10 +222,10 @@ class _Convolution(Layer):
         """Return what one slice of the input adds to some rows (rows, out, cols) of the output.
 
         Args:
-            planes: as :meth:`_planes` gives them.
-            weights: of each column of neighbours, (out, rows * in).
-            first: row and column of the first neighbour of the first value.
-            rows, cols: of the result.
+            planes: As :meth:`_planes` gives them.
+            weights: Of each column of neighbours, (out, rows * in).
+            first: Row and column of the first neighbour of the first value.
+            rows, cols: Of the result.
         """
         total = np.empty((rows, self.outputs, cols))
         top, left = first
@@ -245,11 +245,11 @@ class Conv(_Convolution):
     """A 2-D convolution with zero padding of half the kernel; stride 1 or 2.
 
     Args:
-        name: of the layer, for messages.
+        name: Of the layer, for messages.
         weight: (out, in, k, k).
         bias: (out,).
         stride: 1 or 2; sides are rounded up.
-        arithmetic: of inputs and weights.
+        arithmetic: Of inputs and weights.
     """
 
     def __init__(
@@ -277,10 +277,10 @@ class Deconv(_Convolution):
     over 3x3, 2x3, 3x2 and 2x2 neighbours.
 
     Args:
-        name: of the layer, for messages.
+        name: Of the layer, for messages.
         weight: (in, out, 5, 5).
         bias: (out,).
-        arithmetic: of inputs and weights.
+        arithmetic: Of inputs and weights.
     """
 
     up, half, kernel = 2, 1, 3
@@ -305,11 +305,11 @@ class GDN(Layer):
     Transformation", ICLR 2016.
 
     Args:
-        name: of the layer, for messages.
+        name: Of the layer, for messages.
         beta: (channels,), positive.
         gamma: (channels, channels), not negative.
-        inverse: multiply instead of divide.
-        arithmetic: of inputs and weights.
+        inverse: Multiply instead of divide.
+        arithmetic: Of inputs and weights.
     """
 
     def __init__(

@@ -139,9 +139,9 @@ class ScaleHyperprior(nn.Module):
     """Analysis, synthesis and their hyper versions.
 
     Args:
-        n: channels of the inner layers and of z.
-        m: channels of y.
-        stages: convolutions of stride 2 between a plane and y.
+        n: Channels of the inner layers and of z.
+        m: Channels of y.
+        stages: Convolutions of stride 2 between a plane and y.
     """
 
     def __init__(self, n: int = 128, m: int = 192, stages: int = 4) -> None:

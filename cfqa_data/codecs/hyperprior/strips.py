@@ -29,8 +29,8 @@ class Network:
         """Return what the layers make of ``x`` (channels, rows, cols), which is left as it is.
 
         Args:
-            x: multiples of the steps of the layers' grid.
-            budget: bytes; :data:`BUDGET` if not given.
+            x: Multiples of the steps of the layers' grid.
+            budget: Bytes; :data:`BUDGET` if not given.
         """
         shapes: list[tuple[int, ...]] = [x.shape]
         for layer in self.layers:

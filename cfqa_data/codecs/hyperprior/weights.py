@@ -48,7 +48,7 @@ class Pad:
     """How a plane is brought to a size the network takes.
 
     Attributes:
-        multiple: both sides become multiples of this.
+        multiple: Both sides become multiples of this.
         mode: ``edge`` repeats the outer samples, ``zero`` adds zeros.
         align: ``start`` adds at the bottom and right, ``centre`` half on each side.
     """
@@ -78,12 +78,12 @@ class HyperpriorWeights:
     """All that encoder and decoder share for one lambda.
 
     Attributes:
-        state: the state dict, arrays by CompressAI's names.
-        pad: how planes are padded.
-        y_tables: one table per scale.
+        state: The state dict, arrays by CompressAI's names.
+        pad: How planes are padded.
+        y_tables: One table per scale.
         y_thresholds: int64 (scales - 1,), in units of 2**-FRACTION: a scale takes the table
             whose index is the number of thresholds below it.
-        z_tables: one table per channel of z.
+        z_tables: One table per channel of z.
         medians: float64 (channels,), multiples of 2**-FRACTION.
         convention: ``cfqa``, or ``compressai`` where results are compared with CompressAI's: the
             arithmetic is then as fine as float32, and escapes are coded as in CompressAI.
@@ -112,15 +112,15 @@ class HyperpriorWeights:
         """Make the tables of a state dict.
 
         Args:
-            state: arrays by CompressAI's names.
-            pad: how planes are padded.
+            state: Arrays by CompressAI's names.
+            pad: How planes are padded.
             scales: float64 (scales,), rising: the deviations of y's tables; the standard ones if
                 not given.
-            published: make them as CompressAI does: a scale takes the table next above it, not the
+            published: Make them as CompressAI does: a scale takes the table next above it, not the
                 nearest, and z is counted from the state's quantiles, not from the density's own.
 
         Raises:
-            CodecError: it lacks an entry.
+            CodecError: If it lacks an entry.
         """
         scales = scale_table() if scales is None else scales
         if published:
@@ -156,11 +156,11 @@ def write_ladder(
     """Write models of one architecture to a file, whole or not at all.
 
     Args:
-        path: of the safetensors file.
-        name: of the ladder.
+        path: Of the safetensors file.
+        name: Of the ladder.
         models: (lambda, weights), the lambdas all different; tables of y, padding and
             convention all the same.
-        facts: further metadata, JSON-safe.
+        facts: Further metadata, JSON-safe.
     """
     first = models[0][1]
     tensors = vars(first.y_tables) | {"thresholds": first.y_thresholds}
@@ -183,7 +183,7 @@ def read_ladder(path: str | Path) -> tuple[dict[str, Any], list[tuple[float, Hyp
     """Return the facts and the models, (lambda, weights), of a ladder file.
 
     Raises:
-        CodecError: the file is not one.
+        CodecError: If the file is not one.
     """
     from safetensors import SafetensorError, safe_open
 

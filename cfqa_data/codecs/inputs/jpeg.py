@@ -51,7 +51,7 @@ class Jpeg(InputCodec):
     than one, or a margin of zeros, a comment in the file says where they lie.
 
     Args:
-        subsampling: of chrominance.
+        subsampling: Of chrominance.
     """
 
     name = "jpeg"
@@ -73,7 +73,7 @@ class Jpeg(InputCodec):
 
         Args:
             inputs: float32 (N, 3, H, W), N views of an image, normalised by ImageNet's statistics.
-            parameter: quality.
+            parameter: Quality.
         """
         quality = int(self.check_parameter(parameter))
         values = np.asarray(inputs)

@@ -26,9 +26,9 @@ class Layout(NamedTuple):
     """Where the views lie in the picture, in pixels.
 
     Attributes:
-        size: rows and columns of each view without its margins.
-        margins: of zeros around each view: above, below, left, right.
-        places: top, left, and whether it is mirrored, of each view.
+        size: Rows and columns of each view without its margins.
+        margins: Of zeros around each view: above, below, left, right.
+        places: Top, left, and whether it is mirrored, of each view.
     """
 
     size: tuple[int, int]
@@ -47,7 +47,7 @@ class Layout(NamedTuple):
         """Return the layout of a picture of so many rows and columns.
 
         Raises:
-            ValueError: the bytes are none of such a picture.
+            ValueError: If the bytes are none of such a picture.
         """
         if not data:
             return cls((rows, columns), (0, 0, 0, 0), ((0, 0, False),))

@@ -48,8 +48,8 @@ def set_limits(memory: int, seconds: int) -> None:
     """Limit this process for good: it can lower the limits later, not raise them.
 
     Args:
-        memory: bytes of address space. (macOS does not hold a process to it.)
-        seconds: of processor time, over all threads.
+        memory: Bytes of address space. (macOS does not hold a process to it.)
+        seconds: Of processor time, over all threads.
     """
     import resource
 
@@ -73,7 +73,7 @@ def filter_calls() -> None:
     """Let this process and its threads make harmless system calls only, where that is possible.
 
     Raises:
-        CodecError: this kernel should be able to filter calls, and does not.
+        CodecError: If this kernel should be able to filter calls, and does not.
     """
     if not FILTERED:
         return

@@ -60,13 +60,13 @@ class IsolatedCodec(Codec):
     its own.
 
     Args:
-        name: of the codec.
-        options: of the codec.
+        name: Of the codec.
+        options: Of the codec.
         factory: ``module:function`` that makes the codec from its name and options.
 
     Raises:
-        CodecError: there is no such codec or option, or this system cannot isolate.
-        MissingDependencyError: what the codec needs is not installed.
+        CodecError: If there is no such codec or option, or this system cannot isolate.
+        MissingDependencyError: If what the codec needs is not installed.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class IsolatedCodec(Codec):
         """See :meth:`Codec.decode`.
 
         Raises:
-            CodecError: also where the decoder crashed, took too long or needed too much memory.
+            CodecError: Also where the decoder crashed, took too long or needed too much memory.
         """
         rows, cols = check_shape(self.name, shape)
         stream = check_bitstream(self.name, bitstream)

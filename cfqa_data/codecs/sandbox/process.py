@@ -36,22 +36,22 @@ class DecoderProcess:
     """One child and its pipes; used by one thread at a time.
 
     Args:
-        name: of the codec, for messages.
+        name: Of the codec, for messages.
         start: JSON that tells the child its codec.
-        samples: of the largest plane that it is to decode.
-        memory: bytes of address space that it has.
-        life: seconds that it may decode for in all.
+        samples: Of the largest plane that it is to decode.
+        memory: Bytes of address space that it has.
+        life: Seconds that it may decode for in all.
 
     Attributes:
-        samples: as given.
-        itemsize: bytes of a sample, 1 or 2.
-        peak: the largest sample.
-        spent: seconds that it has decoded for.
-        sound: whether it gave a proper answer to the last request, and can be asked again.
+        samples: As given.
+        itemsize: Bytes of a sample, 1 or 2.
+        peak: The largest sample.
+        spent: Seconds that it has decoded for.
+        sound: Whether it gave a proper answer to the last request, and can be asked again.
 
     Raises:
-        CodecError: it did not start, or cannot make the codec.
-        MissingDependencyError: something is not installed.
+        CodecError: If it did not start, or cannot make the codec.
+        MissingDependencyError: If something is not installed.
     """
 
     def __init__(self, name: str, start: str, samples: int, memory: int, life: float) -> None:
@@ -104,7 +104,7 @@ class DecoderProcess:
         """Return the ``size`` bytes of the plane that a bitstream holds.
 
         Raises:
-            CodecError: the bitstream is damaged, or the child did not answer, or not with that.
+            CodecError: If the bitstream is damaged, or the child did not answer, or not with that.
         """
         started = time.monotonic()
         request = wire.REQUEST.pack(*shape, seconds, len(bitstream)) + bitstream
