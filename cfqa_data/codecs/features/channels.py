@@ -1,6 +1,4 @@
-"""Codecs that keep fewer channels: the first, the most important, projections, or the largest
-values.
-"""
+"""Codecs that keep fewer channels: the first, the most important, projections, largest values."""
 
 from __future__ import annotations
 

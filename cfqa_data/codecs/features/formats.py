@@ -73,10 +73,10 @@ class Plain(Format):
 
 @dataclass(frozen=True)
 class Scaled(Format):
-    """Numbers with one float32 scale per group, which maps the group's largest magnitude to the
-    largest number.
+    """Numbers with one float32 scale per group of values.
 
-    Unsigned integers are offsets from a float32 minimum of the group.
+    The scale maps the group's largest magnitude to the largest number. Unsigned integers are
+    offsets from a float32 minimum of the group.
 
     Attributes:
         numbers: The format of the numbers.
