@@ -45,10 +45,10 @@ def test_more_units_than_a_picture_has_are_refused(
 ) -> None:
     stream, shape = a_stream(name)
     units = stream.count(b"\0\0\1")
-    assert units < video.MOST_UNITS <= 64
-    monkeypatch.setattr(video, "MOST_UNITS", units)
+    assert units < video.MAX_UNITS <= 64
+    monkeypatch.setattr(video, "MAX_UNITS", units)
     get_codec(name).decode(stream, shape)
-    monkeypatch.setattr(video, "MOST_UNITS", units - 1)
+    monkeypatch.setattr(video, "MAX_UNITS", units - 1)
     with pytest.raises(CodecError, match=f"^{name}: the bitstream contains more units than one"):
         get_codec(name).decode(stream, shape)
 
