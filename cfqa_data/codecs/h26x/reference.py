@@ -228,9 +228,7 @@ class ReferenceCodec(VideoCodec):
         return [bitstream.rstrip(b"\0") + b"\xff" * 16] if is_slice else []
 
     def _run(self, command: Sequence[str], data: bytes, samples: int, what: str) -> bytes:
-        """Run a program that reads "{source}", with ``data`` in it; return what it writes to
-        "{target}".
-        """
+        """Write data to "{source}", run a program, and return the content of its "{target}"."""
         with tempfile.TemporaryDirectory(prefix=f"cfqa-{self.name}-") as folder:
             source, target, log = (Path(folder, name) for name in ("source", "target", "log.txt"))
             source.write_bytes(data)

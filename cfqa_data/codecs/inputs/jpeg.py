@@ -75,7 +75,7 @@ class Jpeg(InputCodec):
         """Return a JPEG file.
 
         Args:
-            inputs: Float32 (N, 3, H, W), N views of an image, normalised with ImageNet's
+            inputs: float32 (N, 3, H, W), N views of an image, normalised with ImageNet's
                 statistics.
             parameter: The JPEG quality, 1 to 100.
 
