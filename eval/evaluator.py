@@ -196,13 +196,11 @@ def _executor(workers: int, client: Any, device: str) -> Iterator[Executor | Non
     """Return what runs work in other processes; nothing if this one is to do it.
 
     Raises:
-        MetricError: They cannot be started, or were killed.
+        MetricError: They cannot be started, or were killed; both workers and a client are given.
     """
     if client is None and workers == 1:
         yield None
         return
-    if client is not None and workers != 1:
-        raise MetricError("workers of this machine or a Dask scheduler: give one of them, not both")
     from cfqa_data.processes.executor import Executor
 
     gpus: list[str] = []
