@@ -86,7 +86,7 @@ def bd_rate(
         qualities: Qualities of the other curve's points.
 
     Raises:
-        MetricError: A curve has fewer than two usable points, a rate is not positive, or the
+        MetricError: If a curve has fewer than two usable points, a rate is not positive, or the
             quality ranges of the curves do not overlap.
     """
     fronts = []
@@ -119,7 +119,7 @@ def _common_range(anchor: Floats, other: Floats) -> tuple[float, float]:
     """Return the range of quality that two curves share.
 
     Raises:
-        MetricError: There is none, or a curve has too few points.
+        MetricError: If there is none, or a curve has too few points.
     """
     for name, qualities in (("the anchor", anchor), ("the codec", other)):
         if not len(qualities):
@@ -170,9 +170,9 @@ def curves(
         draws: Number of bootstrap samples of the sources, for the intervals.
 
     Raises:
-        MetricError: A codec or quality is unknown, or a source lacks a codec or level that other
+        MetricError: If a codec or quality is unknown, or a source lacks a codec or level that other
             sources of its task have.
-        FormatError: The folder is not a dataset.
+        FormatError: If the folder is not a dataset.
     """
     dataset = opened(dataset)
     labels, facts = dataset.labels, task_facts(dataset)
@@ -253,7 +253,7 @@ def _columns(
     """Return the values of each quality, (rows,) float64; NaN where there is none.
 
     Raises:
-        MetricError: A quality is unknown.
+        MetricError: If a quality is unknown.
     """
     own = [n for n in ("score", "loss", "distortion", *BASELINES) if n in labels.column_names]
     scored = {} if evaluation is None else {m.name: m for m in evaluation.metrics}
@@ -318,7 +318,7 @@ def _bd_rate_row(
         except MetricError as error:
             if n == 0:
                 return row | {"note": str(error)}
-    low, high = interval(found)
+    low, high = (float(end) for end in interval(found))
     return row | {"bd_rate": float(found[0]), "low": _finite(low), "high": _finite(high)}
 
 

@@ -125,11 +125,11 @@ def evaluate(
         The scores, and tables of statistics, which are computed when they are first accessed.
 
     Raises:
-        MetricError: A metric is unknown, or none has scored anything; a feature contains NaN or
-            Inf; nothing is left to score; ``out`` holds something else; workers cannot be started
-            or were killed.
-        FormatError: The folder is not a dataset, or a part of it is missing.
-        MissingDependencyError: A package that the metrics or the statistics need is not installed.
+        MetricError: If a metric is unknown or none has scored anything, a feature contains NaN or
+            Inf, nothing is left to score, ``out`` holds something else, or workers cannot be
+            started or were killed.
+        FormatError: If the folder is not a dataset, or a part of it is missing.
+        MissingDependencyError: If a package that metrics or statistics need is not installed.
     """
     for name, value, (one, other) in (
         ("target", target, ("distortion", "loss")),
@@ -203,13 +203,12 @@ def _executor(workers: int, client: Any, device: str) -> Iterator[Executor | Non
     """Yield an executor of other processes, or None to score in this process.
 
     Raises:
-        MetricError: The processes cannot be started, or were killed.
+        MetricError: If the processes cannot be started or were killed, or both workers and a
+            client are given.
     """
     if client is None and workers == 1:
         yield None
         return
-    if client is not None and workers != 1:
-        raise MetricError("workers of this machine or a Dask scheduler: give one of them, not both")
     from cfqa_data.processes.executor import Executor
 
     gpus: list[str] = []
@@ -234,7 +233,7 @@ def _without_codecs(metrics: Sequence[Metric], labels: pa.Table) -> tuple[Metric
     """Return a variant of each trained metric for each codec, to be trained without that codec.
 
     Raises:
-        MetricError: No metric is trained, or there is only one codec.
+        MetricError: If no metric is trained, or there is only one codec.
     """
     codecs = dict.fromkeys(labels["codec"].to_pylist())
     trained = [metric for metric in metrics if metric.fit]

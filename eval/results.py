@@ -186,7 +186,7 @@ class Evaluation(Described):
             bold_best: Set the best value of each column in bold; in text, mark it with a star.
 
         Raises:
-            MetricError: The kind or the figure is unknown.
+            MetricError: If the kind or the figure is unknown.
         """
         from cfqa_data.eval.tables import figures_table
 
@@ -200,7 +200,7 @@ class Evaluation(Described):
             target: ``distortion`` or ``loss``.
 
         Raises:
-            MetricError: The labels have no such column.
+            MetricError: If the labels have no such column.
         """
         if target not in ("distortion", "loss") or target not in self.labels.column_names:
             raise MetricError(f"the labels have no column {target!r} to follow")
@@ -232,7 +232,7 @@ class Evaluation(Described):
             A new evaluation.
 
         Raises:
-            MetricError: The evaluations are of different datasets, or two different metrics have
+            MetricError: If the evaluations are of different datasets, or two different metrics have
                 the same name and there is no label.
         """
         from cfqa_data.eval.merging import merge
@@ -253,7 +253,7 @@ class Evaluation(Described):
             force: Replace an existing file.
 
         Raises:
-            CfqaError: The file exists or cannot be written.
+            CfqaError: If the file exists or cannot be written.
         """
         from cfqa_data.eval.score_format import write_scores
         from cfqa_data.format.storage import check_writable
@@ -317,7 +317,7 @@ class Evaluation(Described):
             The differences, positive where a metric is better than the baseline.
 
         Raises:
-            MetricError: A metric was not scored, or its direction is not declared.
+            MetricError: If a metric was not scored, or its direction is not declared.
         """
         from cfqa_data.eval.comparison import compare_metrics
 
@@ -335,7 +335,7 @@ class Evaluation(Described):
             against: Name of a metric to compare with instead of the label.
 
         Raises:
-            MetricError: A metric was not scored, or ``count`` is less than 1.
+            MetricError: If a metric was not scored, or ``count`` is less than 1.
         """
         from cfqa_data.eval.disagreements import find_disagreements
 

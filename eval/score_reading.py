@@ -65,8 +65,8 @@ def read_evaluation(
             path.
 
     Raises:
-        MetricError: A file is not a complete score file, or is of another dataset.
-        FormatError: The folder is not a dataset.
+        MetricError: If a file is not a complete score file, or is of another dataset.
+        FormatError: If the folder is not a dataset.
     """
     paths: list[Any] = list(files)
     first = paths[0] if paths else None
@@ -86,7 +86,7 @@ def read_file(path: str | Path, dataset: FeatureSource | None = None) -> Evaluat
     """Read a score file, with the labels of a dataset or else those in the file.
 
     Raises:
-        MetricError: The file is not a complete score file, or is of another dataset.
+        MetricError: If the file is not a complete score file, or is of another dataset.
     """
     path = absolute_path(path)
     found = read_scores(path, 0 if dataset is None else dataset.labels.num_rows)
@@ -108,7 +108,7 @@ def bind(evaluation: Evaluation, dataset: FeatureSource, name: str) -> Evaluatio
         name: Name of the evaluation in error messages.
 
     Raises:
-        MetricError: The evaluation is of another dataset.
+        MetricError: If the evaluation is of another dataset.
     """
     if evaluation.dataset != dataset_identity(dataset):
         if not set(BOUND) & set(evaluation.labels.column_names):
@@ -149,9 +149,9 @@ def from_scores(
             path.
 
     Raises:
-        MetricError: The table lacks a column; a feature is not in the dataset or occurs twice; a
-            score is infinite; the labels have no such target.
-        FormatError: The folder is not a dataset.
+        MetricError: If the table lacks a column, a feature is not in the dataset or occurs twice, a
+            score is infinite, or the labels have no such target.
+        FormatError: If the folder is not a dataset.
     """
     where, table = _table(scores)
     source = opened(dataset, follow_links=follow_links)
@@ -240,7 +240,7 @@ def read_scores(path: Path, features: int = 0) -> Evaluation:
             than these, and than the general limit `MOST_ROWS`, is refused.
 
     Raises:
-        MetricError: The file is not a complete score file.
+        MetricError: If the file is not a complete score file.
     """
     import pyarrow as pa
 

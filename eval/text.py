@@ -205,8 +205,8 @@ def _sources(row: dict[str, Any]) -> int:
 def _notes(evaluation: Evaluation) -> list[str]:
     """Return the notes below the tables."""
     notes = [NOTE]
-    failed = evaluation.failures.keys() - {metric.name for metric in evaluation.metrics}
-    if failed := sorted(name for name in failed if Path(name).suffix not in (".parquet", ".csv")):
+    names = evaluation.failures.keys() - {metric.name for metric in evaluation.metrics}
+    if failed := sorted(name for name in names if Path(name).suffix not in (".parquet", ".csv")):
         notes.append(f"Without a column, since no feature could be scored: {', '.join(failed)}.")
     if evaluation.scores["value"].null_count:
         notes.append("A source for which a metric lacks a score is left out for that metric.")

@@ -152,7 +152,7 @@ def leaderboard(
         `Evaluation.same_dataset`) are merged.
 
     Raises:
-        MetricError: There is no result, or a file is not a complete score file.
+        MetricError: If there is no result, or a file is not a complete score file.
     """
     source = None if dataset is None else opened(dataset)
     labelled = []

@@ -59,11 +59,11 @@ def write_report(
             path.
 
     Raises:
-        MetricError: There are no scores, the report cannot be made, or ``dataset`` is not the one
-            that was scored.
-        DiskError: The disk is full.
-        CfqaError: The file cannot be written.
-        FormatError: The folder is not a dataset.
+        MetricError: If there are no scores, the report cannot be made, or another dataset was
+            scored.
+        DiskError: If the disk is full.
+        CfqaError: If the file cannot be written.
+        FormatError: If the folder is not a dataset.
     """
     path = absolute_path(path)
     check_writable(path)
@@ -143,7 +143,7 @@ def _origin(evaluation: Evaluation, source: FeatureSource | None) -> dict[str, A
     """Return the manifest, hash and codec levels of the dataset; None if they are unknown.
 
     Raises:
-        MetricError: Another dataset was scored.
+        MetricError: If another dataset was scored.
     """
     from cfqa_data.access.dataset import Dataset
 
