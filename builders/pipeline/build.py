@@ -39,7 +39,7 @@ def build(
     recipe: Recipe | str | Path,
     out: Path | str,
     *,
-    workers: int = 2,
+    workers: int | None = None,
     tier: str = "full",
     scheduler: str | None = None,
     accept_versions: bool = False,
@@ -52,9 +52,11 @@ def build(
     Args:
         recipe: a recipe, its name, or the path of its TOML file.
         out: the folder; new, empty, or one where this recipe's build was begun or finished.
-        workers: processes on this machine; with 0 or 1 the work is done in this process.
+        workers: processes on this machine, by default 2; with 0 or 1 the work is done in this
+            process.
         tier: "full", or "light" without the decoded features, which are then decoded on access.
-        scheduler: address of a Dask scheduler to use instead; its workers must see `out`.
+        scheduler: address of a Dask scheduler to use instead of workers of this machine; its
+            workers must see `out`. While it has none, a `CfqaWarning` tells that the build waits.
         accept_versions: resume a build that was begun with other versions of the software; the
             manifest then names both, and the bytes may be those of neither.
         progress: notified of stages and their progress; optional.
@@ -64,7 +66,8 @@ def build(
 
     Raises:
         RecipeError: there is no such recipe, or it is impossible.
-        BuildError: it cannot be built here; whatever was finished is kept.
+        BuildError: it cannot be built here, or both `workers` and `scheduler` are given; whatever
+            was finished is kept.
         DiskError: the disk is full, or may not be written to; what was finished is kept.
     """
     check_guard()
@@ -73,8 +76,10 @@ def build(
     with clear_disk_errors(f"building {recipe.name!r}"):
         if status(recipe, root, tier=tier) != "finished":
             check_folder(root)
-            plan = make_plan(recipe, tier)
+            if workers is None:
+                workers = 2 if scheduler is None else 0
             with Executor(workers, scheduler) as executor:
+                plan = make_plan(recipe, tier)
                 run_stages(STAGES, plan, root, executor, progress, accept_versions)
         elif Layout(root).work.exists():
             with locked(root):

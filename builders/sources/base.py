@@ -120,11 +120,11 @@ class Source(ABC):
 
 def picture_of(inputs: Any) -> np.ndarray | None:
     """Return what normalised views (N, 3, H, W) show together, uint8 (H, W, 3); None of others."""
-    from cfqa_data.codecs.inputs.picture import lay_out
+    from cfqa_data.codecs.inputs.picture import merge_views
 
     if not isinstance(inputs, np.ndarray) or inputs.ndim != 4 or inputs.shape[1] != 3:
         return None
-    found = lay_out(inputs)
+    found = merge_views(inputs)
     return found and found[0]
 
 

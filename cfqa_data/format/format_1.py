@@ -138,11 +138,11 @@ def read_tasks(recipe: object, tasks: object) -> dict[str, TaskEntry]:
     """Return what a manifest of format 1 says of its tasks.
 
     Args:
-        recipe: its recipe.
-        tasks: its table of tasks: shape and sources of each.
+        recipe: Its recipe.
+        tasks: Its table of tasks: shape and sources of each.
 
     Raises:
-        FormatError: a part is not what format 1 has there.
+        FormatError: If a part is not what format 1 has there.
     """
     keys = ("name", "summary", "sources_per_task", "group_size", "backbone", "tasks")
     whole = keyed("the recipe", recipe, keys)

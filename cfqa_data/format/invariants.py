@@ -65,10 +65,10 @@ def check_source_ids(tasks: Mapping[str, Sequence[object]]) -> None:
     """Check that ids are texts, and unique over the sources of all tasks.
 
     Args:
-        tasks: task -> the ids of its sources.
+        tasks: Task -> the ids of its sources.
 
     Raises:
-        FormatError: one is not; the error names it and its tasks.
+        FormatError: If one is not; the error names it and its tasks.
     """
     found: dict[str, str] = {}
     for task, sources in tasks.items():
@@ -95,10 +95,10 @@ def check_task_names(codecs: Mapping[str, Iterable[str]]) -> None:
     """Check that the names of tasks and codecs give each file of a folder its own path.
 
     Args:
-        codecs: task -> the names of its codecs.
+        codecs: Task -> the names of its codecs.
 
     Raises:
-        FormatError: two files have the same path, or a task has a reserved name.
+        FormatError: If two files have the same path, or a task has a reserved name.
     """
     stems: dict[str, str] = {}
     for task, names in codecs.items():
@@ -135,13 +135,13 @@ def check_truth(task: TaskFacts, dtype: str, axes: int, what: str) -> None:
     """Check the dtype and rank of a truth.
 
     Args:
-        task: the task.
+        task: The task.
         dtype: NumPy's name of the truth's type.
-        axes: number of its axes.
-        what: names it in the error.
+        axes: Number of its axes.
+        what: Names it in the error.
 
     Raises:
-        FormatError: it is not.
+        FormatError: If it is not.
     """
     if task.truth is None:
         raise FormatError(f"{what}: features of {task.name} are scored without ground truth")
@@ -164,7 +164,7 @@ def preview_columns(tasks: Mapping[str, TaskEntry]) -> dict[str, pa.DataType]:
     """Return the columns that the table of pictures may have beside those of originals.
 
     Args:
-        tasks: what the manifest says of them.
+        tasks: What the manifest says of them.
     """
     codecs = [codec for entry in tasks.values() for codec in entry.codecs.values()]
     outputs = [f"output_{c.name}_{level}" for c in codecs for level in range(len(c.levels))]
@@ -189,7 +189,7 @@ def check_bitstream(dtype: str, axes: int, what: str) -> None:
     """Check that a bitstream is stored as a one-dimensional array of bytes.
 
     Raises:
-        FormatError: it is not.
+        FormatError: If it is not.
     """
     if (dtype, axes) != ("uint8", 1):
         raise FormatError(f"{what} is {dtype} of {axes} axes, not a one-dimensional array of bytes")
@@ -203,11 +203,11 @@ class LabelRows:
     """The label rows of one task, with the source, codec and level of each row.
 
     Attributes:
-        table: the rows.
-        entry: what the manifest says of the task.
-        source: position of each row's source, int64 (rows,).
-        codec: position of its codec in the entry.
-        level: its level.
+        table: The rows.
+        entry: What the manifest says of the task.
+        source: Position of each row's source, int64 (rows,).
+        codec: Position of its codec in the entry.
+        level: Its level.
     """
 
     table: pa.Table
@@ -234,9 +234,9 @@ class Rule:
     """A rule for the values of a column.
 
     Attributes:
-        column: its name.
-        what: description of valid values, to continue "is 3, not".
-        holds: returns for each row whether the rule holds.
+        column: Its name.
+        what: Description of valid values, to continue "is 3, not".
+        holds: Returns for each row whether the rule holds.
     """
 
     column: str

@@ -120,9 +120,9 @@ class Layout:
         """Return the relative names of all shards of a task's originals or bitstreams.
 
         Args:
-            count: of shards.
+            count: Of shards.
             path: :meth:`originals` or :meth:`bitstreams`.
-            of: the task, and the codec.
+            of: The task, and the codec.
         """
         return [self.relative(path(*of, number, count)) for number in range(count)]
 

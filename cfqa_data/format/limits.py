@@ -107,7 +107,7 @@ def open_plain(path: Path) -> BufferedReader:
     """Open a regular file for reading; others, such as pipes that block, are refused.
 
     Raises:
-        OSError: it is not there, cannot be read, or is no plain file.
+        OSError: If it is not there, cannot be read, or is no plain file.
     """
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - for the caller to close
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -124,8 +124,8 @@ def read_limited(path: Path, most: int) -> bytes:
     """Return a file's whole content, if it is a plain file of at most ``most`` bytes.
 
     Raises:
-        OSError: it is not there, cannot be read, or is no plain file.
-        ValueError: it is larger, or Git keeps it elsewhere.
+        OSError: If it is not there, cannot be read, or is no plain file.
+        ValueError: If it is larger, or Git keeps it elsewhere.
     """
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -141,7 +141,7 @@ def parse_json(data: bytes) -> Any:
     """Parse a JSON text, without NaN, infinity and numbers of more than 64 bits.
 
     Raises:
-        ValueError: it is too large, is not such a text, or is nested too deeply.
+        ValueError: If it is too large, is not such a text, or is nested too deeply.
     """
     if len(data) > LARGEST_JSON:
         raise ValueError(f"more than the {LARGEST_JSON:,} bytes allowed for such a file")
@@ -156,7 +156,7 @@ def parse_toml(data: bytes) -> dict[str, Any]:
     """Parse a TOML text: tables, lists, texts and numbers as of :func:`parse_json`.
 
     Raises:
-        ValueError: it is not such a text, or is nested too deeply.
+        ValueError: If it is not such a text, or is nested too deeply.
     """
     try:
         table = tomllib.loads(data.decode("utf-8-sig"))  # as some editors save it

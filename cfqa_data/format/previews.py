@@ -48,8 +48,8 @@ def previews_table(originals: pa.Table, found: pa.Table) -> pa.Table | None:
     """Return the table of originals with pictures; None where there are none.
 
     Args:
-        originals: the table of originals.
-        found: what :func:`in_order` returns.
+        originals: The table of originals.
+        found: What :func:`in_order` returns.
     """
     found = found.combine_chunks()
     names = found.column_names
@@ -68,7 +68,7 @@ def in_order(originals: pa.Table, found: pa.Table) -> pa.Table:
     """Return what was drawn, in the order of originals and of columns, without empty columns.
 
     Args:
-        originals: the table of originals.
+        originals: The table of originals.
         found: `source_id`, and pictures as the bytes of files, and answers, by column; of all
             originals, in any order.
     """
@@ -91,12 +91,12 @@ def read_previews(
     """Return the names of the columns that are shown, and the others, of which it is a copy.
 
     Args:
-        path: name of the file.
-        data: its content.
-        tasks: what the manifest says of them: their sources, codecs and levels.
+        path: Name of the file.
+        data: Its content.
+        tasks: What the manifest says of them: their sources, codecs and levels.
 
     Raises:
-        FormatError: it is no such table.
+        FormatError: If it is no such table.
     """
     return _read(path, data, tasks, pictures=False)
 

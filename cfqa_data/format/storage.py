@@ -64,7 +64,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     most what :func:`remove_partials` removes.
 
     Raises:
-        OSError: it cannot be written; the error names ``path``.
+        OSError: If it cannot be written; the error names ``path``.
     """
     # Of two machines that share the folder, each may have a process of the same number.
     partial = path.with_name(f"{path.name}.{os.getpid()}-{token_hex(4)}{PARTIAL}")
@@ -104,7 +104,7 @@ def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder would survive a power cut, where the platform can tell.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: If they cannot be written.
     """
     if os.name == "nt":  # has no handles of folders that could be synced
         return
@@ -129,7 +129,7 @@ def check_writable(path: Path) -> None:
     """Check early that a file can be written.
 
     Raises:
-        CfqaError: something else or a dataset's own file is in its place, or its folder is not
+        CfqaError: If something else or a dataset's own file is in its place, or its folder is not
             there or takes no files.
     """
     if path.is_dir():
@@ -150,7 +150,8 @@ def check_folder(folder: Path) -> None:
     """Check early that a folder can be written to, or made.
 
     Raises:
-        CfqaError: something else is in its place, or it or the folder to make it in takes no files.
+        CfqaError: If something else is in its place, or it or the folder to make it in takes no
+            files.
     """
     nearest = folder
     while not os.path.lexists(nearest) and nearest != nearest.parent:
@@ -204,11 +205,11 @@ def write_tensors(
     own writer (0.8.0) takes an array's memory as it is, and so scrambles one in Fortran order.
 
     Args:
-        path: the file.
-        tensors: arrays by key.
+        path: The file.
+        tensors: Arrays by key.
         metadata: JSON-safe facts, kept as one JSON text because the format's writer does not keep
             the order of several.
-        key: of that text.
+        key: Of that text.
     """
     from safetensors.numpy import save
 
@@ -227,10 +228,10 @@ def write_table(
     """Write a table as Parquet, zstd compressed.
 
     Args:
-        path: the file.
-        table: what to write.
-        check: called once it is written, before it becomes ``path``; may raise to leave that alone.
-        row_group_size: rows that are stored together.
+        path: The file.
+        table: What to write.
+        check: Called once it is written, before it becomes ``path``; may raise to leave that alone.
+        row_group_size: Rows that are stored together.
     """
     # Opened here: pyarrow takes names such as s3:/x for addresses, and only UTF-8.
     with atomic_path(path) as partial:
@@ -288,16 +289,16 @@ def read_table(
     """Read a Parquet table that must have exactly ``schema`` and a value in every place.
 
     Args:
-        path: the file, or its name if ``data`` is given.
-        schema: what it must have.
-        data: the file's content, if it is no file on this machine.
-        most_rows: refuse a table of more, before any row is read.
-        nullable: columns that may lack a value.
-        within: see :func:`cfqa_data.format.parquet.read_parquet`.
+        path: The file, or its name if ``data`` is given.
+        schema: What it must have.
+        data: The file's content, if it is no file on this machine.
+        most_rows: Refuse a table of more, before any row is read.
+        nullable: Columns that may lack a value.
+        within: See :func:`cfqa_data.format.parquet.read_parquet`.
 
     Raises:
-        FormatError: the file is not there, not Parquet, has other columns, lacks a value, or would
-            take more memory than a table of so many rows does.
+        FormatError: If the file is not there, not Parquet, has other columns, lacks a value, or
+            would take more memory than a table of so many rows does.
     """
     from cfqa_data.format.parquet import read_parquet, read_schema
 
@@ -332,16 +333,16 @@ def check_rows(
     """Check that a table has one row for each combination of some columns' values, in any order.
 
     Args:
-        path: where the table comes from.
-        table: one without nulls.
-        axes: column -> its values.
-        sizes: where the last axis has other lengths with each value of the axis before: those.
+        path: Where the table comes from.
+        table: One without nulls.
+        axes: Column -> its values.
+        sizes: Where the last axis has other lengths with each value of the axis before: those.
 
     Returns:
         Column -> which of its values each row has, int64 (rows,).
 
     Raises:
-        FormatError: a row is missing, is there twice or has another value; the first is named.
+        FormatError: If a row is missing, is there twice or has another value; the first is named.
     """
     again = "build or fetch it again"
     found: dict[str, np.ndarray] = {}

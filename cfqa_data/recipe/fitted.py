@@ -22,8 +22,8 @@ class FittedRange(Quantizer):
     """A uniform quantiser whose range is fitted: `{ kind = "uniform", bits = 10, range = "fit" }`.
 
     Attributes:
-        bits: bits of a code, 1 to 16.
-        percentile: above 50, to 100. Of no training feature more than the rest of it is clipped at
+        bits: Bits of a code, 1 to 16.
+        percentile: Above 50, to 100. Of no training feature more than the rest of it is clipped at
             either end of a layer's range; with 100 the range holds all values.
     """
 
@@ -50,7 +50,7 @@ class FittedRange(Quantizer):
         """Return the quantiser that a recipe's table describes.
 
         Raises:
-            RecipeError: a key is missing, unknown or has an impossible value.
+            RecipeError: If a key is missing, unknown or has an impossible value.
         """
         known = ("kind", "bits", "range")
         table = keyed("the quantiser", data, known, (*known, "percentile"), RecipeError)
@@ -70,7 +70,7 @@ class AutoLevels(Checked):
     """Levels that are found by calibration: `"auto"`, or `{ auto = 6 }` for so many.
 
     Attributes:
-        auto: how many; 2 at least.
+        auto: How many; 2 at least.
     """
 
     auto: int = 10
