@@ -26,7 +26,7 @@ from cfqa_data.eval.fingerprint import fingerprint
 from cfqa_data.eval.merging import compared, joined, relabelled
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
-from cfqa_data.eval.results import Evaluation, conclude
+from cfqa_data.eval.results import Evaluation, make_evaluation
 from cfqa_data.eval.score_format import write_scores
 from cfqa_data.eval.score_reading import read_scores
 from cfqa_data.eval.score_rows import row_keys
@@ -145,7 +145,7 @@ class ScoreFile:
         return there, ""
 
     def _made(self, values: NDArray[np.float64], metrics: Sequence[Metric]) -> Evaluation:
-        return conclude(self._labels, metrics, values, **self._known)
+        return make_evaluation(self._labels, metrics, values, **self._known)
 
     def _others(self, there: Evaluation | None) -> dict[str, str]:
         """Return by name in what metrics that are there differ from those of this run."""
@@ -170,7 +170,7 @@ class ScoreFile:
         Raises:
             MetricError: If the interrupted run is of another dataset.
         """
-        scored = Scored.nothing(self._labels.num_rows, self._begun)
+        scored = Scored.empty(self._labels.num_rows, self._begun)
         for part in (self._there, self._interrupted()):
             if part is None:
                 continue

@@ -20,7 +20,7 @@ from cfqa_data.eval.features.datasets import (
 from cfqa_data.eval.merging import BOUND, agreeing, merge
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
-from cfqa_data.eval.results import Evaluation, conclude, scores_table
+from cfqa_data.eval.results import Evaluation, make_evaluation, scores_table
 from cfqa_data.eval.score_format import (
     KEPT,
     KEY,
@@ -182,7 +182,7 @@ def from_scores(
     metrics = [
         Metric(name, "custom", "", elsewhere, lower_better=better.get(name)) for name in names
     ]
-    return conclude(
+    return make_evaluation(
         source.labels.take(rows),
         metrics,
         values[rows],
@@ -293,4 +293,4 @@ def read_scores(path: Path, features: int = 0) -> Evaluation:
     values = table["value"].to_numpy().reshape(-1, len(metrics))
     if not scores_table(labels, metrics, values).equals(table.select(columns)):
         raise MetricError(f"{path}: the scores are not in the order in which they were written")
-    return conclude(labels, metrics, values, facts["target"], dict(facts["failures"]), **known)
+    return make_evaluation(labels, metrics, values, facts["target"], facts["failures"], **known)
