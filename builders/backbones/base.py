@@ -33,12 +33,12 @@ class Backbone(ABC):
     The arguments of a subclass are a recipe's `weights`, a path or None, and its `options`.
 
     Attributes:
-        name: of the backbone, as manifests record it.
+        name: Of the backbone, as manifests record it.
         width: D; None if it is only known from a feature.
-        layers: number of layers to choose from; None if it is only known from a feature.
-        prefix_tokens: leading tokens, such as a class token, without a position in the input.
-        parameters: number of weights, for estimates of time.
-        norm: its final norm, for tasks that start from normalised tokens; None if it has none.
+        layers: Number of layers to choose from; None if it is only known from a feature.
+        prefix_tokens: Leading tokens, such as a class token, without a position in the input.
+        parameters: Number of weights, for estimates of time.
+        norm: Its final norm, for tasks that start from normalised tokens; None if it has none.
     """
 
     name: str = ""
@@ -60,14 +60,14 @@ class Backbone(ABC):
         """Return the feature of one sample's inputs: the same bytes for the same inputs.
 
         Args:
-            inputs: of a sample.
-            layers: their numbers, from 0, rising.
+            inputs: Of a sample.
+            layers: Their numbers, from 0, rising.
 
         Returns:
             float32 (N, C, T, D), with one C per layer; T may depend on the inputs.
 
         Raises:
-            BuildError: the backbone does not accept these inputs.
+            BuildError: The backbone does not accept these inputs.
         """
 
     def shape(self, inputs: Any, layers: Sequence[int]) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ def join_layers(name: str, layers: Sequence[np.ndarray]) -> np.ndarray:
     """Return the feature (N, C, T, D) of layers (N, T, D) each.
 
     Raises:
-        BuildError: they differ in T or D.
+        BuildError: They differ in T or D.
     """
     if len({layer.shape for layer in layers}) > 1:
         shapes = [layer.shape[1:] for layer in layers]
@@ -99,11 +99,11 @@ class LibraryModel(Backbone):
     """A model of a library: a layer per block, and one more of its final norm, where it has one.
 
     Attributes:
-        made_of: makes it again, where it is unpickled.
-        blocks: how many there are.
-        block: what one is called.
-        patch: rows and columns of pixels for a token; None where there is no grid.
-        mean_std: of the images that the model takes; None as they come.
+        made_of: Makes it again, where it is unpickled.
+        blocks: How many there are.
+        block: What one is called.
+        patch: Rows and columns of pixels for a token; None where there is no grid.
+        mean_std: Of the images that the model takes; None as they come.
     """
 
     made_of: Callable[[], Any]
@@ -133,7 +133,7 @@ class LibraryModel(Backbone):
         """Check that there are such layers.
 
         Raises:
-            BuildError: there are not.
+            BuildError: There are not.
         """
         assert self.layers is not None
         if not layers or not all(0 <= layer < self.layers for layer in layers):
@@ -143,7 +143,7 @@ class LibraryModel(Backbone):
         """Return images, float32 (N, 3, H, W), by the statistics that the model was trained with.
 
         Raises:
-            BuildError: they are none.
+            BuildError: They are none.
         """
         values = np.asarray(values)
         if values.dtype.kind != "f" or values.ndim != 4:
@@ -157,11 +157,11 @@ def library_errors(what: str, *, kind: bool = True) -> Iterator[None]:
     """Raise what a library raises, which may be anything, in one line.
 
     Args:
-        what: names the model in the error.
-        kind: whether the kind of the library's error is told.
+        what: Names the model in the error.
+        kind: Whether the kind of the library's error is told.
 
     Raises:
-        BuildError: instead.
+        BuildError: Instead.
     """
     try:
         yield
@@ -174,7 +174,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Return what a file of JSON beside weights says.
 
     Raises:
-        BuildError: it holds no table.
+        BuildError: It holds no table.
     """
     try:
         return dict(parse_json(read_limited(path, LARGEST_JSON)))

@@ -142,12 +142,12 @@ class VisionTransformer(nn.Module):
     """DINOv2's transformer.
 
     Args:
-        dim: width D.
-        depth: number of blocks.
-        num_heads: attention heads; divides `dim`.
-        hidden: hidden width of the MLP (of one half, for SwiGLU).
-        grid: side of the square grid of patches that the position embedding was trained on.
-        patch: side of a patch in pixels.
+        dim: Width D.
+        depth: Number of blocks.
+        num_heads: Attention heads; divides `dim`.
+        hidden: Hidden width of the MLP (of one half, for SwiGLU).
+        grid: Side of the square grid of patches that the position embedding was trained on.
+        patch: Side of a patch in pixels.
         swiglu: SwiGLU instead of the plain MLP.
     """
 
@@ -225,7 +225,7 @@ class VisionTransformer(nn.Module):
         Args:
             images: float32 (B, 3, H, W), normalised; H and W divisible by the patch. They are
                 moved to where the backbone lies.
-            blocks: numbers of the blocks, from 0, rising.
+            blocks: Numbers of the blocks, from 0, rising.
             precision: "float32", or "bfloat16" or "float16" to let autocast round the operands of
                 the matrix products; norms and sums stay float32.
 
@@ -234,7 +234,7 @@ class VisionTransformer(nn.Module):
             lie.
 
         Raises:
-            BuildError: images or blocks do not fit the backbone, or there is no such precision.
+            BuildError: Images or blocks do not fit the backbone, or there is no such precision.
         """
         if precision not in PRECISIONS:
             raise BuildError(f"no precision '{precision}'; known are {', '.join(PRECISIONS)}")
@@ -265,17 +265,17 @@ def load_backbone(
     A file is mapped, not read: float32 weights take memory as they are used.
 
     Args:
-        path_or_state_dict: official ``.pth`` or safetensors file; ``model.safetensors`` of the
+        path_or_state_dict: Official ``.pth`` or safetensors file; ``model.safetensors`` of the
             Hub's `transformers` layout, its index, or the folder of either; a training's
             checkpoint around one; or a state dict of any of these.
-        num_heads: attention heads; ``dim / 64`` when None.
+        num_heads: Attention heads; ``dim / 64`` when None.
 
     Returns:
         The backbone, on the CPU when it comes from a file; float32 weights are shared with the
         file or state dict.
 
     Raises:
-        BuildError: a tensor is missing, left over or misshapen; the message names it.
+        BuildError: A tensor is missing, left over or misshapen; the message names it.
     """
     state, origin = tensors_at(path_or_state_dict, "state dict")
     state, naming = recognise(state, origin)
@@ -317,8 +317,8 @@ class DinoV2(base.Backbone):
     Inputs are normalised images, float32 (N, 3, H, W).
 
     Args:
-        weights: what :func:`load_backbone` takes.
-        num_heads: attention heads; a 64th of the width when None.
+        weights: What :func:`load_backbone` takes.
+        num_heads: Attention heads; a 64th of the width when None.
     """
 
     name = "DINOv2"

@@ -41,9 +41,9 @@ class Naming:
     """What a file calls the tensors of the official checkpoint.
 
     Attributes:
-        hub: the names are those of the Hub's layout.
-        prefix: what stands before every name.
-        chunks: block -> chunk, if the blocks are in chunks.
+        hub: The names are those of the Hub's layout.
+        prefix: What stands before every name.
+        chunks: Block -> chunk, if the blocks are in chunks.
     """
 
     hub: bool = False
@@ -80,14 +80,14 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tenso
     """Find a backbone in a state dict, and tell by its names how it calls its tensors.
 
     Args:
-        state: of the backbone, or of a model around it.
-        origin: of the state dict, for messages.
+        state: Of the backbone, or of a model around it.
+        origin: Of the state dict, for messages.
 
     Returns:
         The backbone's tensors, and their naming; official where nothing else is found.
 
     Raises:
-        BuildError: there are several, and not one of them is a teacher's.
+        BuildError: There are several, and not one of them is a teacher's.
     """
     hub_marks = tuple(Naming(hub=True)(mark)[0] for mark in _MARKS)
     hub = any(name.endswith(hub_marks) for name in state)
@@ -111,14 +111,14 @@ def to_official(
     Only tensors that the file splits are copied; all others stay views of the file.
 
     Args:
-        found: the file's tensors.
-        expected: official name -> a tensor of the right shape.
-        naming: how the file calls them.
-        origin: the file, for messages.
-        what: what the tensors make up, for messages.
+        found: The file's tensors.
+        expected: Official name -> a tensor of the right shape.
+        naming: How the file calls them.
+        origin: The file, for messages.
+        what: What the tensors make up, for messages.
 
     Raises:
-        BuildError: a tensor is missing, left over or misshapen, named as the file names it.
+        BuildError: A tensor is missing, left over or misshapen, named as the file names it.
     """
     in_file: dict[str, Tensor] = {}
     for name, tensor in expected.items():

@@ -17,8 +17,8 @@ class Stored(Backbone):
     """Returns stored features; used with the source `features`.
 
     Args:
-        prefix_tokens: leading tokens that stand for no place of the input.
-        rows: rows of the grid that the other tokens of a view lie in; 0 for none.
+        prefix_tokens: Leading tokens that stand for no place of the input.
+        rows: Rows of the grid that the other tokens of a view lie in; 0 for none.
     """
 
     name = "stored features"

@@ -34,12 +34,12 @@ class Timm(LibraryModel):
     ImageNet's mean and deviation; a model that was trained with other ones gets these.
 
     Args:
-        weights: safetensors file, PyTorch checkpoint, or a folder as the Hub has it.
-        model: name of the architecture, such as "vit_small_patch14_dinov2"; by default as the
+        weights: Safetensors file, PyTorch checkpoint, or a folder as the Hub has it.
+        model: Name of the architecture, such as "vit_small_patch14_dinov2"; by default as the
             `config.json` beside the weights says.
 
     Raises:
-        BuildError: there is no such model, or the weights do not fit it.
+        BuildError: There is no such model, or the weights do not fit it.
     """
 
     @torch_state(grad=False)

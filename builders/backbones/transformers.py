@@ -51,14 +51,14 @@ class Transformers(LibraryModel):
       excludes are cut off.
 
     Args:
-        weights: folder that `save_pretrained` wrote, or its `model.safetensors`; of a model on the
+        weights: Folder that `save_pretrained` wrote, or its `model.safetensors`; of a model on the
             Hub, what `hf download` fetched.
-        part: the part of the model that is run, such as "encoder" or "vision_model"; needed for
+        part: The part of the model that is run, such as "encoder" or "vision_model"; needed for
             models of several inputs.
-        max_tokens: longer texts are cut to so many tokens; refused if None.
+        max_tokens: Longer texts are cut to so many tokens; refused if None.
 
     Raises:
-        BuildError: there is no such model, or its weights are incomplete.
+        BuildError: There is no such model, or its weights are incomplete.
     """
 
     name = "transformers"

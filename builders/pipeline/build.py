@@ -50,22 +50,22 @@ def build(
     The same recipe gives the same bytes, with any number of workers and after any number of stops.
 
     Args:
-        recipe: a recipe, its name, or the path of its TOML file.
-        out: the folder; new, empty, or one where this recipe's build was begun or finished.
-        workers: processes on this machine; with 0 or 1 the work is done in this process.
+        recipe: A recipe, its name, or the path of its TOML file.
+        out: The folder; new, empty, or one where this recipe's build was begun or finished.
+        workers: Processes on this machine; with 0 or 1 the work is done in this process.
         tier: "full", or "light" without the decoded features, which are then decoded on access.
-        scheduler: address of a Dask scheduler to use instead; its workers must see `out`.
-        accept_versions: resume a build that was begun with other versions of the software; the
+        scheduler: Address of a Dask scheduler to use instead; its workers must see `out`.
+        accept_versions: Resume a build that was begun with other versions of the software; the
             manifest then names both, and the bytes may be those of neither.
-        progress: notified of stages and their progress; optional.
+        progress: Notified of stages and their progress; optional.
 
     Returns:
         The absolute path of the finished folder.
 
     Raises:
-        RecipeError: there is no such recipe, or it is impossible.
-        BuildError: it cannot be built here; whatever was finished is kept.
-        DiskError: the disk is full, or may not be written to; what was finished is kept.
+        RecipeError: There is no such recipe, or it is impossible.
+        BuildError: It cannot be built here; whatever was finished is kept.
+        DiskError: The disk is full, or may not be written to; what was finished is kept.
     """
     check_guard()
     recipe = pinned(load_recipe(recipe))

@@ -37,16 +37,16 @@ def calibrate(
     """Try a codec over ranges and parameters; return the measurements and the proposal, JSON-safe.
 
     Args:
-        curves_of: measures cells of a grid.
-        bench: originals to try on.
-        ladder: names the codec; a learned codec keeps the ladder's quantiser.
-        scales: ranges to try, in multiples of the training features' range; none keep the ladder's
+        curves_of: Measures cells of a grid.
+        bench: Originals to try on.
+        ladder: Names the codec; a learned codec keeps the ladder's quantiser.
+        scales: Ranges to try, in multiples of the training features' range; none keep the ladder's
             quantiser.
-        parameters: to choose from, best first, as many as the ladder has levels or more; by
+        parameters: To choose from, best first, as many as the ladder has levels or more; by
             default those between no harm and useless on the codec's grid, or, where it has none,
             the ladder's levels.
-        budget: mean bits per feature point to stay within.
-        harmless: share of a useless feature's distortion that the first level may do.
+        budget: Mean bits per feature point to stay within.
+        harmless: Share of a useless feature's distortion that the first level may do.
     """
     coarse = ladder.registered.target.grid()
     grid = tuple(parameters or coarse or ladder.levels)

@@ -39,7 +39,7 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
     """Return the plan of a recipe on this machine's software and weights.
 
     Raises:
-        BuildError: something that the recipe needs is not there, or does not fit the rest; files,
+        BuildError: Something that the recipe needs is not there, or does not fit the rest; files,
             encoders and images that are missing are all named.
     """
     models, where = Models(recipe), f"recipe {recipe.name!r}"
@@ -78,7 +78,7 @@ def packages_of(models: Models) -> dict[str, dict[str, str]]:
     """Return version and SHA-256 of each package beside this one that has a class of a recipe.
 
     Raises:
-        CfqaError: a class is not there, or would be taken for a built-in one in the manifest.
+        CfqaError: A class is not there, or would be taken for a built-in one in the manifest.
     """
     hashes: dict[tuple[str, str], set[str]] = {}  # of the top-level modules of each package
     for registry, found in models.classes():
@@ -171,7 +171,7 @@ def pinned(recipe: Recipe) -> Recipe:
     """Return the recipe with the commit of all weights on the Hub, which are fetched for that.
 
     Raises:
-        CfqaError: some are not there, or cannot be reached.
+        CfqaError: Some are not there, or cannot be reached.
     """
     if not any(uri.startswith(HUB) for uri in recipe.paths):
         return recipe
@@ -190,7 +190,7 @@ def hash_uris(uris: Iterable[str]) -> dict[str, str]:
     """Return the hash of weights by their URI.
 
     Raises:
-        CfqaError: some are not there.
+        CfqaError: Some are not there.
     """
     return {uri: hash_weights(resolve_weights(uri)) for uri in sorted(uris)}
 
@@ -199,8 +199,8 @@ def hash_sources(recipe: Recipe, sources: Mapping[str, Source]) -> dict[str, str
     """Return the hashes of what decides which images the sources give, and with which truth.
 
     Args:
-        recipe: that the sources are of.
-        sources: by task.
+        recipe: That the sources are of.
+        sources: By task.
 
     Returns:
         Name -> SHA-256: of each list by its URI, or by that of the option that it lies in or

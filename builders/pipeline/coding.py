@@ -25,9 +25,9 @@ class StreamCache:
     """Bitstreams of a work item on disk, so that an interrupted item does not encode again.
 
     Attributes:
-        folder: of the item; one safetensors file per level.
-        whole: the file of all levels, once it is there.
-        names: of the sources, in the order of the features.
+        folder: Of the item; one safetensors file per level.
+        whole: The file of all levels, once it is there.
+        names: Of the sources, in the order of the features.
     """
 
     folder: Path
@@ -61,9 +61,9 @@ class Coded:
     """The result of coding some features; each field is indexed by [feature][level].
 
     Attributes:
-        bitstreams: input of the decoder.
-        bits: as the codec counts them; None where they are unknown.
-        stored: codes (N, C, T, D) of a codec on planes, else the float32 features.
+        bitstreams: Input of the decoder.
+        bits: As the codec counts them; None where they are unknown.
+        stored: Codes (N, C, T, D) of a codec on planes, else the float32 features.
     """
 
     bitstreams: list[list[bytes]]
@@ -84,19 +84,19 @@ def code(
     """Encode features at every level and decode them again.
 
     Args:
-        spec: quantiser and levels.
-        codec: encoder and decoder.
-        names: of the sources, for errors.
-        features: originals, float32 (N, C, T, D).
-        inputs: what they were extracted from, for a codec on inputs.
-        extract: gives the feature of inputs, for a codec on inputs.
-        cache: bitstreams of levels that are already encoded; new ones are added.
-        rehearse: encode the first feature, and decode the first level, twice, to see that the codec
+        spec: Quantiser and levels.
+        codec: Encoder and decoder.
+        names: Of the sources, for errors.
+        features: Originals, float32 (N, C, T, D).
+        inputs: What they were extracted from, for a codec on inputs.
+        extract: Gives the feature of inputs, for a codec on inputs.
+        cache: Bitstreams of levels that are already encoded; new ones are added.
+        rehearse: Encode the first feature, and decode the first level, twice, to see that the codec
             is deterministic.
 
     Raises:
-        CodecError: the codec refuses one.
-        BuildError: the codec returns too few results, or a feature of another shape.
+        CodecError: The codec refuses one.
+        BuildError: The codec returns too few results, or a feature of another shape.
     """
     on, quantizer = spec.facts.on, spec.quantizer
     shapes = [feature.shape for feature in features]
@@ -153,13 +153,13 @@ def check_decoded(codec: Any, plane: Any, shape: tuple[int, int], what: str) -> 
     """Check the plane that a codec decoded.
 
     Args:
-        codec: that decoded it, which states type and peak.
-        plane: what it gave.
-        shape: that the plane must have.
-        what: names it in the error.
+        codec: That decoded it, which states type and peak.
+        plane: What it gave.
+        shape: That the plane must have.
+        what: Names it in the error.
 
     Raises:
-        CodecError: it is of another type or shape, or has codes that are not in 0..peak.
+        CodecError: It is of another type or shape, or has codes that are not in 0..peak.
     """
     wanted = f"not {np.dtype(codec.dtype)} {shape} of 0..{codec.peak}"
     if not isinstance(plane, np.ndarray):

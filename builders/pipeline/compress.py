@@ -109,8 +109,8 @@ class Compress(BuildStage):
         """Write a shard's bitstreams and what they decode to, and last its label rows.
 
         Args:
-            item: of the shard.
-            coded: bitstreams, if there are any, bits, and codes or values.
+            item: Of the shard.
+            coded: Bitstreams, if there are any, bits, and codes or values.
         """
         task, shard, context = item.task, item.shard, self.context
         entry, spec, scorer = context.entry(task), context.codec_spec(item), self.scorer(item)

@@ -44,7 +44,7 @@ def instantiate(
     """Instantiate a class that a recipe names.
 
     Raises:
-        CfqaError: it has no such option, or cannot be made of them.
+        CfqaError: It has no such option, or cannot be made of them.
     """
     if not found.builtin:  # which look for what is below root:// themselves
         options = {
@@ -82,12 +82,12 @@ def check_feature(feature: Any, what: str, shape: tuple[int | None, ...]) -> np.
     """Validate a feature that a backbone or codec returned.
 
     Args:
-        feature: what was given.
-        what: names it in the error.
+        feature: What was given.
+        what: Names it in the error.
         shape: (N, C, T, D) that it must have; None where any length will do.
 
     Raises:
-        BuildError: it is no finite float32 array of that shape.
+        BuildError: It is no finite float32 array of that shape.
     """
     if isinstance(feature, list | tuple):
         shapes = {np.shape(layer) for layer in feature}
@@ -134,7 +134,7 @@ class Models:
         """The task object that scores features.
 
         Raises:
-            BuildError: there is no such task, or its head is not there or does not fit.
+            BuildError: There is no such task, or its head is not there or does not fit.
         """
         if name not in self._tasks:
             spec = self.recipe.tasks[name]
@@ -165,7 +165,7 @@ class Models:
         then not imported.
 
         Raises:
-            BuildError: there is no such source, it lacks its data, or it has no such option.
+            BuildError: There is no such source, it lacks its data, or it has no such option.
         """
         spec = self.recipe.tasks[task].source
         found = SOURCES.find(spec.kind, classes=True)
@@ -187,7 +187,7 @@ class Models:
         """Return the truth of a sample: the source's, or what the task infers from the feature.
 
         Raises:
-            CfqaError: what it infers is no truth of it.
+            CfqaError: What it infers is no truth of it.
         """
         if not self.infers_truth(task):
             return truth
@@ -203,7 +203,7 @@ class Models:
         One sample at a time: a feature's bytes then depend on nothing but its own inputs.
 
         Raises:
-            BuildError: the backbone does not take them, or gives something else.
+            BuildError: The backbone does not take them, or gives something else.
         """
         feature = self.extracted(task, inputs, what)
         if not self.embeds(task):
@@ -215,7 +215,7 @@ class Models:
         """Return the float32 (N, C, T, D) feature of the backbone's layers.
 
         Raises:
-            BuildError: the backbone does not take the inputs, or gives something else.
+            BuildError: The backbone does not take the inputs, or gives something else.
         """
         blocks = self.recipe.tasks[task].blocks
         feature = self.backbone.extract(inputs, blocks)
@@ -238,7 +238,7 @@ class Models:
         """Return every class that the recipe uses, with its registry.
 
         Raises:
-            CfqaError: one is not there, or not of its kind.
+            CfqaError: One is not there, or not of its kind.
         """
         names: list[tuple[registry.Registry, str]] = []
         for spec in self.recipe.tasks.values():
@@ -253,8 +253,8 @@ class Selected:
     """The samples that were selected for a task.
 
     Attributes:
-        ids: in order.
-        groups: the group of each; None where each is its own.
+        ids: In order.
+        groups: The group of each; None where each is its own.
     """
 
     ids: list[str]
@@ -371,7 +371,7 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON result file.
 
     Raises:
-        BuildError: it is damaged, as after a fault of the disk.
+        BuildError: It is damaged, as after a fault of the disk.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -390,7 +390,7 @@ def read_tensors(path: Path, keys: list[str] | None = None) -> dict[str, np.ndar
     """Return the named tensors of a safetensors file, or all, in the order of the names.
 
     Raises:
-        BuildError: it is damaged, or lacks one.
+        BuildError: It is damaged, or lacks one.
     """
     try:
         with safe_open(path, framework="numpy") as file:

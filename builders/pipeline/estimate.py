@@ -37,7 +37,7 @@ def estimate(plan: Plan) -> dict[str, Any]:
     """Estimate a plan from one sample of each task; returns JSON-safe data.
 
     Args:
-        plan: what would be built.
+        plan: What would be built.
 
     Returns:
         ``stages``: rows with ``stage``, ``task``, ``codec`` (or None), ``items``, ``features``,
@@ -47,7 +47,7 @@ def estimate(plan: Plan) -> dict[str, Any]:
         two or so, but for what a task rejects, or keeps beside its sources.
 
     Raises:
-        BuildError: a source has no sample.
+        BuildError: A source has no sample.
     """
     recipe, context = plan.recipe, BuildContext(plan, Layout(Path()))
     models = context.models

@@ -96,7 +96,7 @@ class Fit(BuildStage):
         """Return a codec with the levels that calibration finds, and the range that suits them.
 
         Raises:
-            BuildError: there are none.
+            BuildError: There are none.
         """
         if not bench.useless > 0:
             raise BuildError(
@@ -160,7 +160,7 @@ def check_fit(models: Models, task: str) -> None:
     """Check that what a task leaves to the build can be fitted, before anything is.
 
     Raises:
-        BuildError: it cannot.
+        BuildError: It cannot.
     """
     for spec in models.recipe.tasks[task].codecs.values():
         if spec.to_fit:
@@ -176,7 +176,7 @@ def choices(spec: CodecSpec) -> Sequence[float]:
     """Return the levels of a codec; if the build finds them, what it begins to look at, best first.
 
     Raises:
-        BuildError: it cannot find them for this codec.
+        BuildError: It cannot find them for this codec.
     """
     if not isinstance(spec.levels, AutoLevels):
         return tuple(spec.levels)
@@ -213,7 +213,7 @@ def _given(spec: CodecSpec, count: int) -> tuple[float, ...] | None:
     """Return the parameters that a learned codec has models for, best first; None for all others.
 
     Raises:
-        BuildError: they are too few.
+        BuildError: They are too few.
     """
     known = getattr(codec_for(spec), "lambdas", None)
     if known is None:
@@ -234,7 +234,7 @@ def training_samples(models: Models, task: str) -> Iterator[Sample]:
     """Yield the samples that levels are calibrated on: as many as the task has, up to 24.
 
     Raises:
-        BuildError: there are too few, or they have no truth.
+        BuildError: There are too few, or they have no truth.
     """
     count = min(CALIBRATED_ON, models.recipe.sources(task))
     return fitting(models, task, count, candidates=_candidates(models, task))
@@ -257,11 +257,11 @@ def fit_range(features: Iterable[np.ndarray], bits: int, percentile: float) -> U
 
     Args:
         features: float32 (N, C, T, D) each.
-        bits: bits of a code.
-        percentile: of the values of each feature and layer, at either end.
+        bits: Bits of a code.
+        percentile: Of the values of each feature and layer, at either end.
 
     Raises:
-        BuildError: a layer has one value only.
+        BuildError: A layer has one value only.
     """
     ends = []
     for feature in features:

@@ -48,16 +48,16 @@ def score(task: Task, features: np.ndarray, truth: Any, what: str) -> Scored:
     """Return the task's scores and losses of features of one source.
 
     Args:
-        task: what scores them.
+        task: What scores them.
         features: float32 (B, N, C, T, D).
-        truth: the truth of the source.
-        what: names the features in the error.
+        truth: The truth of the source.
+        what: Names the features in the error.
 
     Returns:
         Scores and losses, float64 (B,) each; losses are NaN where the task has none.
 
     Raises:
-        BuildError: the task does not take them or the truth, or a score is not finite.
+        BuildError: The task does not take them or the truth, or a score is not finite.
     """
     with prefixed(what, BuildError):
         scores, losses = task.scores(features, truth)
@@ -97,9 +97,9 @@ def label_values(
 
     Args:
         original: float32 (N, C, T, D).
-        stored: codes or values of each level.
-        quantizer: of the codes.
-        scored: scores from a level on decoded features (B, N, C, T, D).
+        stored: Codes or values of each level.
+        quantizer: Of the codes.
+        scored: Scores from a level on decoded features (B, N, C, T, D).
     """
     parts = []
     step = batch_of_levels(original.size, len(stored))
@@ -116,7 +116,7 @@ def scoring_recipe(folder: Folder) -> Recipe:
     """Return the recipe that a dataset was made with.
 
     Raises:
-        CfqaError: a class of it is not here, or may not be run on a stranger's data.
+        CfqaError: A class of it is not here, or may not be run on a stranger's data.
     """
     recipe = recipe_of(folder.manifest, [_name(plugin) for plugin in folder.plugins])
     if folder.untrusted and not all(found.builtin for _, found in Models(recipe).classes()):
@@ -128,7 +128,7 @@ def scoring_weights(folder: Folder, recipe: Recipe, task: str) -> dict[str, str]
     """Return where the weights that a task scores with are, by URI, if not where it says.
 
     Raises:
-        CfqaError: some are not here, have another hash, or are named by a stranger.
+        CfqaError: Some are not here, have another hash, or are named by a stranger.
     """
     found = {}
     if task not in recipe.tasks:
@@ -148,7 +148,7 @@ def scoring_models(folder: Folder, task: str) -> Models:
     """Return what scores a task's features.
 
     Raises:
-        CfqaError: the dataset was not built, or what scored it is not here.
+        CfqaError: The dataset was not built, or what scored it is not here.
     """
     try:
         recipe = scoring_recipe(folder)

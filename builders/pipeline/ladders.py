@@ -66,17 +66,17 @@ class Bench:
     """Originals of one task on which codecs are measured.
 
     Attributes:
-        task: name of the task.
+        task: Name of the task.
         features: float32 (N, C, T, D), one per source.
-        truths: one per source.
-        scores: of the originals, float64 (S,).
-        losses: of the originals, float64 (S,).
-        lo, hi: smallest and largest value of training features, per layer.
-        useless: mean distortion when every feature is replaced by the mean training feature.
-        inputs: what the features were extracted from.
-        training: features that a codec is fitted to.
-        training_inputs: what they were extracted from, for codecs on inputs.
-        facts: of the task.
+        truths: One per source.
+        scores: Of the originals, float64 (S,).
+        losses: Of the originals, float64 (S,).
+        lo, hi: Smallest and largest value of training features, per layer.
+        useless: Mean distortion when every feature is replaced by the mean training feature.
+        inputs: What the features were extracted from.
+        training: Features that a codec is fitted to.
+        training_inputs: What they were extracted from, for codecs on inputs.
+        facts: Of the task.
     """
 
     task: str
@@ -98,11 +98,11 @@ class Curve:
     """Measurements of a codec at each of P parameters, best first; arrays are float64 (S, P).
 
     Attributes:
-        parameters: in the order of falling quality.
-        bpfp: bits per feature point.
-        mse: mean squared error.
-        distortion: oriented harm to the task's score.
-        loss: task loss minus the original's.
+        parameters: In the order of falling quality.
+        bpfp: Bits per feature point.
+        mse: Mean squared error.
+        distortion: Oriented harm to the task's score.
+        loss: Task loss minus the original's.
     """
 
     parameters: tuple[float, ...]
@@ -151,11 +151,11 @@ def gather(
     """Extract features of samples, and measure the distortion of a useless feature.
 
     Args:
-        models: the recipe's networks.
-        task: name of the task.
-        samples: that the recipe's dataset does not have.
-        training: training features (N, C, T, D), for the range and the mean feature.
-        training_inputs: what they were extracted from, if a codec is fitted to that.
+        models: The recipe's networks.
+        task: Name of the task.
+        samples: That the recipe's dataset does not have.
+        training: Training features (N, C, T, D), for the range and the mean feature.
+        training_inputs: What they were extracted from, if a codec is fitted to that.
     """
     scorer, samples = models.task(task), list(samples)
     features = [models.features(task, sample.inputs) for sample in samples]
@@ -203,7 +203,7 @@ def measure(
     """Run a codec on the bench with a quantiser, at parameters from best to worst.
 
     Raises:
-        BuildError: the codec does not know its rate.
+        BuildError: The codec does not know its rate.
     """
     scorer = models.task(bench.task)
     tried = replace(ladder, quantizer=quantizer, levels=tuple(parameters))
@@ -283,13 +283,13 @@ def propose(
     source differ; it is cheap.
 
     Args:
-        bench: what the curve was measured on.
-        codec: whose curve it is.
-        curve: at so many parameters or more.
-        budget: mean bits per feature point to stay within, if the rest allows.
-        harmless: share of a useless feature's mean distortion up to which the first level counts
+        bench: What the curve was measured on.
+        codec: Whose curve it is.
+        curve: At so many parameters or more.
+        budget: Mean bits per feature point to stay within, if the rest allows.
+        harmless: Share of a useless feature's mean distortion up to which the first level counts
             as harmless.
-        levels: of the ladder.
+        levels: Of the ladder.
     """
 
     def merit(row: dict[str, Any], ladder: Curve) -> tuple[float, ...]:
@@ -333,7 +333,7 @@ def spaced(values: np.ndarray, count: int) -> list[int]:
 
     Args:
         values: (P,), P >= count.
-        count: places to choose, 2 or more.
+        count: Places to choose, 2 or more.
     """
     targets = np.linspace(values[0], values[-1], count)
     cost = (values[None, :] - targets[:, None]) ** 2

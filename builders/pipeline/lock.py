@@ -36,7 +36,7 @@ def locked(root: Path) -> Iterator[None]:
     process that the file names decides: two that begin within a moment are then not distinguished.
 
     Raises:
-        BuildError: another build works in the folder, or one on another machine did not end there.
+        BuildError: Another build works in the folder, or one on another machine did not end there.
     """
     path = Layout(root).work / LOCK
     handle = _take(path)
@@ -91,7 +91,7 @@ def _open(path: Path) -> int:
     """Open the lock file without following links: the folder is untrusted.
 
     Raises:
-        BuildError: a link or something else that is no file is in its place.
+        BuildError: A link or something else that is no file is in its place.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     for entry in (path.parent, path):

@@ -30,8 +30,8 @@ def pack(context: BuildContext, advance: Callable[[], None]) -> None:
     """Write the files that complete a dataset.
 
     Args:
-        context: of the build, all of whose items are done.
-        advance: called after each of the tasks, then for the originals, the card, the manifest.
+        context: Of the build, all of whose items are done.
+        advance: Called after each of the tasks, then for the originals, the card, the manifest.
     """
     layout, plan = context.layout, context.plan
     remove_partials(layout.root)
@@ -68,7 +68,7 @@ def label_table(context: BuildContext, entry: TaskEntry, form: int) -> pa.Table:
     """Return all rows of a task by source, codec and level, in a version of the format.
 
     Raises:
-        BuildError: a row does not hold what the format says.
+        BuildError: A row does not hold what the format says.
     """
     task, codecs = entry.name, list(entry.codecs)
     items = [

@@ -33,10 +33,10 @@ class Item:
     """One unit of work: everything of a stage that belongs to a task, codec and shard of sources.
 
     Attributes:
-        stage: name of the stage.
-        task: name of the task.
-        codec: name of the codec, if the stage has items per codec.
-        shard: number of the shard, or -1 if it has no items per shard.
+        stage: Name of the stage.
+        task: Name of the task.
+        codec: Name of the codec, if the stage has items per codec.
+        shard: Number of the shard, or -1 if it has no items per shard.
     """
 
     stage: str
@@ -60,11 +60,11 @@ class Plan:
     """A recipe, the tier to write, and the software and weights that decide the bytes.
 
     Attributes:
-        recipe: what to build.
+        recipe: What to build.
         tier: "light" (labels, originals, bitstreams) or "full" (and the decoded features).
-        versions: name -> version of every library and encoder that takes part.
-        weights: name -> SHA-256, of all weights and lists that the recipe names.
-        packages: name -> version and SHA-256 of every package beside this one that takes part.
+        versions: Name -> version of every library and encoder that takes part.
+        weights: Name -> SHA-256, of all weights and lists that the recipe names.
+        packages: Name -> version and SHA-256 of every package beside this one that takes part.
     """
 
     recipe: Recipe
@@ -104,7 +104,7 @@ class Plan:
         """The plan of `to_json`.
 
         Raises:
-            ValueError, KeyError: where the text is not that of a plan.
+            ValueError, KeyError: Where the text is not that of a plan.
         """
         data = json.loads(text)
         return cls(**data | {"recipe": Recipe.from_dict(data["recipe"])})

@@ -91,7 +91,7 @@ class Prepare(BuildStage):
         """Return (N, C, T, D) of a task, T of the longest, and whether features differ in T.
 
         Raises:
-            BuildError: they differ in something else.
+            BuildError: They differ in something else.
         """
         shards = range(self.plan.shards(task))
         shapes = dict(item for n in shards for item in self.context.shapes(task, n).items())
@@ -182,7 +182,7 @@ def median_codes(quantizer: Quantizer, features: Iterable[np.ndarray]) -> list[i
     """Return the lower median code per layer of originals, from their histograms.
 
     Args:
-        quantizer: of the ladder.
+        quantizer: Of the ladder.
         features: float32 (..., N, C, T, D).
     """
     size = 1 << quantizer.bits

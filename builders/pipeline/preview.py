@@ -153,8 +153,8 @@ def draw_hero(originals: pa.Table, found: pa.Table) -> bytes | None:
     """Return a picture of the first sources of each task that has the most to show, a row each.
 
     Args:
-        originals: the table of originals.
-        found: what was drawn of them, in the same order.
+        originals: The table of originals.
+        found: What was drawn of them, in the same order.
 
     Returns:
         A WebP file; None where no source has pictures beside its input.
@@ -192,7 +192,7 @@ def _scaled(name: str, data: bytes) -> Image.Image:
     """Return a picture in the height of a row.
 
     Raises:
-        BuildError: it is damaged, as one of a dataset that is extended may be.
+        BuildError: It is damaged, as one of a dataset that is extended may be.
     """
     from PIL import Image
 

@@ -36,7 +36,7 @@ class BuildStage(Stage):
     """A stage of a build.
 
     Attributes:
-        context: of the build.
+        context: Of the build.
     """
 
     context: BuildContext
@@ -96,7 +96,7 @@ class Select(BuildStage):
         """Write truths, then ids and groups, of sources with their group and truth.
 
         Raises:
-            BuildError: the id of one without group is the group of others.
+            BuildError: The id of one without group is the group of others.
         """
         truths = {n: np.asarray(truth) for n, (_, truth) in found.items() if truth is not None}
         if truths:
@@ -219,7 +219,7 @@ def checked_gallery(gallery: Any, task: str) -> dict[str, np.ndarray]:
     """Return what a task gave as its gallery.
 
     Raises:
-        BuildError: it is none, or holds anything but finite numbers.
+        BuildError: It is none, or holds anything but finite numbers.
     """
     named = isinstance(gallery, Mapping) and all(isinstance(name, str) for name in gallery)
     if not named or not gallery:
@@ -238,12 +238,12 @@ def checked_sample(sample: Any, facts: TaskFacts, infers: bool = False) -> Sampl
     """Return what a source gave as a sample of a task.
 
     Args:
-        sample: what the source gave.
-        facts: of the task.
-        infers: whether the task infers its truths, so that the source's is left out.
+        sample: What the source gave.
+        facts: Of the task.
+        infers: Whether the task infers its truths, so that the source's is left out.
 
     Raises:
-        CfqaError: it is none, or its id, group or truth is not what it has to be.
+        CfqaError: It is none, or its id, group or truth is not what it has to be.
     """
     if not isinstance(sample, Sample):
         raise BuildError(
@@ -279,14 +279,14 @@ def fitting(
     """Yield the first `count` samples that the task accepts and that score well enough.
 
     Args:
-        models: the recipe's networks.
-        task: name of the task.
-        count: samples wanted.
-        seed: seed of the source; the recipe's if None.
-        candidates: to choose from; the samples of the source if None.
+        models: The recipe's networks.
+        task: Name of the task.
+        count: Samples wanted.
+        seed: Seed of the source; the recipe's if None.
+        candidates: To choose from; the samples of the source if None.
 
     Raises:
-        BuildError: too few of the samples are accepted, or one is damaged.
+        BuildError: Too few of the samples are accepted, or one is damaged.
     """
     accepted: list[Sample] = []
     skipped: list[str] = []

@@ -39,7 +39,7 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
         "new" (nothing there yet), "begun" (goes on where it stopped) or "finished".
 
     Raises:
-        BuildError: the folder holds something else, or cannot be read.
+        BuildError: The folder holds something else, or cannot be read.
     """
     layout = Layout(absolute_path(out))
     if not layout.root.exists():
@@ -193,16 +193,16 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
     """Record the plan in the folder, or check that it equals the recorded one.
 
     Args:
-        plan: of this machine's software and weights.
-        root: the folder, held by this process.
-        accept_versions: resume although the build was begun with other software. Its versions are
+        plan: Of this machine's software and weights.
+        root: The folder, held by this process.
+        accept_versions: Resume although the build was begun with other software. Its versions are
             then noted one after the other.
 
     Returns:
         `plan`, with the versions of all software that the build has used.
 
     Raises:
-        BuildError: the build there was begun with other software or weights.
+        BuildError: The build there was begun with other software or weights.
     """
     layout = Layout(root)
     path = layout.work / PLAN

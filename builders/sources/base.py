@@ -24,10 +24,10 @@ class Sample:
     """One sample of a task.
 
     Attributes:
-        source_id: stable name, unique over all tasks of a dataset.
-        inputs: whatever the backbone takes, such as normalised images, float32 (N, 3, H, W).
-        truth: what features are scored against, an array; None where the task has none.
-        group: id of related samples, such as crops of one photograph; None if it is alone.
+        source_id: Stable name, unique over all tasks of a dataset.
+        inputs: Whatever the backbone takes, such as normalised images, float32 (N, 3, H, W).
+        truth: What features are scored against, an array; None where the task has none.
+        group: Id of related samples, such as crops of one photograph; None if it is alone.
     """
 
     source_id: str
@@ -49,9 +49,9 @@ class Source(ABC):
     leave out, and a recipe's `options`.
 
     Attributes:
-        terms: licence terms of inputs and truths; None if unknown.
-        classes: names of the truth's classes, for pictures; none where they are not known.
-        worst_score: a dataset uses only samples whose uncompressed features score so, or better;
+        terms: Licence terms of inputs and truths; None if unknown.
+        classes: Names of the truth's classes, for pictures; none where they are not known.
+        worst_score: A dataset uses only samples whose uncompressed features score so, or better;
             None: whatever they score.
     """
 
@@ -65,7 +65,7 @@ class Source(ABC):
         """Yield the samples in a fixed order; a dataset uses the first ones that its task accepts.
 
         Raises:
-            BuildError: one is damaged.
+            BuildError: One is damaged.
         """
 
     @abstractmethod
@@ -73,7 +73,7 @@ class Source(ABC):
         """Return one sample by its name, as :meth:`samples` gives it.
 
         Raises:
-            BuildError: there is no such sample, or it is damaged.
+            BuildError: There is no such sample, or it is damaged.
         """
 
     def image(self, source_id: str) -> np.ndarray | None:
@@ -82,7 +82,7 @@ class Source(ABC):
         By default, what the views of normalised inputs (N, 3, H, W) show together.
 
         Raises:
-            BuildError: there is no such sample, or it is damaged.
+            BuildError: There is no such sample, or it is damaged.
         """
         return picture_of(self.sample(source_id).inputs)
 
@@ -90,11 +90,11 @@ class Source(ABC):
         """Yield the inputs of `count` samples that :meth:`samples` never gives.
 
         Args:
-            count: how many.
-            seed: of the choice.
+            count: How many.
+            seed: Of the choice.
 
         Raises:
-            BuildError: the source has fewer.
+            BuildError: The source has fewer.
         """
         raise BuildError(f"source {type(self).__name__} has no training material")
 
@@ -105,7 +105,7 @@ class Source(ABC):
         are enough.
 
         Raises:
-            BuildError: the source has none.
+            BuildError: The source has none.
         """
         raise BuildError(f"source {type(self).__name__} has no training samples with ground truth")
 
@@ -132,7 +132,7 @@ def check_image(image: Any, what: str) -> np.ndarray:
     """Return an image that a source gave.
 
     Raises:
-        BuildError: it is not uint8 RGB (H, W, 3).
+        BuildError: It is not uint8 RGB (H, W, 3).
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
@@ -161,10 +161,10 @@ def get_source(kind: str) -> Callable[..., Source]:
     """Return a source, to be called with a task's name, a seed and its options.
 
     Args:
-        kind: its name, or `module:Class`.
+        kind: Its name, or `module:Class`.
 
     Raises:
-        BuildError: no such source; when it is called: no such option, or one of another type.
+        BuildError: No such source; when it is called: no such option, or one of another type.
     """
     target = SOURCES.find(kind, classes=True).target
 

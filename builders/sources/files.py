@@ -53,10 +53,10 @@ class Entry:
     """One image of a source.
 
     Attributes:
-        name: source id; letters, digits, dots, dashes and underscores.
-        image: where its pixels are.
-        truth: where its truth is, or the truth.
-        group: of samples that belong together; None where it is its own.
+        name: Source id; letters, digits, dots, dashes and underscores.
+        image: Where its pixels are.
+        truth: Where its truth is, or the truth.
+        group: Of samples that belong together; None where it is its own.
     """
 
     name: str
@@ -78,7 +78,7 @@ def names_in(folder: Path) -> list[str]:
     Nothing where there is no such folder.
 
     Raises:
-        BuildError: it may not be listed.
+        BuildError: It may not be listed.
     """
     return sorted(name for name in _listed(folder) if not left_by_tools(name))
 
@@ -96,12 +96,12 @@ def require(paths: Iterable[Any], offered: str, notes: Mapping[Path, str] | None
     """Check that all files and folders are there.
 
     Args:
-        paths: of the files and folders; what is no path is passed over.
-        offered: where the owner of the data offers it.
-        notes: what to say behind a path.
+        paths: Of the files and folders; what is no path is passed over.
+        offered: Where the owner of the data offers it.
+        notes: What to say behind a path.
 
     Raises:
-        BuildError: naming every path that is not there.
+        BuildError: Naming every path that is not there.
     """
     wanted = dict.fromkeys(path for path in paths if isinstance(path, Path))
     held = {folder: frozenset(_listed(folder)) for folder in {path.parent for path in wanted}}
@@ -138,7 +138,7 @@ def read_list(path: Path) -> list[tuple[int, str]]:
     A line about what a tool left is none: lists are made by listing folders.
 
     Raises:
-        BuildError: it cannot be read as UTF-8 text.
+        BuildError: It cannot be read as UTF-8 text.
     """
     if kind := pointer_at(path):
         raise BuildError(f"{path}: {kind}")
@@ -160,7 +160,7 @@ def parse_lines(path: Path, parse: Callable[[str], T]) -> list[T]:
     """Return what a function makes of each line of a text file, see `read_list`.
 
     Raises:
-        BuildError: naming the line that the function refuses.
+        BuildError: Naming the line that the function refuses.
     """
     found = []
     for number, line in read_list(path):
@@ -173,7 +173,7 @@ def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
     """Return entries by their names, in their order.
 
     Raises:
-        BuildError: two have the same name.
+        BuildError: Two have the same name.
     """
     named: dict[str, Entry] = {}
     for entry in entries:
@@ -187,11 +187,11 @@ def choose(path: Path, resolve: Callable[[str], Entry]) -> dict[str, Entry]:
     """Return the entries that a list file names, in its order.
 
     Args:
-        path: the list.
-        resolve: gives the entry of a line, or raises a BuildError that says why there is none.
+        path: The list.
+        resolve: Gives the entry of a line, or raises a BuildError that says why there is none.
 
     Raises:
-        BuildError: naming the line that says nothing known, or again what another said.
+        BuildError: Naming the line that says nothing known, or again what another said.
     """
     chosen: dict[str, Entry] = {}
 
@@ -216,13 +216,13 @@ class FileSource(Source):
     read.
 
     Attributes:
-        kind: name of the source, for messages.
-        serves: the task that it serves; None for any.
-        offered: where the owner offers the data, for messages.
-        paths: the options that are paths, where they lie.
-        known: the images that may be samples.
-        entries: those that are.
-        deciding: files, but for the images, that decide which images there are, and their truth.
+        kind: Name of the source, for messages.
+        serves: The task that it serves; None for any.
+        offered: Where the owner offers the data, for messages.
+        paths: The options that are paths, where they lie.
+        known: The images that may be samples.
+        entries: Those that are.
+        deciding: Files, but for the images, that decide which images there are, and their truth.
     """
 
     kind: ClassVar[str]
@@ -282,7 +282,7 @@ class FileSource(Source):
         """Samples in the order of the list, or in the seed's random order of all names.
 
         Raises:
-            BuildError: an image is damaged, or one that a list names cannot be in a dataset.
+            BuildError: An image is damaged, or one that a list names cannot be in a dataset.
         """
         names = [*self.entries]
         if not self.listed:
@@ -300,7 +300,7 @@ class FileSource(Source):
         """One sample by its name.
 
         Raises:
-            BuildError: no such image, or it is damaged or cannot be in a dataset.
+            BuildError: No such image, or it is damaged or cannot be in a dataset.
         """
         check_known(f"{self.kind} image", source_id, self.entries, BuildError)
         entry = self.entries[source_id]
@@ -314,7 +314,7 @@ class FileSource(Source):
         used up.
 
         Raises:
-            BuildError: the pool is too small, or shares an image with the samples.
+            BuildError: The pool is too small, or shares an image with the samples.
         """
         pool = self._pool
         if count > len(pool):
@@ -327,7 +327,7 @@ class FileSource(Source):
         """Yield the images that are no samples, from where the inputs for training of a seed start.
 
         Raises:
-            BuildError: the pool shares an image with the samples, or is empty.
+            BuildError: The pool shares an image with the samples, or is empty.
         """
         pool = self._pool
         if not pool:

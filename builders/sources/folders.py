@@ -33,7 +33,7 @@ def read_truths(path: Path) -> dict[str, tuple[Any, str | None]]:
         path: CSV or Parquet with the columns `source_id`, `truth` and perhaps `group`.
 
     Raises:
-        BuildError: it is no such table, or names a sample twice.
+        BuildError: It is no such table, or names a sample twice.
     """
     from pyarrow import csv, parquet
 
@@ -87,22 +87,22 @@ class ImageFolder(_Own):
     """Images for classification: a folder per class, or one folder and a table of truths.
 
     Args:
-        task: name of the task.
-        seed: decides the order of the samples.
-        root: folder of images in a folder per class; a class is the place of its folder among the
+        task: Name of the task.
+        seed: Decides the order of the samples.
+        root: Folder of images in a folder per class; a class is the place of its folder among the
             sorted ones, and an id the names of folder and file. Or of images, for tasks that need
             no truths.
         labels: CSV or Parquet with `source_id` (a file's name without its suffix), `truth` and
             perhaps `group`, which stand in place of folders; only what it names is taken.
-        train: folder of training images, in folders or not.
-        train_labels: table of their truths, as `labels`; without one, folders of known classes give
+        train: Folder of training images, in folders or not.
+        train_labels: Table of their truths, as `labels`; without one, folders of known classes give
             them. Only the calibration of levels takes them.
-        held_out: without `train`, so many images of the root are for training, the same ones for
+        held_out: Without `train`, so many images of the root are for training, the same ones for
             every seed, and never samples.
-        truths: whether the task needs truths of the source.
+        truths: Whether the task needs truths of the source.
 
     Raises:
-        BuildError: something is missing, unknown or damaged.
+        BuildError: Something is missing, unknown or damaged.
     """
 
     held_out: int = 0
@@ -207,17 +207,17 @@ class Features(_Own):
     An array is (N, C, T, D); leading axes that it lacks are 1.
 
     Args:
-        task: name of the task.
-        seed: decides the order of the samples.
-        root: folder of `.npy` files, or `.safetensors` file, whose names are the samples' ids.
-        labels: what features are scored against: CSV or Parquet with `source_id`, `truth` and
+        task: Name of the task.
+        seed: Decides the order of the samples.
+        root: Folder of `.npy` files, or `.safetensors` file, whose names are the samples' ids.
+        labels: What features are scored against: CSV or Parquet with `source_id`, `truth` and
             perhaps `group`, or arrays of the same names as in `root`; none for tasks without.
-        train: features for training, as in `root`.
-        train_labels: table of their truths; if `labels` are arrays, the truths are among those.
+        train: Features for training, as in `root`.
+        train_labels: Table of their truths; if `labels` are arrays, the truths are among those.
             Only the calibration of levels takes them.
 
     Raises:
-        BuildError: something is missing, unknown or damaged.
+        BuildError: Something is missing, unknown or damaged.
     """
 
     kind = "features"

@@ -53,7 +53,7 @@ class SegGeometry(_Geometry):
         """Size of an image after its short side is scaled to `short_side`.
 
         Raises:
-            BuildError: the image has no pixel.
+            BuildError: The image has no pixel.
         """
         if min(height, width) < 1:
             raise BuildError(f"an image of {height}x{width} has no pixels")

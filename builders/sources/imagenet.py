@@ -52,17 +52,17 @@ class ImageNet(FileSource):
 
     Args:
         task: "cls".
-        seed: decides the order of the candidates that no list gives.
-        root: folder with one folder per synset, or with all images. A synset at the end of an
+        seed: Decides the order of the candidates that no list gives.
+        root: Folder with one folder per synset, or with all images. A synset at the end of an
             image's name, as in the Hub's archives, is its label and no part of its id.
-        list: text file with one image per line, its name first; keeps its order.
-        labels: for a folder per synset, or synsets in the names, a list of the synsets, needed
+        list: Text file with one image per line, its name first; keeps its order.
+        labels: For a folder per synset, or synsets in the names, a list of the synsets, needed
             where not all 1000 are there; else the labels of the images, see `read_labels`, or the
             development kit; by default what lies under its usual name beside `root`.
-        train: folder of training images, in folders or not.
+        train: Folder of training images, in folders or not.
 
     Raises:
-        BuildError: another task, or something is missing, unknown or damaged.
+        BuildError: Another task, or something is missing, unknown or damaged.
     """
 
     terms = TERMS["imagenet"]
@@ -188,7 +188,7 @@ def order_synsets(synsets: Iterable[str], origin: object) -> dict[str, int]:
     """Return the label of each synset.
 
     Raises:
-        BuildError: they are not 1000, so that a synset's place says nothing.
+        BuildError: They are not 1000, so that a synset's place says nothing.
     """
     names = sorted(set(synsets))
     if len(names) != CLASSES:
@@ -203,7 +203,7 @@ def read_synsets(path: Path) -> dict[str, int]:
     """Return the label of each synset from a text with one synset at the start of each line.
 
     Raises:
-        BuildError: a line starts otherwise, or there are not 1000 synsets.
+        BuildError: A line starts otherwise, or there are not 1000 synsets.
     """
 
     def first(line: str) -> str:
@@ -222,7 +222,7 @@ def read_labels(path: Path) -> dict[str, int]:
     per validation image, with the kit's meta.mat or map_clsloc.txt beside the file for ids.
 
     Raises:
-        BuildError: a line is of another kind, or the file that orders the classes is not there.
+        BuildError: A line is of another kind, or the file that orders the classes is not there.
     """
     lines = [(number, re.split(r"[\s,]+", line)[:2]) for number, line in read_list(path)]
     if lines and lines[0][1][0] == "ImageId":

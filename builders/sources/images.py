@@ -46,7 +46,7 @@ def check_pixels(path: Path, width: int, height: int) -> None:
     """Check that an image of this size may be held in memory.
 
     Raises:
-        BuildError: it has more than `MOST_PIXELS` pixels.
+        BuildError: It has more than `MOST_PIXELS` pixels.
     """
     if width * height > MOST_PIXELS:
         raise BuildError(f"{path}: {width}x{height} pixels exceed the limit of {MOST_PIXELS}")
@@ -76,7 +76,7 @@ def read_size(path: Path) -> tuple[int, int]:
     """Height and width of an image, from its header.
 
     Raises:
-        BuildError: it is not there, not an image, or too large.
+        BuildError: It is not there, not an image, or too large.
     """
     width, height = _open(path, load=False).size
     return height, width
@@ -97,7 +97,7 @@ def read_rgb(path: Path) -> Image.Image:
     high byte is kept (Pillow keeps the high bytes of 16-bit colour).
 
     Raises:
-        BuildError: it is not there, damaged, too large, or of another mode.
+        BuildError: It is not there, damaged, too large, or of another mode.
     """
     what = "an image must be RGB, grey, palette, CMYK or YCbCr (save it as 8-bit RGB)"
     image = _open_as(path, (*_EIGHT_BIT, *_SIXTEEN_BIT), what)
@@ -112,7 +112,7 @@ def read_mask(path: Path) -> np.ndarray:
     """Read a mask of class numbers, uint8 (H, W), from a palette or 8-bit grey PNG.
 
     Raises:
-        BuildError: it is not there, damaged, too large, or of another mode.
+        BuildError: It is not there, damaged, too large, or of another mode.
     """
     what = "a mask must be a palette or 8-bit grey PNG of class numbers"
     return np.array(_open_as(path, ("P", "L"), what), np.uint8)
@@ -122,7 +122,7 @@ def read_depth(path: Path) -> np.ndarray:
     """Read a depth map, uint16 (H, W), from a 16-bit grey PNG.
 
     Raises:
-        BuildError: it is not there, damaged, too large, or of another mode.
+        BuildError: It is not there, damaged, too large, or of another mode.
     """
     # "I" is what older releases of Pillow make of 16 bits.
     what = "a depth map must be a 16-bit grey PNG in millimetres"

@@ -55,9 +55,9 @@ class Instances(Source):
     """Queries for a gallery of the same identities; the truth is (identity, camera).
 
     Args:
-        seed: of the queries' images, 0 or more; identities and gallery are always the same.
-        side: of the images, in pixels.
-        worst_score: average precision that queries have uncompressed, or more; None: any.
+        seed: Of the queries' images, 0 or more; identities and gallery are always the same.
+        side: Of the images, in pixels.
+        worst_score: Average precision that queries have uncompressed, or more; None: any.
     """
 
     terms = scenes.Scenes.terms

@@ -55,16 +55,16 @@ class Nyuv2(FileSource):
 
     Args:
         task: "dpt".
-        seed: decides the order of the candidates that no list gives.
-        root: folder of `scene/rgb_*.jpg` with `scene/sync_depth_*.png`; or
+        seed: Decides the order of the candidates that no list gives.
+        root: Folder of `scene/rgb_*.jpg` with `scene/sync_depth_*.png`; or
             `nyu_depth_v2_labeled.mat`, or the folder that holds it.
-        list: text file with one image per line, as in `nyu_test.txt` or by its source id, or for
+        list: Text file with one image per line, as in `nyu_test.txt` or by its source id, or for
             the MATLAB file by its index from 1; keeps its order.
-        train: text file of the same kind with images for training.
-        converted: for the MATLAB file: give what the split files are made from, see `LabelledMat`.
+        train: Text file of the same kind with images for training.
+        converted: For the MATLAB file: give what the split files are made from, see `LabelledMat`.
 
     Raises:
-        BuildError: another task, or something is missing, unknown or damaged.
+        BuildError: Another task, or something is missing, unknown or damaged.
     """
 
     terms = TERMS["nyuv2"]
@@ -112,8 +112,8 @@ class Nyuv2(FileSource):
         """The depth in millimetres, uint16 (480, 640).
 
         Raises:
-            Unfit: no depth counts.
-            BuildError: it has another size.
+            Unfit: No depth counts.
+            BuildError: It has another size.
         """
         depth = self._store.depth(entry)
         _check_shape(entry.truth, depth.shape)
@@ -142,18 +142,18 @@ class SplitFiles:
     the scenes' folders are that no training list names.
 
     Args:
-        root: the folder.
-        train: list of images for training; `nyu_train.txt` in the folder if None.
-        listed: whether a list says which images are wanted.
+        root: The folder.
+        train: List of images for training; `nyu_train.txt` in the folder if None.
+        listed: Whether a list says which images are wanted.
 
     Attributes:
-        test: the test images.
-        split: the file that says which those are; None where nothing does.
-        train: list of images for training.
-        deciding: files that decide which images are for testing.
+        test: The test images.
+        split: The file that says which those are; None where nothing does.
+        train: List of images for training.
+        deciding: Files that decide which images are for testing.
 
     Raises:
-        BuildError: there are no images.
+        BuildError: There are no images.
     """
 
     def __init__(self, root: Path, train: Path | None, listed: bool) -> None:
@@ -228,7 +228,7 @@ def read_splits(path: Path) -> tuple[list[int], list[int]]:
     """Return the indices, from 0, of the training and the test images of `splits.mat`.
 
     Raises:
-        BuildError: it is not that file.
+        BuildError: It is not that file.
     """
     from scipy.io import loadmat
 
@@ -245,17 +245,17 @@ class LabelledMat:
     `splits.mat` beside the file says which are for testing; where it is not there, a list must.
 
     Args:
-        path: the file.
-        converted: give what the script behind the split files makes of it: a black border, raw
+        path: The file.
+        converted: Give what the script behind the split files makes of it: a black border, raw
             depths instead of filled ones, and millimetres cut off instead of rounded.
-        listed: whether a list says which images are wanted.
+        listed: Whether a list says which images are wanted.
 
     Attributes:
-        test, split, deciding: as of `SplitFiles`.
+        test, split, deciding: As of `SplitFiles`.
         train: None, for no list names the images for training.
 
     Raises:
-        BuildError: it is damaged or of another layout, or `splits.mat` is wanted and not there.
+        BuildError: It is damaged or of another layout, or `splits.mat` is wanted and not there.
         MissingDependencyError: h5py is not installed.
     """
 

@@ -44,13 +44,13 @@ def classification_view(image: Image.Image, path: Path) -> np.ndarray:
 
     Args:
         image: RGB.
-        path: its file, for messages.
+        path: Its file, for messages.
 
     Returns:
         float32 (1, 3, 224, 224), in torchvision's arithmetic: (x / 255 - mean) / std in float32.
 
     Raises:
-        BuildError: the image is so narrow that scaling makes too many pixels of it.
+        BuildError: The image is so narrow that scaling makes too many pixels of it.
     """
     width, height = image.size
     short = min(width, height)
@@ -149,9 +149,9 @@ def _taps(source: int, target: int, clamp: bool) -> tuple[np.ndarray, ...]:
     """Both neighbours of each target pixel along an axis, and their weights out of 2048.
 
     Args:
-        source: pixels there are.
-        target: pixels wanted.
-        clamp: give a position beyond the last centres all of the weight of the nearest pixel, as
+        source: Pixels there are.
+        target: Pixels wanted.
+        clamp: Give a position beyond the last centres all of the weight of the nearest pixel, as
             OpenCV does along rows; otherwise only the neighbours are clipped.
     """
     position = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(np.float32)

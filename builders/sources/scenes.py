@@ -80,7 +80,7 @@ class Scene:
 
     Attributes:
         image: uint8 (H, W, 3), RGB.
-        label: class of the solid with the largest visible area, 0..NUM_CLASSES-1; -1 if none has
+        label: Class of the solid with the largest visible area, 0..NUM_CLASSES-1; -1 if none has
             at least three times the area of every other and a tenth of the image.
         mask: uint8 (H, W): 0 background, 1 + shape index, 255 along borders (ignored).
         depth: float32 (H, W), metres along the optical axis.
@@ -98,9 +98,9 @@ def draw_scene(seed: int, aspect: float = 1.0, label: int | None = None) -> Scen
     """Draw the scene of a seed.
 
     Args:
-        seed: any non-negative integer; the same seed gives the same scene.
-        aspect: width over height of the image the scene is meant for; solids spread accordingly.
-        label: class of the foremost solid; drawn uniformly when None.
+        seed: Any non-negative integer; the same seed gives the same scene.
+        aspect: Width over height of the image the scene is meant for; solids spread accordingly.
+        label: Class of the foremost solid; drawn uniformly when None.
 
     Returns:
         The scene's specification; the foremost solid comes first.
@@ -259,10 +259,10 @@ def render(
     """Render a scene, or a range of its columns as they stand in the whole image.
 
     Args:
-        spec: the scene.
-        height: rows of the whole image, in pixels.
-        width: columns of the whole image, in pixels.
-        columns: half-open range of columns to render; all when None.
+        spec: The scene.
+        height: Rows of the whole image, in pixels.
+        width: Columns of the whole image, in pixels.
+        columns: Half-open range of columns to render; all when None.
 
     Returns:
         The scene, (H, columns) large.
@@ -330,12 +330,12 @@ class Scenes(Source):
 
     Args:
         task: "cls", "seg" or "dpt".
-        seed: seed of the first sample, 0 <= seed < 20 000 000.
-        side: height of the images and side of a view, in pixels.
-        worst_score: of the samples that a dataset uses, uncompressed; None: any.
+        seed: Seed of the first sample, 0 <= seed < 20 000 000.
+        side: Height of the images and side of a view, in pixels.
+        worst_score: Of the samples that a dataset uses, uncompressed; None: any.
 
     Raises:
-        BuildError: unknown task or impossible seed.
+        BuildError: Unknown task or impossible seed.
     """
 
     terms = TERMS["scenes"]

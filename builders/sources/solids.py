@@ -180,9 +180,9 @@ def intersect(
     """First hit of rays with a union of convex parts.
 
     Args:
-        parts: the solid, in its local frame.
-        origin: common ray origin, float32 (3,), outside the solid.
-        direction: ray directions, float32 (R, 3), any length.
+        parts: The solid, in its local frame.
+        origin: Common ray origin, float32 (3,), outside the solid.
+        direction: Ray directions, float32 (R, 3), any length.
 
     Returns:
         The ray parameter of the first hit, float32 (R,), inf where the ray misses; and the outward

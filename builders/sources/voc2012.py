@@ -27,14 +27,14 @@ class Voc2012(FileSource):
 
     Args:
         task: "seg".
-        seed: decides the order of the candidates that no list gives.
-        root: the folder VOC2012, or one that holds it or VOCdevkit.
-        list: text file with one image of the validation set per line; keeps its order.
-        train: text file with one image for training per line; by default the development kit's
+        seed: Decides the order of the candidates that no list gives.
+        root: The folder VOC2012, or one that holds it or VOCdevkit.
+        list: Text file with one image of the validation set per line; keeps its order.
+        train: Text file with one image for training per line; by default the development kit's
             training set.
 
     Raises:
-        BuildError: another task, or something is missing, unknown or damaged.
+        BuildError: Another task, or something is missing, unknown or damaged.
     """
 
     terms = TERMS["voc2012"]
@@ -78,7 +78,7 @@ class Voc2012(FileSource):
         """The two windows, float32 (2, 3, 518, 518).
 
         Raises:
-            Unfit: the image gives another number of windows.
+            Unfit: The image gives another number of windows.
         """
         image = read_rgb(entry.image)
         if not two_windows(image.height, image.width):
@@ -89,8 +89,8 @@ class Voc2012(FileSource):
         """The mask, uint8 (H, W), 255 ignored.
 
         Raises:
-            Unfit: no pixel counts.
-            BuildError: it has another size than the image, or a class that there is not.
+            Unfit: No pixel counts.
+            BuildError: It has another size than the image, or a class that there is not.
         """
         mask, (height, width) = read_mask(entry.truth), read_size(entry.image)
         if mask.shape != (height, width):

@@ -28,8 +28,8 @@ class Task(ABC):
     recipe's `options`.
 
     Attributes:
-        facts: title, score, loss and truth of the task.
-        views: names of the N axis of its features; none where they are not known.
+        facts: Title, score, loss and truth of the task.
+        views: Names of the N axis of its features; none where they are not known.
         layers: C of the features that it takes; None if any.
     """
 
@@ -79,10 +79,10 @@ class Task(ABC):
 
         Args:
             feature: float32 (N, C, T, D).
-            truth: of the sample; None where the task has none.
+            truth: Of the sample; None where the task has none.
 
         Raises:
-            BuildError: the feature or the truth does not fit the task.
+            BuildError: The feature or the truth does not fit the task.
         """
 
     def prepare(self, truth: Any) -> Any:
@@ -91,7 +91,7 @@ class Task(ABC):
         What it returns may be given to it again, and is then returned as it is.
 
         Args:
-            truth: of the sample; None where the task has none.
+            truth: Of the sample; None where the task has none.
         """
         return truth
 
@@ -103,7 +103,7 @@ class Task(ABC):
 
         Args:
             features: float32 (B, N, C, T, D).
-            truth: of the sample.
+            truth: Of the sample.
 
         Raises:
             BuildError: :meth:`score` does not return what it has to.
@@ -137,9 +137,9 @@ class Task(ABC):
         """Return the reason to reject a sample, in a few words; None to accept it.
 
         Args:
-            feature: extracts the sample's feature when called (slow).
-            sample: the next one of the source.
-            accepted: the samples accepted so far, without their inputs.
+            feature: Extracts the sample's feature when called (slow).
+            sample: The next one of the source.
+            accepted: The samples accepted so far, without their inputs.
         """
         return None
 
@@ -154,8 +154,8 @@ class Task(ABC):
 
         Args:
             feature: float32 (N, C, T, D); None to draw the truth itself.
-            truth: of the sample, as it is stored; None where there is none, or it is not known.
-            classes: names of the classes, as far as the source knows them.
+            truth: Of the sample, as it is stored; None where there is none, or it is not known.
+            classes: Names of the classes, as far as the source knows them.
         """
         return None
 

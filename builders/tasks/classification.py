@@ -86,10 +86,10 @@ class Classification(LinearTask):
     """Rank and negative log-likelihood of the true class; of samples that are classified right.
 
     Args:
-        backbone: whose features it takes.
-        weights: of the head.
-        blocks: the layers of the features.
-        per_class: samples of a class that are accepted; 0: any number.
+        backbone: Whose features it takes.
+        weights: Of the head.
+        blocks: The layers of the features.
+        per_class: Samples of a class that are accepted; 0: any number.
     """
 
     facts, views, layers = TASKS["cls"], VIEWS["cls"], ClsHead.layers

@@ -33,10 +33,10 @@ class Bar(NamedTuple):
     """One answer.
 
     Attributes:
-        label: its name.
-        share: how likely it is, or how near, 0 to 1: the length of the bar.
-        text: the number beside it.
-        right: whether it is the truth.
+        label: Its name.
+        share: How likely it is, or how near, 0 to 1: the length of the bar.
+        text: The number beside it.
+        right: Whether it is the truth.
     """
 
     label: str
@@ -50,8 +50,8 @@ class Drawing(NamedTuple):
 
     Attributes:
         picture: uint8 RGB (H, W, 3), or None.
-        bars: answers, the likeliest first.
-        key: what colours of the picture stand for: text -> RGB.
+        bars: Answers, the likeliest first.
+        key: What colours of the picture stand for: text -> RGB.
     """
 
     picture: np.ndarray | None = None
@@ -73,10 +73,10 @@ def answers(
     """Return the likeliest answers, and the true one with its place if it is not among them.
 
     Args:
-        shares: of all answers, 0 to 1.
-        right: the true one, if it is known.
-        name: gives the name of one.
-        text: gives the text of a share.
+        shares: Of all answers, 0 to 1.
+        right: The true one, if it is known.
+        name: Gives the name of one.
+        text: Gives the text of a share.
     """
     order = np.argsort(-shares, kind="stable").tolist()
     bars = [Bar(name(k), float(shares[k]), text(float(shares[k])), k == right) for k in order]
@@ -90,9 +90,9 @@ def draw_mask(mask: np.ndarray, classes: Sequence[str], least: float = 0.0) -> D
     """Draw a mask of class numbers (H, W): class 0 is dark, what is ignored is white.
 
     Args:
-        mask: whole numbers.
-        classes: their names.
-        least: share of the mask below which a class is not in the key.
+        mask: Whole numbers.
+        classes: Their names.
+        least: Share of the mask below which a class is not in the key.
     """
     from matplotlib import colormaps
 
@@ -123,7 +123,7 @@ def check_drawing(drawing: Any, what: str) -> Drawing | None:
     """Return what a task draws, if it is a drawing.
 
     Raises:
-        BuildError: it is none.
+        BuildError: It is none.
     """
     if drawing is None:
         return None

@@ -31,12 +31,12 @@ def load_head(
 
     Args:
         task: "cls", "seg", "dpt" or "hypervector".
-        path_or_dict: file as published or safetensors, index or folder as of `load_backbone`, or
+        path_or_dict: File as published or safetensors, index or folder as of `load_backbone`, or
             what they hold: ``weight`` and ``bias`` (cls), or ``classifier.*`` and the backbone,
             as the Hub's models `-imagenet1k-1-layer` have them; ``conv_seg.*`` and ``bn.*`` (seg)
             or ``conv_depth.*`` (dpt), alone or behind ``decode_head.``, where the rest of a whole
             model may stand beside them.
-        norm: the backbone's final norm, for files that do not carry it as ``norm.*``; the
+        norm: The backbone's final norm, for files that do not carry it as ``norm.*``; the
             published ones of cls and seg do not.
         layers: C of the features that it takes: those of cls and dpt may have more or fewer than
             the published evaluation's.
@@ -45,7 +45,7 @@ def load_head(
         The head, on the CPU.
 
     Raises:
-        BuildError: unknown task, or a tensor is missing, left over or misshapen.
+        BuildError: Unknown task, or a tensor is missing, left over or misshapen.
     """
     if task not in HEADS:
         raise BuildError(f"no head for task '{task}'; known are {', '.join(HEADS)}")

@@ -42,8 +42,8 @@ class HypervectorHead(ClsHead):
         keys: float32 (classes, dims); scores are cosine similarities with them.
 
     Args:
-        inputs: what :meth:`ClsHead.pooled` gives.
-        sizes: of the hidden layer, of the output, and the number of classes.
+        inputs: What :meth:`ClsHead.pooled` gives.
+        sizes: Of the hidden layer, of the output, and the number of classes.
         layers: C of the features.
     """
 

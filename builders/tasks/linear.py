@@ -38,17 +38,17 @@ class Head(nn.Module):
     A subclass is made from its inputs, its outputs and, where it has one, the geometry.
 
     Attributes:
-        task: name of the task.
+        task: Name of the task.
         views, layers: N and C of the features that the head takes.
-        known_by: the tensor by which it is known, and its axes: outputs and inputs first.
-        prefix: of its tensors in a file of a whole model.
-        beside: prefixes of what such a file holds beside the head.
-        whole_norm: what such a file calls the norm that the head starts from; empty if it may not.
-        geometry_kind: windows or crops of a dense task; None for any other.
-        dim: width D of the features that the head takes.
+        known_by: The tensor by which it is known, and its axes: outputs and inputs first.
+        prefix: Of its tensors in a file of a whole model.
+        beside: Prefixes of what such a file holds beside the head.
+        whole_norm: What such a file calls the norm that the head starts from; empty if it may not.
+        geometry_kind: Windows or crops of a dense task; None for any other.
+        dim: Width D of the features that the head takes.
 
     Args:
-        inputs: of its linear part.
+        inputs: Of its linear part.
         layers: C of the features; as in the published evaluation if None.
     """
 
@@ -76,7 +76,7 @@ class Head(nn.Module):
         """Return the inputs and outputs of a head by the shapes of its tensors.
 
         Args:
-            shape_of: gives the shape of a tensor of a name and so many axes.
+            shape_of: Gives the shape of a tensor of a name and so many axes.
         """
         outputs, inputs = shape_of(*cls.known_by)[:2]
         return inputs, outputs
@@ -93,7 +93,7 @@ class Head(nn.Module):
         """Return the feature as float32, if it is finite and of the shape that the head takes.
 
         Raises:
-            BuildError: it is not; a score of NaN would pass for a good one.
+            BuildError: It is not; a score of NaN would pass for a good one.
         """
         try:
             feature = as_tensor(feature)
@@ -150,7 +150,7 @@ class Head(nn.Module):
 
         Args:
             features: float32 (B, N, C, T, D).
-            truth: cls int (); seg uint8 (H, W), 255 ignored; dpt uint16 (H, W), millimetres.
+            truth: Cls int (); seg uint8 (H, W), 255 ignored; dpt uint16 (H, W), millimetres.
 
         Returns:
             The task's scores and losses, float64 (B,) each: rank and negative log-likelihood in
@@ -158,7 +158,7 @@ class Head(nn.Module):
             relative error (dpt).
 
         Raises:
-            BuildError: the features or the truth do not fit the head.
+            BuildError: The features or the truth do not fit the head.
         """
         if features.ndim != 5:
             raise self.wrong(f"features must be (B, N, C, T, D), not {tuple(features.shape)}")
@@ -244,12 +244,12 @@ class LinearTask(Task):
     """A task that scores by a linear head.
 
     Args:
-        backbone: whose features it takes.
-        weights: of the head.
-        blocks: the layers of the features; as many as in the published evaluation if None.
+        backbone: Whose features it takes.
+        weights: Of the head.
+        blocks: The layers of the features; as many as in the published evaluation if None.
 
     Raises:
-        BuildError: the head is for features of another width or number of layers.
+        BuildError: The head is for features of another width or number of layers.
     """
 
     head_kind: ClassVar[type[Head]]

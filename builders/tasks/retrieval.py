@@ -45,7 +45,7 @@ def average_precision(distances: np.ndarray, found: np.ndarray) -> float:
 
     Args:
         distances: (images,), the nearest first.
-        found: bool (images,), which of them are to be found; one at least.
+        found: Bool (images,), which of them are to be found; one at least.
     """
     _, tie = np.unique(distances, return_inverse=True)
     sizes, hits = np.bincount(tie), np.bincount(tie, found)
@@ -60,7 +60,7 @@ def smooth_precision(distances: np.ndarray, found: np.ndarray) -> float:
 
     Args:
         distances: (images,), of embeddings of length 1.
-        found: bool (images,), which of them are to be found; one at least.
+        found: Bool (images,), which of them are to be found; one at least.
     """
     gaps = distances[found][:, None] - distances
     ahead = 0.5 + 0.5 * np.tanh(gaps / (2 * TEMPERATURE))  # half of each image itself
@@ -74,8 +74,8 @@ def ranked(
     """Return the distances of the gallery's images that count, and which are to be found.
 
     Args:
-        query: embedding (D,).
-        truth: its identity and camera.
+        query: Embedding (D,).
+        truth: Its identity and camera.
         gallery: ``embeddings`` (images, D), ``identities`` and ``cameras`` (images,).
     """
     counted = counts(truth, gallery)
@@ -93,7 +93,7 @@ class Embedder(ClsHead):
     """Class tokens and mean patch token as one vector of length 1, through a residual unit.
 
     Attributes:
-        gallery: what queries are searched in, as :func:`ranked` takes it.
+        gallery: What queries are searched in, as :func:`ranked` takes it.
     """
 
     task = "retrieval"
@@ -146,9 +146,9 @@ class Retrieval(LinearTask):
     """Average precision of a query; features are embeddings (1, 1, 1, D).
 
     Args:
-        backbone: whose class token and mean patch token are embedded.
-        weights: of the embedding, with the gallery.
-        blocks: the layer of them.
+        backbone: Whose class token and mean patch token are embedded.
+        weights: Of the embedding, with the gallery.
+        blocks: The layer of them.
     """
 
     facts = TaskFacts(

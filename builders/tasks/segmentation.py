@@ -33,8 +33,8 @@ class Mask(NamedTuple):
 
     Attributes:
         target: int64 (1, H, W); pixels that do not count have any class.
-        valid: bool (H, W), pixels that count.
-        rows: for each of these, in order, where its class begins in a table of all pairs.
+        valid: Bool (H, W), pixels that count.
+        rows: For each of these, in order, where its class begins in a table of all pairs.
     """
 
     target: Tensor
