@@ -31,7 +31,7 @@ from cfqa_data.recipe.load import Recipe, load_recipe
 __all__ = ["STAGES", "build", "run_stages"]
 
 STAGES: tuple[type[BuildStage], ...] = (Select, Extract, Infer, Prepare, Compress, Preview)
-"""The stages made of items, in order; `pack` follows and is one step."""
+"""The stages that consist of items, in order; `pack` follows as a single step."""
 
 
 @extras("build")
@@ -47,25 +47,25 @@ def build(
 ) -> Path:
     """Build the dataset of a recipe in a folder, or resume an interrupted build there.
 
-    The same recipe gives the same bytes, with any number of workers and after any number of stops.
+    The same recipe gives the same bytes, whatever the number of workers or interruptions.
 
     Args:
         recipe: A recipe, its name, or the path of its TOML file.
-        out: The folder; new, empty, or one where this recipe's build was begun or finished.
+        out: Output folder: new, empty, or with a started or finished build of this recipe.
         workers: Processes on this machine; with 0 or 1 the work is done in this process.
         tier: "full", or "light" without the decoded features, which are then decoded on access.
         scheduler: Address of a Dask scheduler to use instead; its workers must see `out`.
-        accept_versions: Resume a build that was begun with other versions of the software; the
-            manifest then names both, and the bytes may be those of neither.
-        progress: Notified of stages and their progress; optional.
+        accept_versions: Resume a build that was started with other versions of the software. The
+            manifest then names both versions, and the bytes may equal those of neither.
+        progress: Display that is notified of each stage and finished item; None shows nothing.
 
     Returns:
         The absolute path of the finished folder.
 
     Raises:
-        RecipeError: There is no such recipe, or it is impossible.
-        BuildError: It cannot be built here; whatever was finished is kept.
-        DiskError: The disk is full, or may not be written to; what was finished is kept.
+        RecipeError: There is no such recipe, or it is invalid.
+        BuildError: The recipe cannot be built here; finished items are kept.
+        DiskError: The disk is full or not writable; finished items are kept.
     """
     check_guard()
     recipe = pinned(load_recipe(recipe))
@@ -90,7 +90,7 @@ def run_stages(
     progress: Progress | None,
     accept_versions: bool,
 ) -> None:
-    """Run the unfinished items of stages in a folder, then finish the dataset, under its lock."""
+    """Run the unfinished items of the stages, then pack the dataset, while holding its lock."""
     progress = progress or Silent()
     make_folder(root)
     with locked(root):
