@@ -19,7 +19,7 @@ from cfqa_data.errors import BuildError
 from cfqa_data.format.limits import LONGEST_ID
 from cfqa_data.format.manifest import package_versions
 from cfqa_data.format.packing import plane_shape, unpack
-from cfqa_data.format.previews import ANSWERS, in_order, previews_table
+from cfqa_data.format.previews import ANSWERS, previews_table, sort_previews
 from cfqa_data.format.storage import write_bytes, write_table
 from cfqa_data.registry import naming_user_code
 
@@ -141,7 +141,7 @@ def write_previews(context: BuildContext, originals: pa.Table) -> None:
     if not all(path.exists() for path in paths):  # of an import
         return
     found = pa.concat_tables(map(_read, paths), promote_options="default")
-    found = in_order(originals, found)
+    found = sort_previews(originals, found)
     if (table := previews_table(originals, found)) is None:
         return
     write_table(context.layout.previews, table, row_group_size=ROWS)
