@@ -25,7 +25,7 @@ from cfqa_data.errors import BuildError, FormatError, prefixed
 from cfqa_data.eval.paper_logs import level_of
 from cfqa_data.format.format_1 import CODECS, LAYERS, LEVELS, TASKS, VIEWS
 from cfqa_data.format.invariants import check_source_ids
-from cfqa_data.format.layout import of_tools
+from cfqa_data.format.layout import is_tool_path
 from cfqa_data.format.limits import pointer_at
 from cfqa_data.paths import real_path
 
@@ -145,7 +145,7 @@ def scan_release(source: Path | str) -> Release:
         if parts[0] in ("org_feat", "compressed_feat") and (kind := pointer_at(path)):
             raise BuildError(f"{path}: {kind}")
         match parts:
-            case _ if of_tools(path.relative_to(root).as_posix()):
+            case _ if is_tool_path(path.relative_to(root).as_posix()):
                 release.leave_out(path, "a leftover of a tool")
             case _ if not path.is_file():
                 linked = "links to folders are not followed: copy the folder here"

@@ -39,7 +39,7 @@ def build(
     recipe: Recipe | str | Path,
     out: Path | str,
     *,
-    workers: int = 2,
+    workers: int | None = None,
     tier: str = "full",
     scheduler: str | None = None,
     accept_versions: bool = False,
@@ -52,9 +52,11 @@ def build(
     Args:
         recipe: A recipe, its name, or the path of its TOML file.
         out: Output folder: new, empty, or with a started or finished build of this recipe.
-        workers: Processes on this machine; with 0 or 1 the work is done in this process.
+        workers: Number of processes on this machine, 2 by default; with 0 or 1 the build runs in
+            this process.
         tier: "full", or "light" without the decoded features, which are then decoded on access.
-        scheduler: Address of a Dask scheduler to use instead; its workers must see `out`.
+        scheduler: Address of a Dask scheduler to use instead of workers on this machine. Its
+            workers must see `out`; while it has none, a `CfqaWarning` says that the build waits.
         accept_versions: Resume a build that was started with other versions of the software. The
             manifest then names both versions, and the bytes may equal those of neither.
         progress: Display that is notified of each stage and finished item; None shows nothing.
@@ -64,7 +66,8 @@ def build(
 
     Raises:
         RecipeError: There is no such recipe, or it is invalid.
-        BuildError: The recipe cannot be built here; finished items are kept.
+        BuildError: The recipe cannot be built here, or both `workers` and `scheduler` are given;
+            finished items are kept.
         DiskError: The disk is full or not writable; finished items are kept.
     """
     check_guard()
@@ -73,8 +76,10 @@ def build(
     with clear_disk_errors(f"building {recipe.name!r}"):
         if status(recipe, root, tier=tier) != "finished":
             check_folder(root)
-            plan = make_plan(recipe, tier)
+            if workers is None:
+                workers = 2 if scheduler is None else 0
             with Executor(workers, scheduler) as executor:
+                plan = make_plan(recipe, tier)
                 run_stages(STAGES, plan, root, executor, progress, accept_versions)
         elif Layout(root).work.exists():
             with locked(root):

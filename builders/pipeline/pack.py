@@ -15,7 +15,7 @@ from cfqa_data.builders.pipeline.preview import write_previews
 from cfqa_data.card.write import write_card
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import TaskEntry
-from cfqa_data.format.invariants import PLACES, VALUES, LabelRows, broken
+from cfqa_data.format.invariants import POSITION_RULES, VALUE_RULES, LabelRows, violations
 from cfqa_data.format.manifest import Manifest, write_manifest
 from cfqa_data.format.resources import locate
 from cfqa_data.format.schema import label_schema, originals_schema
@@ -91,7 +91,7 @@ def label_table(context: BuildContext, entry: TaskEntry, version: int) -> pa.Tab
         entry,
         *(column[order] for column in (index, rank, level)),
     )
-    for problem in broken(rows, (*PLACES, *VALUES)):
+    for problem in violations(rows, (*POSITION_RULES, *VALUE_RULES)):
         raise BuildError(f"labels of {task}: {problem}")
     return rows.table
 

@@ -19,7 +19,7 @@ from cfqa_data.errors import BuildError
 from cfqa_data.format.limits import LONGEST_ID
 from cfqa_data.format.manifest import package_versions
 from cfqa_data.format.packing import plane_shape, unpack
-from cfqa_data.format.previews import ANSWERS, in_order, previews_table
+from cfqa_data.format.previews import ANSWERS, previews_table, sort_previews
 from cfqa_data.format.storage import write_bytes, write_table
 from cfqa_data.registry import naming_user_code
 
@@ -142,7 +142,7 @@ def write_previews(context: BuildContext, originals: pa.Table) -> None:
     if not all(path.exists() for path in paths):  # an import has no preview stage
         return
     previews = pa.concat_tables(map(_read, paths), promote_options="default")
-    previews = in_order(originals, previews)
+    previews = sort_previews(originals, previews)
     if (table := previews_table(originals, previews)) is None:
         return
     write_table(context.layout.previews, table, row_group_size=ROWS)

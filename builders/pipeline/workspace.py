@@ -18,7 +18,7 @@ from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.lock import LOCK
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
 from cfqa_data.errors import BuildError, prefixed
-from cfqa_data.format.layout import Layout, left_by_tools
+from cfqa_data.format.layout import Layout, is_tool_file
 from cfqa_data.format.manifest import Manifest, read_manifest
 from cfqa_data.format.storage import PARTIAL, remove_partials, write_text
 from cfqa_data.paths import absolute_path
@@ -77,7 +77,7 @@ def _inside(layout: Layout) -> set[str]:
     """Return the names in `.build`, without partial files."""
     try:
         names = (path.name for path in layout.work.iterdir())
-        return {n for n in names if not n.endswith(PARTIAL) and not left_by_tools(n)}
+        return {n for n in names if not n.endswith(PARTIAL) and not is_tool_file(n)}
     except FileNotFoundError:
         return set()
 
@@ -89,7 +89,7 @@ def _untouched(layout: Layout) -> bool:
 
 def _names(layout: Layout) -> set[str]:
     """Return the names in the folder, except files of the operating system and other tools."""
-    return {path.name for path in layout.root.iterdir() if not left_by_tools(path.name)}
+    return {path.name for path in layout.root.iterdir() if not is_tool_file(path.name)}
 
 
 def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:

@@ -26,7 +26,7 @@ from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import CfqaError, check_known, clear_disk_errors
 from cfqa_data.extras import extras
 from cfqa_data.format.facts import TaskEntry
-from cfqa_data.format.layout import left_by_tools
+from cfqa_data.format.layout import is_tool_file
 from cfqa_data.format.storage import PARTIAL, check_folder, write_table, write_text
 from cfqa_data.paths import absolute_path, real_path
 
@@ -156,7 +156,7 @@ def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
     marker = out / MARKER
     if not marker.exists():
         names = [path.name for path in out.iterdir()] if out.is_dir() else []
-        if not all(name.endswith(PARTIAL) or left_by_tools(name) for name in names):
+        if not all(name.endswith(PARTIAL) or is_tool_file(name) for name in names):
             raise CfqaError(f"{out}: is not empty; name a new folder")
     else:
         found = None

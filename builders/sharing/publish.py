@@ -23,7 +23,7 @@ from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import CfqaError
 from cfqa_data.extras import extras
 from cfqa_data.format.facts import Terms
-from cfqa_data.format.layout import OWN
+from cfqa_data.format.layout import TOP_NAMES
 from cfqa_data.format.manifest import hash_file
 from cfqa_data.integrity.consistency import inconsistencies
 from cfqa_data.integrity.verify import verify
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "Published", "plan_publishing", "publish"]
 
-FOLDERS = tuple(f"{name}/" for name in sorted(OWN) if "." not in name)
+FOLDERS = tuple(f"{name}/" for name in sorted(TOP_NAMES) if "." not in name)
 """Folders of a repo that belong to the dataset: what else lies in them is of an older version."""
 
 DATASET: dict[str, Any] = {"repo_type": "dataset"}

@@ -29,7 +29,7 @@ from cfqa_data.format import storage
 from cfqa_data.format.codes import create_codes_array, write_codes
 from cfqa_data.format.facts import CodecEntry, TaskEntry, Terms
 from cfqa_data.format.invariants import shard_of
-from cfqa_data.format.layout import Layout, left_by_tools
+from cfqa_data.format.layout import Layout, is_tool_file
 from cfqa_data.format.manifest import package_versions, write_manifest
 from cfqa_data.format.schema import BASELINES, label_schema, original_rows, originals_schema
 from cfqa_data.integrity.health import health
@@ -112,7 +112,7 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
     storage.check_folder(root)
     if root.exists() and not root.is_dir():
         raise CfqaError(f"{folder} is a file: choose a folder")
-    if root.exists() and any(not left_by_tools(path.name) for path in root.iterdir()):
+    if root.exists() and any(not is_tool_file(path.name) for path in root.iterdir()):
         raise CfqaError(f"{folder} is not empty: choose a new or empty folder")
     _clear(root)
     try:
@@ -121,7 +121,7 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
             _lock(partial, locks)
             yield partial
             for left in root.iterdir() if root.exists() else ():
-                if left_by_tools(left.name):
+                if is_tool_file(left.name):
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):

@@ -164,7 +164,7 @@ def _shows_withheld(folder: Folder, tasks: Mapping[str, TaskEntry]) -> bool:
     """Whether the table of pictures shows an input or a truth that may not be redistributed."""
     if NAMES.previews.as_posix() not in folder.manifest.files:
         return False
-    table = folder.drawn_columns()
+    table = folder.read_pictures()
     return any(
         not getattr(tasks[folder.task_of(source)].terms, part)
         for column, part in (("image", "inputs"), ("truth", "truths"))

@@ -123,11 +123,11 @@ def picture_of(inputs: Any) -> np.ndarray | None:
 
     Other inputs, and views that do not form one image, give None.
     """
-    from cfqa_data.codecs.inputs.picture import lay_out
+    from cfqa_data.codecs.inputs.picture import merge_views
 
     if not isinstance(inputs, np.ndarray) or inputs.ndim != 4 or inputs.shape[1] != 3:
         return None
-    layout = lay_out(inputs)
+    layout = merge_views(inputs)
     return layout and layout[0]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from cfqa_data.builders.sources.base import Sample, Source
 from cfqa_data.errors import BuildError, check_known, prefixed
-from cfqa_data.format.layout import left_by_tools
+from cfqa_data.format.layout import is_tool_file
 from cfqa_data.format.limits import pointer_at
 from cfqa_data.format.resources import locate
 
@@ -81,7 +81,7 @@ def names_in(folder: Path) -> list[str]:
     Raises:
         BuildError: The folder cannot be listed.
     """
-    return sorted(name for name in _listed(folder) if not left_by_tools(name))
+    return sorted(name for name in _listed(folder) if not is_tool_file(name))
 
 
 def _listed(folder: Path) -> list[str]:
@@ -154,7 +154,7 @@ def read_list(path: Path) -> list[tuple[int, str]]:
         for number, line in enumerate(map(str.strip, text.splitlines()), start=1)
         if line
         and not line.startswith("#")
-        and not any(map(left_by_tools, PurePosixPath(line.split()[0]).parts))
+        and not any(map(is_tool_file, PurePosixPath(line.split()[0]).parts))
     ]
 
 

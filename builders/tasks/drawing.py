@@ -10,7 +10,7 @@ import numpy as np
 
 from cfqa_data.builders.sources.geometry import IGNORE
 from cfqa_data.errors import BuildError
-from cfqa_data.format.previews import MOST_SIDE
+from cfqa_data.format.previews import MAX_SIDE
 
 __all__ = [
     "Bar",
@@ -150,8 +150,8 @@ def webp(picture: np.ndarray) -> bytes:
 
     image, data = Image.fromarray(picture), io.BytesIO()
     few = image.getcolors(64) is not None
-    if max(image.size) > MOST_SIDE:
+    if max(image.size) > MAX_SIDE:
         kind = Image.Resampling.NEAREST if few else Image.Resampling.BOX
-        image.thumbnail((MOST_SIDE, MOST_SIDE), kind)
+        image.thumbnail((MAX_SIDE, MAX_SIDE), kind)
     image.save(data, "WEBP", lossless=few, quality=100 if few else 80, method=4)
     return data.getvalue()
