@@ -32,7 +32,7 @@ from cfqa_data.eval.score_format import (
 )
 from cfqa_data.eval.score_rows import key_columns, row_keys, row_name
 from cfqa_data.format.facts import TaskFacts
-from cfqa_data.format.limits import MOST_ROWS, parse_json, pointer
+from cfqa_data.format.limits import MAX_ROWS, parse_json, pointer
 from cfqa_data.format.parquet import read_parquet, read_schema
 from cfqa_data.paths import absolute_path
 
@@ -210,7 +210,7 @@ def _table(scores: Any) -> tuple[str, pa.Table]:
                 options = csv.ConvertOptions(column_types=kinds)
                 scores = csv.read_csv(path, convert_options=options)
             else:
-                scores = read_parquet(path.read_bytes(), MOST_ROWS)
+                scores = read_parquet(path.read_bytes(), MAX_ROWS)
         elif not isinstance(scores, pa.Table):
             scores = pa.Table.from_pandas(scores, preserve_index=False)
         if missing := [name for name in kinds if name not in scores.column_names]:
@@ -279,7 +279,7 @@ def read_scores(path: Path, features: int = 0) -> Evaluation:
             or not isinstance(known["dataset_features"], int | None)
         ):
             raise ValueError
-        table = read_parquet(data, max(MOST_ROWS, features * len(metrics)))
+        table = read_parquet(data, max(MAX_ROWS, features * len(metrics)))
         if any(table[name].null_count for name in columns[:-1]):
             raise ValueError
     except (*INVALID_FILE_ERRORS, pa.ArrowException):
