@@ -29,7 +29,7 @@ from cfqa_data.errors import MetricError
 from cfqa_data.eval.statistics import pearson, spearman
 from cfqa_data.eval.text import figure_text, paper_heads
 from cfqa_data.format.format_1 import TASKS
-from cfqa_data.format.layout import of_tools
+from cfqa_data.format.layout import is_tool_path
 from cfqa_data.format.limits import LARGEST_TEXT, read_limited
 from cfqa_data.paths import absolute_path
 
@@ -93,7 +93,7 @@ def find_logs(root: Path) -> dict[tuple[str, str], list[Path]]:
     found: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(root.rglob("*.txt")):
         name = path.relative_to(root)
-        if not of_tools(name.as_posix()) and (place := _place(name)) is not None:
+        if not is_tool_path(name.as_posix()) and (place := _place(name)) is not None:
             found.setdefault(place, []).append(path)
     if not found:
         raise MetricError(f"{root}: no logs found; a log is {PLACES}")

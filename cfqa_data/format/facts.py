@@ -26,13 +26,13 @@ from cfqa_data.format.fields import (
     Text,
     is_number,
 )
-from cfqa_data.format.limits import LARGEST_FEATURE, MOST_ROWS
+from cfqa_data.format.limits import LARGEST_FEATURE, MAX_ROWS
 from cfqa_data.format.quantizers import Quantizer
 
 __all__ = [
-    "MOST_CODECS",
-    "MOST_LEVELS",
-    "MOST_TASKS",
+    "MAX_CODECS",
+    "MAX_LEVELS",
+    "MAX_TASKS",
     "PROGRAMS",
     "CodecEntry",
     "CodecFacts",
@@ -48,9 +48,9 @@ __all__ = [
     "check_name",
 ]
 
-MOST_LEVELS = 128
-MOST_TASKS = 64
-MOST_CODECS = 256
+MAX_LEVELS = 128
+MAX_TASKS = 64
+MAX_CODECS = 256
 
 PROGRAMS = ("encoder", "config")
 """Options of codecs that name a program of one machine, and what it reads."""
@@ -230,9 +230,9 @@ class Parameter(Checked):
         Raises:
             FormatError: If there are none or too many, one is impossible, or they are out of order.
         """
-        if not isinstance(levels, list | tuple) or not 1 <= len(levels) <= MOST_LEVELS:
+        if not isinstance(levels, list | tuple) or not 1 <= len(levels) <= MAX_LEVELS:
             got = f"{len(levels)} of them" if isinstance(levels, list | tuple) else repr(levels)
-            raise FormatError(f"levels must be 1 to {MOST_LEVELS} numbers, got {got}")
+            raise FormatError(f"levels must be 1 to {MAX_LEVELS} numbers, got {got}")
         values = tuple(map(self.check, levels))
         worse = 1 if self.better == "lower" else -1
         if any((b - a) * worse <= 0 for a, b in pairwise(values)):
@@ -400,8 +400,8 @@ class TaskEntry(Checked):
         need(len(self.group_of) == len(self.sources), ".groups must be one per source")
         gallery = self.gallery is None or FILE.fullmatch(self.gallery)
         need(gallery, f".gallery {self.gallery!r} is not a file in truth/")
-        need(1 <= len(self.codecs) <= MOST_CODECS, f".codecs must be 1 to {MOST_CODECS}")
-        need(self.rows <= MOST_ROWS, f" has {self.rows:,} rows of labels; {MOST_ROWS:,} are read")
+        need(1 <= len(self.codecs) <= MAX_CODECS, f".codecs must be 1 to {MAX_CODECS}")
+        need(self.rows <= MAX_ROWS, f" has {self.rows:,} rows of labels; {MAX_ROWS:,} are read")
         for name, codec in self.codecs.items():
             layers = codec.quantizer.layers if codec.quantizer else c
             detail = f"the quantiser has {layers} layer(s), the shape {c}"

@@ -25,8 +25,8 @@ __all__ = [
     "Count",
     "Number",
     "Text",
+    "check_keys",
     "is_number",
-    "keyed",
     "plain",
 ]
 
@@ -97,7 +97,7 @@ class Checked:
             for key, entry in keys.items()
             if cls.complete or (entry.init and entry.default is entry.default_factory is MISSING)
         ]
-        table = keyed(where or f"the {cls.__name__.lower()}", data, needed, keys, cls.error)
+        table = check_keys(where or f"the {cls.__name__.lower()}", data, needed, keys, cls.error)
         values: dict[str, Any] = {}
         for field, hint in _hints(cls).items():  # type: ignore[arg-type]
             key = _key(cls.__dataclass_fields__[field])  # type: ignore[attr-defined]
@@ -221,7 +221,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def keyed(
+def check_keys(
     where: str,
     data: object,
     required: Iterable[str],

@@ -1,11 +1,11 @@
 """Invariants of a dataset folder: one function for each statement of docs/format.md.
 
-Writers and readers use the same functions, so that a rule is changed in one place.
+Writers and readers use the same functions, so that each rule is defined once.
 
-Ids are checked whenever a manifest is written or read. Of the rules for label rows, :data:`PLACES`
-(which reading relies on) are checked whenever a table is opened; :data:`VALUES`, most of which
-follow from other columns, when a table is written and by `cfqa verify`, which also checks
-:data:`RANGES` and rules that need other files.
+Ids are checked whenever a manifest is written or read. Of the rules for label rows,
+:data:`POSITION_RULES`, which reading relies on, are checked whenever a table is opened.
+:data:`VALUE_RULES`, most of which follow from other columns, are checked when a table is written
+and by `cfqa verify`, which also checks :data:`RANGE_RULES` and rules that need other files.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from cfqa_data.format.limits import LONGEST_ID
 __all__ = [
     "ANSWERS",
     "FOLDS",
-    "PLACES",
-    "RANGES",
-    "VALUES",
+    "POSITION_RULES",
+    "RANGE_RULES",
+    "VALUE_RULES",
     "LabelRows",
     "bits_of",
-    "broken",
     "check_bitstream",
     "check_source_ids",
     "check_task_names",
     "check_truth",
+    "first_unordered",
     "fold_of",
     "folds_of",
     "measured_bits",
-    "out_of_order",
     "picture_type",
     "preview_columns",
     "rate_of",
     "shard_of",
+    "violations",
 ]
 
 FOLDS = 5
@@ -54,7 +54,7 @@ RESERVED = ("default", "originals")
 ANSWERS = "answers"
 """The column of the table of pictures that is text."""
 
-NEAR = 1e-9
+TOLERANCE = 1e-9
 """How far beyond its range rounding may put a mean of cosines or an alignment."""
 
 
@@ -244,7 +244,7 @@ class Rule:
     holds: Callable[[LabelRows], np.ndarray]
 
 
-def out_of_order(rows: LabelRows) -> int | None:
+def first_unordered(rows: LabelRows) -> int | None:
     """Return the first row that is out of order by source, codec and level."""
     keys = (rows.level, rows.codec, rows.source)
     cell = np.ravel_multi_index(keys[::-1], [int(key.max(initial=0)) + 1 for key in keys[::-1]])
@@ -322,7 +322,7 @@ def _loss(column: str) -> Callable[[LabelRows], np.ndarray]:
 
 def _within(column: str, least: float, most: float) -> Callable[[LabelRows], np.ndarray]:
     def holds(rows: LabelRows) -> np.ndarray:
-        inside = (rows[column] >= least - NEAR) & (rows[column] <= most + NEAR)
+        inside = (rows[column] >= least - TOLERANCE) & (rows[column] <= most + TOLERANCE)
         return inside | rows.nulls(column)
 
     return holds
@@ -341,14 +341,14 @@ def measured_bits(sizes: np.ndarray) -> Rule:
 
 NUMBER = "a finite number"
 
-PLACES: tuple[Rule, ...] = (
+POSITION_RULES: tuple[Rule, ...] = (
     Rule("fold", f"its source's position modulo {FOLDS}", _fold),
     Rule("index", "its source's position", _index),
     Rule("array", "the array of its codec", _array),
 )
 """Where a row belongs."""
 
-VALUES: tuple[Rule, ...] = (
+VALUE_RULES: tuple[Rule, ...] = (
     Rule("parameter_name", "the recipe's", _parameter_name),
     Rule("parameter", "the recipe's", _parameter),
     Rule("tokens", "that of its task", _tokens),
@@ -364,7 +364,7 @@ VALUES: tuple[Rule, ...] = (
 )
 """What a row says; columns that only format 2 has are asked for in that."""
 
-RANGES: tuple[Rule, ...] = (
+RANGE_RULES: tuple[Rule, ...] = (
     Rule("mse", "a number from 0", _within("mse", 0, np.inf)),
     Rule("cosine", "a number from -1 to 1", _within("cosine", -1, 1)),
     Rule("cka", "a number from 0 to 1", _within("cka", 0, 1)),
@@ -372,7 +372,7 @@ RANGES: tuple[Rule, ...] = (
 """Within what the metrics' definitions have their values."""
 
 
-def broken(rows: LabelRows, rules: Iterable[Rule]) -> Iterator[str]:
+def violations(rows: LabelRows, rules: Iterable[Rule]) -> Iterator[str]:
     """Yield a line for each rule that does not hold in every row: the first row and how many."""
     for rule in (rule for rule in rules if rule.column in rows.table.column_names):
         if (wrong := ~rule.holds(rows)).any():

@@ -25,9 +25,9 @@ __all__ = [
     "LARGEST_WHOLE",
     "LONGEST_CELL",
     "LONGEST_ID",
-    "MOST_ROWS",
-    "MOST_VALUES",
-    "open_plain",
+    "MAX_ROWS",
+    "MAX_VALUES",
+    "open_regular",
     "parse_json",
     "parse_toml",
     "pointer",
@@ -53,10 +53,10 @@ LARGEST_TEXT = 16 << 20
 LONGEST_ID = 1024
 """Characters of a source's id."""
 
-MOST_ROWS = 1 << 24
+MAX_ROWS = 1 << 24
 """Rows of a table of which nothing says how many it should have."""
 
-MOST_VALUES = 1 << 25
+MAX_VALUES = 1 << 25
 """Values of all quantisers of a manifest: 128 MiB of tables, if every one is used."""
 
 LARGEST_PAGES = 1 << 30
@@ -103,7 +103,7 @@ def pointer_at(path: str | os.PathLike[str]) -> str:
         return ""
 
 
-def open_plain(path: Path) -> BufferedReader:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading; others, such as pipes that block, are refused.
 
     Raises:
@@ -127,7 +127,7 @@ def read_limited(path: Path, most: int) -> bytes:
         OSError: If it is not there, cannot be read, or is no plain file.
         ValueError: If it is larger, or Git keeps it elsewhere.
     """
-    with open_plain(path) as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         data = file.read(most + 1) if size <= most else b""  # 0 of what the kernel makes up
     if size > most or len(data) > most:

@@ -19,11 +19,11 @@ from typing import Any
 from cfqa_data.console.summary import Described, Summary
 from cfqa_data.errors import FormatError, FormatVersionError, prefixed
 from cfqa_data.format import format_1
-from cfqa_data.format.facts import MOST_TASKS, TaskEntry
+from cfqa_data.format.facts import MAX_TASKS, TaskEntry
 from cfqa_data.format.fields import Checked
 from cfqa_data.format.invariants import check_source_ids, check_task_names
-from cfqa_data.format.layout import Layout, of_tools
-from cfqa_data.format.limits import LARGEST_JSON, MOST_VALUES, parse_json, pointer, read_limited
+from cfqa_data.format.layout import Layout, is_tool_path
+from cfqa_data.format.limits import LARGEST_JSON, MAX_VALUES, parse_json, pointer, read_limited
 from cfqa_data.format.storage import sync_folders, write_text
 
 __all__ = [
@@ -87,14 +87,14 @@ class Manifest(Described, Checked):
         super().__post_init__()
         for name in ("versions", "weights", "packages", "files"):
             object.__setattr__(self, name, dict(sorted(getattr(self, name).items())))
-        few = 1 <= len(self.tasks) <= MOST_TASKS
-        self.require(few, f".tasks is not a table of 1 to {MOST_TASKS}")
+        few = 1 <= len(self.tasks) <= MAX_TASKS
+        self.require(few, f".tasks is not a table of 1 to {MAX_TASKS}")
         check_task_names({name: entry.codecs for name, entry in self.tasks.items()})
         self.require(self.tier in TIERS, f".tier is not one of {', '.join(TIERS)}")
         ladders = (codec for entry in self.tasks.values() for codec in entry.codecs.values())
         values = sum(codec.quantizer.size for codec in ladders if codec.quantizer)
-        need = f": its quantisers have {values:,} values; {MOST_VALUES:,} are read"
-        self.require(values <= MOST_VALUES, need)
+        need = f": its quantisers have {values:,} values; {MAX_VALUES:,} are read"
+        self.require(values <= MAX_VALUES, need)
         for name, entry in self.packages.items():
             known = isinstance(entry.get("version"), str) and isinstance(entry.get("sha256"), str)
             self.require(known, f".packages: {name!r} lacks its version or SHA-256")
@@ -222,7 +222,7 @@ def hash_files(root: Path) -> dict[str, dict[str, Any]]:
     files = {}
     for path in sorted(root.rglob("*")):
         name = layout.relative(path)
-        if path == layout.manifest or of_tools(name) or not path.is_file():
+        if path == layout.manifest or is_tool_path(name) or not path.is_file():
             continue
         files[name] = {"size": path.stat().st_size, "sha256": hash_file(path)}
     return files

@@ -42,7 +42,7 @@ def read_schema(data: bytes) -> tuple[pa.Schema, int]:
 
 def read_parquet(
     data: bytes,
-    most_rows: int,
+    max_rows: int,
     without: Collection[str] = (),
     within: tuple[str, Sequence[int]] | None = None,
     pictures: Collection[str] = (),
@@ -55,7 +55,7 @@ def read_parquet(
 
     Args:
         data: The file's content.
-        most_rows: Refuse a table of more.
+        max_rows: Refuse a table of more.
         without: Columns that are not read, and may be of any kind.
         within: A column of integers and some of its values, in order: row groups that by their
             statistics have none of them are not read. Those that are read may have other rows too.
@@ -66,8 +66,8 @@ def read_parquet(
         OSError, pyarrow.ArrowException: it is damaged.
     """
     schema, rows = read_schema(data)
-    if rows > most_rows:
-        raise _Damaged(f"has {rows:,} rows; at most {most_rows:,} are expected")
+    if rows > max_rows:
+        raise _Damaged(f"has {rows:,} rows; at most {max_rows:,} are expected")
     kept = pa.schema(
         [
             field.with_type(pa.binary()) if field.name in pictures else field

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cfqa_data.errors import CodecError, RecipeError, check_known
-from cfqa_data.format.fields import keyed, plain
+from cfqa_data.format.fields import check_keys, plain
 
 __all__ = [
     "KMeansQuantizer",
@@ -308,7 +308,7 @@ def quantizer_from_dict(data: object) -> Quantizer:
         raise RecipeError(f"a quantiser must be a table with a kind, got {data!r}")
     kind: str = check_known("quantiser kind", data.get("kind"), KINDS, RecipeError)
     keys = ("kind", *(entry.name for entry in fields(KINDS[kind])))
-    values = keyed(f"the {kind} quantiser", data, keys, error=RecipeError)
+    values = check_keys(f"the {kind} quantiser", data, keys, error=RecipeError)
     made: Quantizer = KINDS[kind](**{key: values[key] for key in keys[1:]})
     return made
 

@@ -25,8 +25,8 @@ import numpy as np
 
 from cfqa_data.arrow import pa, pc, pq
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
-from cfqa_data.format.layout import OWN
-from cfqa_data.format.limits import MOST_ROWS, pointer
+from cfqa_data.format.layout import TOP_NAMES
+from cfqa_data.format.limits import MAX_ROWS, pointer
 from cfqa_data.format.schema import NULLABLE, label_schema
 from cfqa_data.paths import real_path
 
@@ -140,7 +140,7 @@ def check_writable(path: Path) -> None:
         raise CfqaError(f"{path}: there is no folder {path.parent}")
     place = real_path(path)
     for root in place.parents:
-        own = place.relative_to(root).parts[0] in OWN and (root / "labels").is_dir()
+        own = place.relative_to(root).parts[0] in TOP_NAMES and (root / "labels").is_dir()
         if own and (root / "manifest.json").is_file():
             raise CfqaError(f"{path}: belongs to the dataset in {root}; write to another file")
     _check_takes_files(path, path.parent)
@@ -253,7 +253,7 @@ def read_labels(
     path: Path | str,
     data: bytes | None = None,
     *,
-    most_rows: int = MOST_ROWS,
+    max_rows: int = MAX_ROWS,
     format: int = 1,
     sources: Sequence[int] | None = None,
 ) -> pa.Table:
@@ -266,7 +266,7 @@ def read_labels(
     None. See :func:`read_table`.
     """
     schema, within = label_schema(format), None if sources is None else ("index", sources)
-    how: dict[str, Any] = {"most_rows": most_rows, "nullable": NULLABLE[format]}
+    how: dict[str, Any] = {"max_rows": max_rows, "nullable": NULLABLE[format]}
     table = read_table(path, schema, data, within=within, **how)
     known = pc.fill_null(pc.greater_equal(table["bits"], 1 if format == 1 else 0), False)
     if pc.all(known).as_py() is False:
@@ -282,7 +282,7 @@ def read_table(
     schema: pa.Schema,
     data: bytes | None = None,
     *,
-    most_rows: int = MOST_ROWS,
+    max_rows: int = MAX_ROWS,
     nullable: Collection[str] = (),
     within: tuple[str, Sequence[int]] | None = None,
 ) -> pa.Table:
@@ -292,7 +292,7 @@ def read_table(
         path: The file, or its name if ``data`` is given.
         schema: What it must have.
         data: The file's content, if it is no file on this machine.
-        most_rows: Refuse a table of more, before any row is read.
+        max_rows: Refuse a table of more, before any row is read.
         nullable: Columns that may lack a value.
         within: See :func:`cfqa_data.format.parquet.read_parquet`.
 
@@ -312,7 +312,7 @@ def read_table(
         if kind := pointer(data):
             raise FormatError(f"{path}: {kind}")
         check_columns(read_schema(data)[0])
-        table = read_parquet(data, most_rows, within=within)
+        table = read_parquet(data, max_rows, within=within)
     except FileNotFoundError:
         raise FormatError(f"{path}: missing; is this a complete dataset folder?") from None
     except (OSError, ValueError, pa.ArrowException) as error:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from cfqa_data.errors import RecipeError
-from cfqa_data.format.facts import MOST_LEVELS
-from cfqa_data.format.fields import Checked, keyed
+from cfqa_data.format.facts import MAX_LEVELS
+from cfqa_data.format.fields import Checked, check_keys
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 
 __all__ = ["AutoLevels", "FittedRange"]
@@ -53,7 +53,7 @@ class FittedRange(Quantizer):
             RecipeError: If a key is missing, unknown or has an impossible value.
         """
         known = ("kind", "bits", "range")
-        table = keyed("the quantiser", data, known, (*known, "percentile"), RecipeError)
+        table = check_keys("the quantiser", data, known, (*known, "percentile"), RecipeError)
         if table["kind"] != "uniform" or table["range"] != "fit":
             raise RecipeError(
                 'only a quantiser of kind "uniform" has a range, and it is "fit"; got '
@@ -80,8 +80,8 @@ class AutoLevels(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= self.auto <= MOST_LEVELS:
-            raise RecipeError(f"levels: auto must be 2 to {MOST_LEVELS}, got {self.auto}")
+        if not 2 <= self.auto <= MAX_LEVELS:
+            raise RecipeError(f"levels: auto must be 2 to {MAX_LEVELS}, got {self.auto}")
 
     def __len__(self) -> int:
         return self.auto

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cfqa_data.errors import RecipeError, check_known, prefixed, unknown_name
-from cfqa_data.format.layout import left_by_tools
+from cfqa_data.format.layout import is_tool_file
 from cfqa_data.format.limits import LARGEST_TEXT, parse_toml, read_limited
 from cfqa_data.format.resources import HUB, ROOT_VARIABLE, is_uri, locate, resolve
 from cfqa_data.paths import absolute_path, exists, is_file, real_path
@@ -38,7 +38,7 @@ __all__ = [
 def list_recipes() -> list[str]:
     """Return the names of the recipes that come with the package."""
     names = (file.name for file in resources.files("cfqa_data.recipes").iterdir())
-    recipes = (name for name in names if name.endswith(".toml") and not left_by_tools(name))
+    recipes = (name for name in names if name.endswith(".toml") and not is_tool_file(name))
     return sorted(name.removesuffix(".toml") for name in recipes)
 
 

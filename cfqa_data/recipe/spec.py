@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 
 from cfqa_data.codecs import CODECS, find_codec
 from cfqa_data.errors import CfqaError, RecipeError, prefixed
-from cfqa_data.format.facts import MOST_CODECS, MOST_TASKS, PROGRAMS, CodecFacts, check_name
+from cfqa_data.format.facts import MAX_CODECS, MAX_TASKS, PROGRAMS, CodecFacts, check_name
 from cfqa_data.format.fields import NAME, OMIT, Checked, Count, Number, Text
 from cfqa_data.format.invariants import check_task_names
 from cfqa_data.format.quantizers import Quantizer
@@ -220,8 +220,8 @@ class TaskSpec(_Spec):
         self.require(not bare, f".head: {self.task_class} needs weights")
         rising = all(a < b for a, b in pairwise(self.blocks))
         self.require(rising, f".blocks must be increasing numbers, got {self.blocks}")
-        few = 1 <= len(self.codecs) <= MOST_CODECS
-        self.require(few, f": needs at least one codec, and at most {MOST_CODECS}")
+        few = 1 <= len(self.codecs) <= MAX_CODECS
+        self.require(few, f": needs at least one codec, and at most {MAX_CODECS}")
         for name, codec_spec in self.codecs.items():
             quantizer = codec_spec.quantizer
             known = quantizer is not None and not isinstance(quantizer, FittedRange)
@@ -259,8 +259,8 @@ class Recipe(_Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        few = 1 <= len(self.tasks) <= MOST_TASKS
-        self.require(few, f": needs at least one task, and at most {MOST_TASKS}")
+        few = 1 <= len(self.tasks) <= MAX_TASKS
+        self.require(few, f": needs at least one task, and at most {MAX_TASKS}")
         counted = self.sources_per_task or all(spec.sources for spec in self.tasks.values())
         self.require(counted, ".sources_per_task must be a whole number of at least 1")
         with prefixed("", RecipeError):
