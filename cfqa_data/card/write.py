@@ -156,7 +156,8 @@ def _pictures(sizes: Mapping[str, int], shown: Sequence[str]) -> str:
         return ""
     names = ", ".join(f"`{name}`" for name in shown if column_meaning(name)[0] == "image")
     return (
-        f"![Inputs, ground truths, and predictions from the original and compressed features]({path})\n\n"
+        "![Inputs, ground truths, and predictions from the original and compressed features]"
+        f"({path})\n\n"
         f"*One source per row; columns as in the table `originals`: {names}.*\n"
     )
 
