@@ -13,6 +13,7 @@ from cfqa_data.console.text import printable, without_styles
 __all__ = [
     "BuildError",
     "CfqaError",
+    "CfqaWarning",
     "CodecError",
     "DiskError",
     "FormatError",
@@ -93,7 +94,11 @@ class UndefinedError(MetricError):
     """A metric is not defined for the features of a task; its message says where it is not."""
 
 
-class MetricWarning(UserWarning):
+class CfqaWarning(UserWarning):
+    """Base of the warnings of this package; a command shows one as a line of its own."""
+
+
+class MetricWarning(CfqaWarning):
     """A metric has no score for some features, or its scores are not what they should be."""
 
 

@@ -71,7 +71,7 @@ def evaluate(
         precision: Of float32 matrix products: highest is exact, high allows TF32.
         workers (N): Processes, which score a source at a time, with one thread each; on cuda each
             takes a GPU. Default: one, with as many threads as the features' size is worth.
-        scheduler (ADDRESS): Dask scheduler on whose workers to score instead.
+        scheduler (ADDRESS): Dask scheduler on whose workers to score instead, not with --workers.
         out (FILE): Write every score to this .parquet or .csv file. An interrupted run resumes from
             the partial file next to it. To an existing .parquet file of this dataset, only missing
             scores are added.
