@@ -21,7 +21,7 @@ from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.prepared import Prepared
 from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.scoring import Scorer
-from cfqa_data.eval.workers import Sent, SourceItem, SourceStage
+from cfqa_data.eval.workers import READING, Sent, SourceItem, SourceStage
 
 if TYPE_CHECKING:
     from cfqa_data.eval.features.datasets import FeatureSource
@@ -211,15 +211,51 @@ class Run:
             return SourceStage(dataset, metrics, ready, *how)
 
         whole = enumerate(chain(*work.values()))
-        items = [SourceItem(one, order, self._rows, self._scored) for order, one in whole]
+        items = [
+            SourceItem(one, order, self._rows[one.places], self._scored) for order, one in whole
+        ]
         sizes = {task: size(sources) for task, sources in work.items()}
         items.sort(key=lambda item: sizes[item.work.task], reverse=True)
         names = [metric.name for metric in metrics]
-        for item, part in executor.run(lambda item: stage(item.work.task, item.work.fold), items):
-            done = int(self._scored.missing(item.work.places).any(axis=1).sum())
+
+        def stage_of(item: SourceItem) -> SourceStage:
+            return stage(item.work.task, item.work.fold)
+
+        def split(item: SourceItem) -> list[SourceItem]:
+            return self._killed(item, work[item.work.task])
+
+        for item, part in executor.run(stage_of, items, split):
+            before = int(self._scored.missing(item.work.places).any(axis=1).sum())
             self.account.add(item.work.places, part, names, item.order)
             self._give_up(work[item.work.task])
-            yield done
+            yield max(0, before - int(self._scored.missing(item.work.places).any(axis=1).sum()))
+
+    def _killed(self, item: SourceItem, sources: Sequence[Work]) -> list[SourceItem]:
+        """Find out what kills the processes that score a source: its features, or one metric.
+
+        A metric that does is given up for the task: each try costs a process, and on other sources
+        it would most likely do the same.
+
+        Args:
+            item: The source, which killed every process that tried it.
+            sources: All of its task.
+
+        Returns:
+            What is to be done instead.
+        """
+        columns = np.flatnonzero(self._scored.missing(item.work.places).any(axis=0)).tolist()
+        if item.only is None:
+            return item.parts(columns)
+        places, why = item.work.places, f"{item}: the processes that read its features were killed"
+        if item.only != READING:
+            columns, places = [item.only], np.concatenate([one.places for one in sources])
+            why = f"the processes that scored {item} with it were killed"
+        for column in columns:
+            name = self._metrics[column].name
+            message = why if item.only == READING else f"metric {name!r} is given up: {why}"
+            self.account.fails(name, f"{message} (out of memory?)")
+            self.account.gives_up(places[self._scored.missing(places)[:, column]], column)
+        return []
 
     def _give_up(self, sources: Sequence[Work]) -> None:
         """Give up what has failed on the first few sources of a task, in their order."""

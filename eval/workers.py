@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,7 +24,11 @@ from cfqa_data.torch_state import torch_state
 if TYPE_CHECKING:
     from cfqa_data.eval.run import Work
 
-__all__ = ["Sent", "SourceItem", "SourceStage"]
+__all__ = ["READING", "Sent", "SourceItem", "SourceStage"]
+
+
+READING = -1
+"""Instead of a metric's column: the source's features are only read."""
 
 
 class SourceItem:
@@ -34,11 +39,24 @@ class SourceItem:
         order: Its place among all items.
         rows: Label rows of its places.
         scored: What there is at these places, once it is sent.
+        only: Column of the only metric to score with, or `READING`; None for all metrics.
     """
 
-    def __init__(self, work: Work, order: int, rows: NDArray[np.intp], scored: Scored) -> None:
-        self.work, self.order, self.rows, self.scored = work, order, rows[work.places], scored
+    def __init__(
+        self,
+        work: Work,
+        order: int,
+        rows: NDArray[np.intp],
+        scored: Scored,
+        only: int | None = None,
+    ) -> None:
+        self.work, self.order, self.rows, self.scored, self.only = work, order, rows, scored, only
         self._sent = False
+
+    def parts(self, columns: Iterable[int]) -> list[SourceItem]:
+        """Return items that read the source, and then score it by one metric each."""
+        alike = self.work, self.order, self.rows, self.scored
+        return [SourceItem(*alike, only) for only in (READING, *columns)]
 
     def __str__(self) -> str:
         return f"source {self.work.source_id} of {self.work.task}"
@@ -148,7 +166,16 @@ class SourceStage(Stage):
         account, places = Account(item.scored, self.device), {r: n for n, r in enumerate(rows)}
         scorer = Scorer(self.metrics, account, lambda column, _: self.ready[column], self.size)
         with torch_state(grad=False, precision=self.precision):
+            if item.only == READING:
+                deque(read_batches(dataset, rows, self.device, item.work.size), maxlen=0)
+                return account
+            failed = item.scored.failed.copy()
+            if item.only is not None:  # the others are not tried
+                item.scored.failed[:, np.arange(len(self.metrics)) != item.only] = True
             while item.scored.missing().any():
                 for whole in read_batches(dataset, rows, self.device, item.work.size):
                     scorer.score(whole, places, item.work.before)
+            if item.only is not None:
+                failed[:, item.only] = item.scored.failed[:, item.only]
+                item.scored.failed[:] = failed
         return account
