@@ -51,6 +51,7 @@ def latex(formula: str) -> str:
         r"&": r"\\cap ",
         r"(?<=\)) u ": r" \\cup ",
         r"\boperatorname\{sigma\}": "sigma",
+        r"(?<=[\w})]) (?=\\operatorname)": r"\\, ",
         r", ": r",\\ ",
     }
     for pattern, replacement in rules.items():
@@ -72,7 +73,8 @@ def _formulas(app: Any, name: str, source: list[str]) -> None:
 def _mathml(writer: Any, node: Any) -> None:
     """Write a formula as MathML, which browsers draw without a script."""
     block = isinstance(node, nodes.math_block)
-    writer.body.append(tex2mathml(node.astext(), as_block=block))
+    text = str(tex2mathml(node.astext(), as_block=block))
+    writer.body.append(re.sub(r"<mo[^>]*>\|</mo>", '<mo lspace="0" rspace="0">|</mo>', text))
     raise nodes.SkipNode
 
 

@@ -131,7 +131,7 @@ def test_the_readme_has_the_two_commands_and_the_gate_runs_the_second() -> None:
         " && python examples/first_look.py cfqa\n"
     )
     install_and_test = 'pip install -c constraints.txt -e ".[dev]" && python -m pytest -n 2\n'
-    shell = [code for _, code in blocks(ROOT / "README.md", "bash")]
+    shell = [code.replace("\\\n    ", "") for _, code in blocks(ROOT / "README.md", "bash")]
     assert install_and_build in shell
     assert install_and_test in shell
     gate = (ROOT / ".ci" / "run").read_text().replace("python -m pip install -q", "pip install")
