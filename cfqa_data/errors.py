@@ -105,9 +105,9 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
     """Return one line saying that ``name`` is not a known ``what``, with the near names first.
 
     Args:
-        what: the kind of thing, as in "codec" or "key".
-        name: what was asked for.
-        known: the names that would have been right, in the order to show them.
+        what: The kind of thing, as in "codec" or "key".
+        name: What was asked for.
+        known: The names that would have been right, in the order to show them.
     """
     names = [str(entry) for entry in known]
     hint = near_names(name, names)
@@ -121,8 +121,8 @@ def near_names(name: object, known: Iterable[str]) -> str:
     """Return a question whether a near name was meant, or nothing where none is near.
 
     Args:
-        name: what was asked for.
-        known: the names that would have been right; ``NAME:OPTION=VALUE`` is a variant of NAME.
+        name: What was asked for.
+        known: The names that would have been right; ``NAME:OPTION=VALUE`` is a variant of NAME.
     """
     names = list(known)
     variants = [one for one in names if one.startswith(f"{name}:")]
@@ -136,11 +136,11 @@ def check_known(
     """Return a name that is known; raise an error of :func:`unknown_name` of any other.
 
     Args:
-        what: the kind of thing.
-        name: what was asked for.
-        known: the names that are right.
-        error: kind of error that is raised.
-        where: the place, to put in front.
+        what: The kind of thing.
+        name: What was asked for.
+        known: The names that are right.
+        error: Kind of error that is raised.
+        where: The place, to put in front.
     """
     if not isinstance(name, str) or name not in known:
         message = unknown_name(what, name, known)
@@ -153,9 +153,9 @@ def prefixed(where: object, error: type[CfqaError], *kinds: type[Exception]) -> 
     """Put the place in front of an error's message, where it does not begin with it.
 
     Args:
-        where: the place.
-        error: kind of error that is raised.
-        kinds: of what may go wrong; errors of this package if none are given.
+        where: The place.
+        error: Kind of error that is raised.
+        kinds: Of what may go wrong; errors of this package if none are given.
     """
     caught = kinds or (CfqaError,)
     try:
@@ -171,7 +171,7 @@ def clear_disk_errors(what: str) -> Iterator[None]:
     """Turn a full or forbidden disk into one line that says what was being written.
 
     Raises:
-        DiskError: instead of an OSError of that kind; every other exception passes.
+        DiskError: Instead of an OSError of that kind; every other exception passes.
     """
     try:
         yield

@@ -34,7 +34,7 @@ def expanded(path: str | Path) -> Path:
     """Return a path with the home folder in place of ``~`` or ``~user``.
 
     Raises:
-        CfqaError: there is no user of that name on this machine.
+        CfqaError: There is no user of that name on this machine.
     """
     text = os.fspath(path)
     home = os.path.expanduser(text)
@@ -50,11 +50,11 @@ def absolute_path(path: str | Path, base: str | Path = "") -> Path:
     """Return a path that means the same wherever the process goes; links and ``..`` stay.
 
     Args:
-        path: as the user gave it: ``~`` is the home folder.
-        base: folder that a relative path starts from; the working directory if it is empty.
+        path: As the user gave it: ``~`` is the home folder.
+        base: Folder that a relative path starts from; the working directory if it is empty.
 
     Raises:
-        CfqaError: the working directory is gone, or see :func:`expanded`.
+        CfqaError: The working directory is gone, or see :func:`expanded`.
     """
     try:
         return (Path(base) / expanded(path)).absolute()
@@ -73,7 +73,7 @@ def real_path(path: str | Path) -> Path:
     """Return an absolute path without links, ``..`` and ``~``, whether or not it exists.
 
     Raises:
-        CfqaError: links go in a circle, a part is too long, or see :func:`absolute_path`.
+        CfqaError: Links go in a circle, a part is too long, or see :func:`absolute_path`.
     """
     try:
         return absolute_path(path).resolve()

@@ -53,12 +53,12 @@ class RegistryEntry:
     """A class with its name and origin.
 
     Attributes:
-        name: by which it was found.
-        target: the class, or a function that makes an object.
-        package: the distribution that has it, or its top-level module where it belongs to none.
-        version: of that distribution; "" without one.
-        sha256: of all Python files of its top-level package, as hex; "" for built-in ones.
-        given: whether the caller gave it, as one of the plugins.
+        name: By which it was found.
+        target: The class, or a function that makes an object.
+        package: The distribution that has it, or its top-level module where it belongs to none.
+        version: Of that distribution; "" without one.
+        sha256: Of all Python files of its top-level package, as hex; "" for built-in ones.
+        given: Whether the caller gave it, as one of the plugins.
     """
 
     name: str
@@ -78,10 +78,10 @@ class Registry:
     """The classes of one kind.
 
     Args:
-        kind: what they are, for messages: "codec".
-        builtin: name -> `module:attribute`, in the order that tables show them.
-        error: kind of error that is raised.
-        contract: what they must be subclasses of; anything that can be called if not given.
+        kind: What they are, for messages: "codec".
+        builtin: Name -> `module:attribute`, in the order that tables show them.
+        error: Kind of error that is raised.
+        contract: What they must be subclasses of; anything that can be called if not given.
     """
 
     def __init__(
@@ -103,13 +103,13 @@ class Registry:
         """Return the class of a name.
 
         Args:
-            name: of a built-in class or an entry point.
-            classes: whether it may be `module:Class` too, whose module is then imported.
-            plugins: classes, or `module:Class` of some, that are found by :func:`own_name` too.
+            name: Of a built-in class or an entry point.
+            classes: Whether it may be `module:Class` too, whose module is then imported.
+            plugins: Classes, or `module:Class` of some, that are found by :func:`own_name` too.
                 Those that are of another kind are passed over.
 
         Raises:
-            CfqaError: there is none, or it cannot be imported.
+            CfqaError: There is none, or it cannot be imported.
         """
         if isinstance(name, str):
             if name in self.builtin:
@@ -197,7 +197,7 @@ def as_plugins(plugins: Plugins | None) -> tuple[str | type, ...]:
     """Return classes, or `module:Class` of some, as a tuple; one may be given alone.
 
     Raises:
-        CfqaError: one is neither.
+        CfqaError: One is neither.
     """
     alone = isinstance(plugins, str | type) or not isinstance(plugins, Iterable)
     found = (plugins,) if alone and plugins is not None else tuple(plugins or ())  # type: ignore[arg-type]
@@ -229,12 +229,12 @@ def check_declared(thing: Any, what: str, error: type[CfqaError]) -> None:
     """Check the attributes that a class or an object must have, as ``declared`` of its base says.
 
     Args:
-        thing: a class, whose properties are passed over, or an object.
-        what: names it in errors.
-        error: kind of error that is raised.
+        thing: A class, whose properties are passed over, or an object.
+        what: Names it in errors.
+        error: Kind of error that is raised.
 
     Raises:
-        CfqaError: an attribute is missing, or of another type.
+        CfqaError: An attribute is missing, or of another type.
     """
     owner = thing if isinstance(thing, type) else type(thing)
     for name, kinds in getattr(owner, "declared", {}).items():
@@ -305,14 +305,14 @@ def bind_options(
     """Return the keyword arguments that make an object of a class.
 
     Args:
-        target: the class, whose signature says which options there are, and of which types.
-        options: of the user; a text becomes a `Path` where the annotation says so.
-        what: names the object in errors.
-        error: kind of error that is raised.
-        given: keyword arguments that are ours to give, left out where the class does not take them.
+        target: The class, whose signature says which options there are, and of which types.
+        options: Of the user; a text becomes a `Path` where the annotation says so.
+        what: Names the object in errors.
+        error: Kind of error that is raised.
+        given: Keyword arguments that are ours to give, left out where the class does not take them.
 
     Raises:
-        CfqaError: there is no such option, one is missing, or a value is of another type.
+        CfqaError: There is no such option, one is missing, or a value is of another type.
     """
     signature = inspect.signature(target)
     known = {

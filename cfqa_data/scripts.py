@@ -20,9 +20,9 @@ def run_script(
     """Run a script and return its exit status; what is wrong is one line on stderr.
 
     Args:
-        parser: of its options.
-        arguments: of the command line; those of the process if None.
-        run: does what the options ask for.
+        parser: Of its options.
+        arguments: Of the command line; those of the process if None.
+        run: Does what the options ask for.
     """
     try:
         run(parser.parse_args(arguments))

@@ -65,7 +65,7 @@ def torch_state(grad: bool | None = None, precision: str | None = None) -> Itera
             TF32; by default that of the `torch_state` around this one, or ``highest``.
 
     Raises:
-        MissingDependencyError: torch is not installed.
+        MissingDependencyError: Torch is not installed.
     """
     torch, stack = _torch()
     modes = [stack._pop_mode() for _ in range(stack._len_torch_function_stack())]

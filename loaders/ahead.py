@@ -31,16 +31,16 @@ def read_ahead(
     copied, as between the processes of a `DataLoader`.
 
     Args:
-        read: such as ``pairs.__getitem__`` of a `cfqa_data.Dataset`.
-        items: what to read, such as ``range(len(pairs))``.
-        threads: how many; by default one per core, at most 4.
-        ahead: results per thread that may wait to be taken.
+        read: Such as ``pairs.__getitem__`` of a `cfqa_data.Dataset`.
+        items: What to read, such as ``range(len(pairs))``.
+        threads: How many; by default one per core, at most 4.
+        ahead: Results per thread that may wait to be taken.
 
     Yields:
         What was read. An exception of ``read`` is raised in its item's place.
 
     Raises:
-        CfqaError: there is not at least one thread, or nothing may wait.
+        CfqaError: There is not at least one thread, or nothing may wait.
     """
     threads = min(MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     if threads < 1 or ahead < 1:

@@ -70,7 +70,7 @@ class CfqaArray:
     Attributes:
         array: "original", "compressed" or "bitstream".
         format: "numpy" or "torch".
-        decode: give arrays, not the texts that are stored (`datasets` sets this).
+        decode: Give arrays, not the texts that are stored (`datasets` sets this).
     """
 
     array: str
@@ -103,7 +103,7 @@ class CfqaArray:
         """Return the array, or the bitstream, that a cell stands for.
 
         Raises:
-            FormatError: its file is missing or damaged, the folder has no such array, nothing in
+            FormatError: Its file is missing or damaged, the folder has no such array, nothing in
                 this process says where the folder is, or the cell is none of this type.
         """
         name, _, key = value.partition("/")
@@ -126,7 +126,7 @@ class CfqaArray:
         """Return a column of this type: of cells, or of arrays that a function returned.
 
         Raises:
-            ArrowInvalid: it is neither.
+            ArrowInvalid: It is neither.
         """
         kind = storage.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
@@ -184,7 +184,7 @@ def _dense(cell: Any) -> np.ndarray:
     """Return nested lists as an array.
 
     Raises:
-        ArrowInvalid: they are ragged.
+        ArrowInvalid: They are ragged.
     """
     values, sizes = cell.values, [len(cell.values)]
     while not pa.types.is_primitive(values.type):

@@ -42,22 +42,22 @@ def attach(
     that give keys instead of arrays.
 
     Args:
-        ds: a `Dataset`, an `IterableDataset`, or a dict of them by split, of any config.
-        root: where the rows come from: what `cfqa_data.load` takes, or an open
+        ds: A `Dataset`, an `IterableDataset`, or a dict of them by split, of any config.
+        root: Where the rows come from: what `cfqa_data.load` takes, or an open
             `cfqa_data.Dataset`. `datasets` keeps only its own cache of the rows, not where they
             were, so this cannot be left out.
         format: "numpy" or "torch". (`with_format` of `datasets` works with the first.)
-        arrays: which to give, of ``original`` and ``compressed``, float32 (N, C, T, D), and
+        arrays: Which to give, of ``original`` and ``compressed``, float32 (N, C, T, D), and
             ``bitstream``, bytes. Rows of the config `originals` have only the first.
-        untrusted: decode bitstreams in child processes that can do nothing else.
-        follow_links: read what links in a folder lead to, wherever that is.
-        plugins: classes of codecs that are not installed, or `module:Class` of some.
+        untrusted: Decode bitstreams in child processes that can do nothing else.
+        follow_links: Read what links in a folder lead to, wherever that is.
+        plugins: Classes of codecs that are not installed, or `module:Class` of some.
 
     Returns:
         The same kind of dataset with the arrays as columns, in place of columns of those names.
 
     Raises:
-        CfqaError: there is no such array or format, ``root`` is not given, or ``ds`` is not a
+        CfqaError: There is no such array or format, ``root`` is not given, or ``ds`` is not a
             dataset of such rows. (Taking a row raises `FormatError` if a file is missing or
             damaged, or if the folder does not have what the row names.)
     """

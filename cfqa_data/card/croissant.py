@@ -86,12 +86,12 @@ def croissant_text(
     in it: the same version published again is the same description.
 
     Args:
-        manifest: its manifest, with size and SHA-256 of every file.
-        labels: its tables of labels by task.
-        originals: its table of originals.
-        shown: columns of its table of pictures, if it has one.
+        manifest: Its manifest, with size and SHA-256 of every file.
+        labels: Its tables of labels by task.
+        originals: Its table of originals.
+        shown: Columns of its table of pictures, if it has one.
         repo: "org/name" on the Hub.
-        tag: name of this version there.
+        tag: Name of this version there.
     """
     terms = dict.fromkeys(entry.terms for entry in manifest.tasks.values() if entry.terms)
     tables = {NAMES.labels(task).as_posix(): table for task, table in labels.items()}

@@ -29,11 +29,11 @@ def head_text(
     """Return the head of a card.
 
     Args:
-        manifest: of the dataset.
-        labels: its tables of labels by task.
-        originals: its table of originals.
-        sizes: path of a file -> bytes.
-        shown: columns of its table of pictures, if it has one.
+        manifest: Of the dataset.
+        labels: Its tables of labels by task.
+        originals: Its table of originals.
+        sizes: Path of a file -> bytes.
+        shown: Columns of its table of pictures, if it has one.
         licence: `license`, and with "other" its name and link.
     """
     rows = sum(table.num_rows for table in labels.values())

@@ -44,11 +44,11 @@ def write_card(root: Path, manifest: Manifest) -> Path:
     """Write the card of a folder whose tables and arrays are there; return its path.
 
     Args:
-        root: the folder.
-        manifest: what will be its manifest; its files are not looked at.
+        root: The folder.
+        manifest: What will be its manifest; its files are not looked at.
 
     Raises:
-        FormatError: a table is missing or is not one of this format.
+        FormatError: A table is missing or is not one of this format.
     """
     layout = Layout(root)
     version = manifest.format
@@ -77,13 +77,13 @@ def card_text(
     """Return the card of a dataset.
 
     Args:
-        manifest: its manifest; what that says of files is not looked at.
-        labels: its tables of labels by task.
-        originals: its table of originals.
-        sizes: path of a file -> bytes, of all but card and manifest.
-        shown: columns of its table of pictures, if it has one.
+        manifest: Its manifest; what that says of files is not looked at.
+        labels: Its tables of labels by task.
+        originals: Its table of originals.
+        sizes: Path of a file -> bytes, of all but card and manifest.
+        shown: Columns of its table of pictures, if it has one.
         repo: "org/name" on a hub, if the card is for that.
-        tag: name of this version there.
+        tag: Name of this version there.
     """
     texts = wording(manifest)
     codecs = [codec for entry in manifest.tasks.values() for codec in entry.codecs.values()]

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     Args:
-        arguments: what follows the program's name. If None, those of this process, which is then
+        arguments: What follows the program's name. If None, those of this process, which is then
             the command's own: its streams and signals are set up too.
     """
     if arguments is not None:

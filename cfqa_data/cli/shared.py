@@ -64,8 +64,8 @@ def interrupted(stop: BaseException, more: str = "") -> int:
     """Say in one line that the command was interrupted, and return the exit status for it.
 
     Args:
-        stop: what interrupted it; a KeyboardInterrupt may have the signal's number.
-        more: further information.
+        stop: What interrupted it; a KeyboardInterrupt may have the signal's number.
+        more: Further information.
     """
     number = stop.args[0] if stop.args and isinstance(stop.args[0], int) else signal.SIGINT
     say(f"interrupted{'; ' if more else ''}{more}")

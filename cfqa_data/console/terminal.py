@@ -73,8 +73,8 @@ class Pace:
     """Steps done of a stage, and how fast.
 
     Attributes:
-        part: how much of the next step is done, from 0 to 1.
-        share: how much of the whole stage's time is behind, from 0 to 1, where steps take unequal
+        part: How much of the next step is done, from 0 to 1.
+        share: How much of the whole stage's time is behind, from 0 to 1, where steps take unequal
             times and somebody knows; None where not.
     """
 

@@ -40,9 +40,9 @@ def inconsistencies(root: Path | Files, manifest: Manifest, damaged: set[str]) -
     """Return where the parts of a folder do not agree, by file.
 
     Args:
-        root: the folder, or its files.
-        manifest: its manifest.
-        damaged: files that are known to be damaged; checks that need them are skipped.
+        root: The folder, or its files.
+        manifest: Its manifest.
+        damaged: Files that are known to be damaged; checks that need them are skipped.
     """
     job = _Job(Folder(root), manifest, frozenset(damaged))
     job.run(NAMES.manifest, (), job.list_of_files)

@@ -26,7 +26,7 @@ def health(labels: pa.Table) -> list[dict[str, Any]]:
     """Return one row of figures per task and codec.
 
     Args:
-        labels: rows of :func:`cfqa_data.format.schema.label_schema`.
+        labels: Rows of :func:`cfqa_data.format.schema.label_schema`.
 
     Returns:
         Rows with ``task``, ``codec``, ``sources`` (how many), ``changing`` (share of sources whose
@@ -75,8 +75,8 @@ def figures_of(distortion: np.ndarray, bits: np.ndarray, mse: np.ndarray) -> dic
 
     Args:
         distortion: float64 (sources, levels), as are the others; what is not known is NaN.
-        bits: of each feature.
-        mse: of each feature.
+        bits: Of each feature.
+        mse: Of each feature.
     """
     best, worst = distortion[:, 0].mean(), distortion[:, -1].mean()
     falls, rises = _share_rising(-bits), _share_rising(mse)

@@ -36,9 +36,9 @@ def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]
     """Return the facts of a dataset folder, JSON-safe.
 
     Args:
-        path: what :func:`cfqa_data.load` opens; of a repo on the Hub only the manifest and the
+        path: What :func:`cfqa_data.load` opens; of a repo on the Hub only the manifest and the
             labels are read.
-        follow_links: read what links in a folder lead to, wherever that is.
+        follow_links: Read what links in a folder lead to, wherever that is.
 
     Returns:
         ``path``, ``name``, ``format``, ``summary``, ``tier``, ``tasks`` (per task: sources,
@@ -98,8 +98,8 @@ def float32_size(entry: TaskEntry, labels: pa.Table) -> int:
     """Return the bytes of a task's originals and compressed features as plain float32.
 
     Args:
-        entry: what the manifest says of it.
-        labels: its rows.
+        entry: What the manifest says of it.
+        labels: Its rows.
     """
     n, c, t, d = entry.shape
     tokens = t * (len(entry.sources) + labels.num_rows)
@@ -114,8 +114,8 @@ def light_files(manifest: Manifest, labels: Mapping[str, pa.Table]) -> dict[str,
     """Return the files of the light tier: all but the arrays that bitstreams decode to.
 
     Args:
-        manifest: of a folder of either tier.
-        labels: its rows by task.
+        manifest: Of a folder of either tier.
+        labels: Its rows by task.
 
     Returns:
         Those entries of the manifest; None where some feature has no bitstream.
@@ -214,8 +214,8 @@ def imported_text(summary: dict[str, Any], folder: Path) -> str:
     """Return what `cfqa import-release` prints at its end: what `cfqa build` does, and the rest.
 
     Args:
-        summary: of the finished folder, with the import's facts under ``import``.
-        folder: its path as the user wrote it.
+        summary: Of the finished folder, with the import's facts under ``import``.
+        folder: Its path as the user wrote it.
     """
     facts = summary["import"]
     lines = [build_text(summary, folder), ""]

@@ -36,8 +36,8 @@ class Fault:
     """A file that is not what the manifest says.
 
     Attributes:
-        path: relative to the folder.
-        what: what is wrong with it, as in "missing".
+        path: Relative to the folder.
+        what: What is wrong with it, as in "missing".
     """
 
     path: str
@@ -52,11 +52,11 @@ class Verified:
     """Result of comparing a folder with its manifest.
 
     Attributes:
-        files: the folder's.
-        manifest: its manifest.
-        size: bytes of the files that the manifest lists.
-        faults: what is wrong, in the order of the manifest's paths.
-        unlisted: files in the folder that the manifest does not know; no part of the dataset.
+        files: The folder's.
+        manifest: Its manifest.
+        size: Bytes of the files that the manifest lists.
+        faults: What is wrong, in the order of the manifest's paths.
+        unlisted: Files in the folder that the manifest does not know; no part of the dataset.
     """
 
     files: LocalFiles
@@ -92,7 +92,7 @@ class Verified:
         """Check that no file of the manifest is damaged.
 
         Raises:
-            FormatError: one is; names the first file and says how many there are.
+            FormatError: One is; names the first file and says how many there are.
         """
         if self.faults:
             more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
@@ -112,13 +112,13 @@ def verify(
     """Compare size and SHA-256 of every file in a dataset folder with the manifest's.
 
     Args:
-        root: the folder.
-        workers: threads that hash, which runs in parallel; by default one per core, up to 8.
-        progress: notified of every file.
-        follow_links: look at what links lead to, wherever that is, for a folder of one's own.
+        root: The folder.
+        workers: Threads that hash, which runs in parallel; by default one per core, up to 8.
+        progress: Notified of every file.
+        follow_links: Look at what links lead to, wherever that is, for a folder of one's own.
 
     Raises:
-        FormatError: it is not a dataset folder, or its manifest is not valid.
+        FormatError: It is not a dataset folder, or its manifest is not valid.
     """
     files, progress = LocalFiles(root, follow_links), progress or Silent()
     manifest = files.read_manifest()
@@ -149,10 +149,10 @@ def _fault(files: LocalFiles, inside: Set[str], name: str, expected: Mapping[str
     """Return the fault of a file; None if it is as expected.
 
     Args:
-        files: the folder's.
-        inside: folders that are known to be in it, no links; "" is the root itself.
-        name: of the file.
-        expected: its size and SHA-256.
+        files: The folder's.
+        inside: Folders that are known to be in it, no links; "" is the root itself.
+        name: Of the file.
+        expected: Its size and SHA-256.
     """
     path = files.root / name
     try:

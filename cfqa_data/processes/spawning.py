@@ -23,10 +23,10 @@ def check_start(method: str = "spawn") -> None:
     """Check that this process may start others, which can import its script.
 
     Args:
-        method: how processes are started; by `fork` they import nothing.
+        method: How processes are started; by `fork` they import nothing.
 
     Raises:
-        BuildError: it may not, or they cannot.
+        BuildError: It may not, or they cannot.
     """
     if multiprocessing.current_process().daemon:
         raise BuildError(
@@ -56,13 +56,13 @@ def spawning(method: str = "spawn") -> Iterator[Path]:
     """Start processes, and wait for what they do.
 
     Args:
-        method: how they are started.
+        method: How they are started.
 
     Yields:
         The path of a file that there is once one of them has found no guard.
 
     Raises:
-        BuildError: no process can be started from here, one was killed, or the script has no guard.
+        BuildError: No process can be started from here, one was killed, or the script has no guard.
     """
     check_guard()
     check_start(method)

@@ -22,8 +22,8 @@ class Stage(ABC):
     """Work of one kind, divided into items that any process can run. It is pickled for that.
 
     Attributes:
-        name: such as "compress".
-        unit: what `cost` counts, such as "features".
+        name: Such as "compress".
+        unit: What `cost` counts, such as "features".
     """
 
     name: ClassVar[str]
@@ -38,7 +38,7 @@ class Stage(ABC):
         """Do an item, and return what the process that drives the stage is to know of it.
 
         Raises:
-            CfqaError: it cannot be done, and trying again would not help.
+            CfqaError: It cannot be done, and trying again would not help.
         """
 
     def outputs(self, item: Any) -> tuple[Path, ...]:
@@ -62,7 +62,7 @@ class Stage(ABC):
         """Check that what remains can be done, before it is begun.
 
         Raises:
-            CfqaError: it cannot.
+            CfqaError: It cannot.
         """
 
 
@@ -76,14 +76,14 @@ def drive(
     """Do what is not done yet of a stage; yield each item that was done, with its result.
 
     Args:
-        stage: the stage.
-        executor: where to run.
-        progress: notified of the stage's progress.
-        items: some of the stage's items; all of them if None.
-        todo: those of them that are not done yet; the stage says, if None.
+        stage: The stage.
+        executor: Where to run.
+        progress: Notified of the stage's progress.
+        items: Some of the stage's items; all of them if None.
+        todo: Those of them that are not done yet; the stage says, if None.
 
     Raises:
-        CfqaError: at the end, if items failed; all others were done before.
+        CfqaError: At the end, if items failed; all others were done before.
     """
     items = stage.items() if items is None else items
     todo = [item for item in items if not stage.done(item)] if todo is None else todo

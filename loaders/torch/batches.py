@@ -39,24 +39,24 @@ def data_loader(
     `compressed` are lists of tensors, one per row; a ``collate_fn`` of one's own may pad them.
 
     Args:
-        pairs: what to load: `Pairs`, or a `Subset` (as `random_split` gives) or `ConcatDataset` of
+        pairs: What to load: `Pairs`, or a `Subset` (as `random_split` gives) or `ConcatDataset` of
             them, which give each `Pair` of one task, shard after shard; or any other map-style
             dataset, which gives plain batches.
-        batch_size: rows per batch.
-        shuffle: shards in random order, and the rows within each; a new order every epoch.
-        drop_last: leave out the last batch of a task if it is not full.
-        generator: what the order, and the seeds of workers, are drawn from, for runs that can be
+        batch_size: Rows per batch.
+        shuffle: Shards in random order, and the rows within each; a new order every epoch.
+        drop_last: Leave out the last batch of a task if it is not full.
+        generator: What the order, and the seeds of workers, are drawn from, for runs that can be
             repeated.
-        workers: processes that read; 0 reads in this one.
-        prefetch: batches that each worker reads ahead.
-        pin_memory: put batches where a GPU fetches them from; by default if there is a GPU.
-        sampler: rows in an order of one's own, in place of shards; still of one task a batch.
-        options: further arguments of `DataLoader`, such as ``collate_fn``, ``worker_init_fn``,
+        workers: Processes that read; 0 reads in this one.
+        prefetch: Batches that each worker reads ahead.
+        pin_memory: Put batches where a GPU fetches them from; by default if there is a GPU.
+        sampler: Rows in an order of one's own, in place of shards; still of one task a batch.
+        options: Further arguments of `DataLoader`, such as ``collate_fn``, ``worker_init_fn``,
             ``persistent_workers``, ``multiprocessing_context`` or ``batch_sampler``; its names
             ``num_workers`` and ``prefetch_factor`` are taken too.
 
     Raises:
-        CfqaError: the batch size is not a positive number, arguments contradict each other, or
+        CfqaError: The batch size is not a positive number, arguments contradict each other, or
             ``pairs`` is no map-style dataset.
     """
     if isinstance(pairs, IterableDataset) or not (
@@ -132,15 +132,15 @@ class ShardBatches(Sampler[list[int]]):
     batches of those, ``data_loader(own, batch_sampler=ShardBatches(pairs, 8))``.
 
     Args:
-        pairs: whose rows: `Pairs`, or a `Subset` or `ConcatDataset` of them.
-        batch_size: rows per batch.
-        shuffle: shards in random order, and the rows within each; a new order every time.
-        drop_last: leave out batches that are not full.
-        generator: what the order is drawn from; torch's own if None.
-        sampler: rows to take instead, in its order.
+        pairs: Whose rows: `Pairs`, or a `Subset` or `ConcatDataset` of them.
+        batch_size: Rows per batch.
+        shuffle: Shards in random order, and the rows within each; a new order every time.
+        drop_last: Leave out batches that are not full.
+        generator: What the order is drawn from; torch's own if None.
+        sampler: Rows to take instead, in its order.
 
     Raises:
-        CfqaError: the batch size is not a positive number, or ``pairs`` does not say where its
+        CfqaError: The batch size is not a positive number, or ``pairs`` does not say where its
             rows come from.
     """
 

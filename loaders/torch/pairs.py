@@ -25,7 +25,7 @@ class Pair(NamedTuple):
     Attributes:
         original: float32 (N, C, T, D); of a batch where T may vary, a list of them.
         compressed: float32 (N, C, T, D), or the codes of it; of a batch likewise.
-        label: the column asked for, a tensor () of the column's dtype; or, where several columns
+        label: The column asked for, a tensor () of the column's dtype; or, where several columns
             were asked for, a dict of them, texts as they are.
     """
 
@@ -42,17 +42,17 @@ class Pairs(torch.utils.data.Dataset[Pair]):
     may vary within a task: `data_loader` then gives lists of features, not stacks of them.
 
     Args:
-        dataset: what `cfqa_data.load` takes; or an open `cfqa_data.Dataset`, as it is.
-        task: keep the rows of this task; all of them if None.
-        label: the column of the labels to give, or several; if None, the distortion, or the label
+        dataset: What `cfqa_data.load` takes; or an open `cfqa_data.Dataset`, as it is.
+        task: Keep the rows of this task; all of them if None.
+        label: The column of the labels to give, or several; if None, the distortion, or the label
             that a metric's training is to follow.
-        codes: give compressed features as `CodeTensors`, to be dequantised on a device.
-        options: which rows to keep (``codec``, ``level``, ``source``, and ``fold``, to train on
+        codes: Give compressed features as `CodeTensors`, to be dequantised on a device.
+        options: Which rows to keep (``codec``, ``level``, ``source``, and ``fold``, to train on
             some and test on the others), and how the folder is opened (``revision``, ``cache``,
             ``untrusted``, ``follow_links``, ``plugins``), as for `cfqa_data.load`.
 
     Raises:
-        CfqaError: there is no such task, codec, level, source, fold or column, rows are chosen
+        CfqaError: There is no such task, codec, level, source, fold or column, rows are chosen
             from a dataset that is open already, or codes are asked for of a codec that has none.
             (Taking a pair raises `FormatError` if its file is missing or damaged.)
     """
@@ -117,7 +117,7 @@ def _check_codes(dataset: Dataset) -> None:
     """Check that all rows are of codecs that have codes.
 
     Raises:
-        CfqaError: some are of a codec on features or inputs, which has values.
+        CfqaError: Some are of a codec on features or inputs, which has values.
     """
     rows = dataset.labels.group_by(["task", "codec"], use_threads=False).aggregate([]).to_pylist()
     tasks = dataset.manifest.tasks

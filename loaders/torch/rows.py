@@ -19,9 +19,9 @@ class Row(NamedTuple):
     """What a batch has to know of a row.
 
     Attributes:
-        kind: rows of the same kind can be stacked.
-        source: the original, in whichever folder.
-        codec: with the source, the shard.
+        kind: Rows of the same kind can be stacked.
+        source: The original, in whichever folder.
+        codec: With the source, the shard.
     """
 
     kind: tuple[Any, ...]
