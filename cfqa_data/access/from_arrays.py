@@ -1,7 +1,7 @@
 """Create datasets in memory from existing features and labels, without a model or a codec.
 
-:func:`from_arrays` returns a :class:`cfqa_data.Dataset` for evaluation, reports, curves and loaders.
-:func:`cfqa_data.save` writes it to a folder.
+:func:`from_arrays` returns a :class:`cfqa_data.Dataset` that evaluation, reports, curves and
+loaders accept. :func:`cfqa_data.save` writes it to a folder.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class HubFiles(Files):
     Args:
         repo: Repo id, "org/name".
         revision: Branch, tag or commit; the main branch if None.
-        cache: False for no cache, True for the cache of `huggingface_hub`, or the folder of a cache.
+        cache: False for no cache, True for `huggingface_hub`'s cache, or the folder of a cache.
 
     Attributes:
         manifest: Manifest of the dataset.

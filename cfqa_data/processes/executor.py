@@ -160,7 +160,7 @@ class Executor(AbstractContextManager["Executor"]):
         if self._scheduler is not None:
             submitted: Future[Any] = self._pool.submit(_run, task, item, priority=-place)
             return submitted
-        with spawning.environment(ENVIRONMENT), spawning.deaf_to_interrupts():
+        with spawning.environment(ENVIRONMENT), spawning.blocking_interrupts():
             try:
                 begun: Future[Any] = self._pool.submit(_run, task, item)
                 return begun
@@ -180,7 +180,7 @@ class Executor(AbstractContextManager["Executor"]):
         else:
             self._mark = self._stack.enter_context(spawning.spawning())
             # The pool's locks start multiprocessing's resource tracker.
-            with spawning.deaf_to_interrupts():
+            with spawning.blocking_interrupts():
                 self._pool = self._stack.enter_context(_pool(self._workers, self._gpus))
 
     def _send(self, stage: bytes) -> Any:
