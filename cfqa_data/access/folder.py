@@ -442,8 +442,8 @@ def _check_origin(where: str, origin: Origin, codec: RegistryEntry) -> None:
 
 def _as_feature(decoded: object, shape: tuple[int, ...]) -> np.ndarray:
     """Return the output of a codec on features, checked to be float32 of a shape."""
-    if isinstance(decoded, np.ndarray) and (decoded.dtype, decoded.shape) == (np.float32, shape):
-        return decoded
-    is_array = isinstance(decoded, np.ndarray)
-    kind = f"{decoded.dtype} {decoded.shape}" if is_array else type(decoded)
-    raise CodecError(f"the codec returned {kind}, not float32 {shape}")
+    if not isinstance(decoded, np.ndarray):
+        raise CodecError(f"the codec returned {type(decoded)}, not float32 {shape}")
+    if (decoded.dtype, decoded.shape) != (np.float32, shape):
+        raise CodecError(f"the codec returned {decoded.dtype} {decoded.shape}, not float32 {shape}")
+    return decoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from itertools import pairwise
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "size_text",
     "table_text",
     "without_styles",
+    "wrapped",
 ]
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -59,6 +61,13 @@ def size_text(size: int) -> str:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} TB"
+
+
+def wrapped(text: str) -> str:
+    """Wrap a paragraph at 80 characters, with an indent from the second line on."""
+    return textwrap.fill(
+        text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 WIDTH = 100

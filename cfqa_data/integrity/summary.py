@@ -9,7 +9,7 @@ from typing import Any
 
 from cfqa_data.access.dataset import Dataset, load
 from cfqa_data.arrow import pa, pc
-from cfqa_data.console.text import counted, printable, size_text, table_text
+from cfqa_data.console.text import counted, printable, size_text, table_text, wrapped
 from cfqa_data.format.facts import Score, TaskEntry
 from cfqa_data.format.layout import NAMES, Layout
 from cfqa_data.format.manifest import Manifest, manifest_text
@@ -164,14 +164,14 @@ def info_text(summary: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     return "\n".join(
         [
-            f"{summary['name']}: {summary['summary']}",
+            wrapped(f"{summary['name']}: {summary['summary']}"),
             f"{summary['path']}, {summary['tier']} tier",
             "",
             table_text(tasks),
             "",
             *_codec_lines(summary),
             *_size_lines(sizes),
-            f"built with {versions}",
+            wrapped(f"built with {versions}"),
             "",
             _health_table(summary["health"]),
         ]
@@ -185,7 +185,7 @@ def _codec_lines(summary: dict[str, Any]) -> list[str]:
     lines = []
     for name, task in summary["tasks"].items():
         codecs = ", ".join(f"{c} ({counted(n, 'levels')})" for c, n in task["codecs"].items())
-        lines.append(f"{name}: {task['title']}; {task['score']}; {codecs}")
+        lines.append(wrapped(f"{name}: {task['title']}; {task['score']}; {codecs}"))
     return [*lines, ""]
 
 
@@ -263,4 +263,7 @@ def _health_table(rows: list[dict[str, Any]]) -> str:
     thresholds = ["", "", f">= {LEAST_CHANGING:.0%}", "distortion", f">= {LEAST_SPAN:g} x best"]
     thresholds += [f">= {LEAST_MONOTONE:.0%}"] * 2 + [""]
     lines = [[*health_cells(row), "ok" if row["ok"] else "weak"] for row in rows]
-    return table_text([heads, thresholds, *lines], left=2, heads=2)
+    table = table_text([heads, thresholds, *lines], left=2, heads=2)
+    if all(row["ok"] for row in rows):
+        return table
+    return f"{table}\nweak: a figure does not meet the threshold in its heading"
