@@ -13,6 +13,7 @@ from cfqa_data.console.text import printable, without_styles
 __all__ = [
     "BuildError",
     "CfqaError",
+    "CfqaWarning",
     "CodecError",
     "DiskError",
     "FormatError",
@@ -94,7 +95,11 @@ class UndefinedError(MetricError):
     """A metric is not defined for the features of a task."""
 
 
-class MetricWarning(UserWarning):
+class CfqaWarning(UserWarning):
+    """Base class of the warnings of this package; the command line prints each as one line."""
+
+
+class MetricWarning(CfqaWarning):
     """A metric has no score for some features, or unexpected scores."""
 
 

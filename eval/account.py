@@ -246,7 +246,7 @@ class Account:
             means = {one: sum(w.get(one, 0.0) for w in found) / len(found) for one in inputs}
             most = sorted(means.items(), key=lambda pair: -pair[1])[:MOST_WEIGHTS]
             shares = ", ".join(f"{one} {share:.2f}" for one, share in most if share >= 0.005)
-            note = f"metric {name!r} weighs in {task}: {shares}"
+            note = f"weights of metric {name!r} for {task}: {shares}"
             if note not in (said := notes.get(name, "")):
                 notes[name] = "\n".join(filter(None, [said, note]))
         return notes

@@ -54,7 +54,7 @@ class Comparison(Described):
         """Lay out the differences of a coefficient, of all tasks together and of each.
 
         Args:
-            figure: srocc, plcc or krocc.
+            figure: Srocc, plcc or krocc.
             per_codec: Also those of each codec, and at each level.
         """
         title = (
@@ -119,7 +119,7 @@ def baseline_of(named: Sequence[str], device: str = "cpu") -> str:
     """Return the name of the one metric that is named, which others can be compared with.
 
     Raises:
-        MetricError: That is none, or several, or one whose direction is not declared.
+        MetricError: If that is none, or several, or one whose direction is not declared.
     """
     if len(named) != 1:
         raise MetricError(f"name one metric to compare the others with, not {len(named)}")

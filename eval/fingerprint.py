@@ -124,7 +124,7 @@ class _Collector:
         """Return a text that is equal for values that compute the same.
 
         Raises:
-            _NoDigestError: There is no such text.
+            _NoDigestError: If there is no such text.
         """
         if value is None or type(value) in (bool, int, float, complex, str, bytes):
             return repr(value)

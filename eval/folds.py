@@ -45,7 +45,7 @@ class Folds:
         """Return the rows of other folds and codecs that share no group of sources with this one.
 
         Raises:
-            UndefinedError: The task lacks the codec that is left out, or has no other.
+            UndefinedError: If the task lacks the codec that is left out, or has no other.
         """
         here = self.tasks == task
         others = here & (self.folds != fold) & stored_rows(self._dataset)

@@ -22,8 +22,8 @@ def describe_labels(
     """Return what labels can tell, JSON-safe.
 
     Args:
-        labels: rows of :func:`cfqa_data.format.schema.label_schema`.
-        useless: task -> mean distortion of a useless feature, where it is known.
+        labels: Rows of :func:`cfqa_data.format.schema.label_schema`.
+        useless: Task -> mean distortion of a useless feature, where it is known.
 
     Returns:
         ``labels``: rows with ``task``, ``codec``, ``negative`` (share of distortions below 0: the

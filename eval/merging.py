@@ -48,7 +48,7 @@ def merge(one: Evaluation, other: Evaluation, label: str = "") -> Evaluation:
             called ``NAME (LABEL)``.
 
     Raises:
-        MetricError: They are of different datasets; without a label, a metric of both is not the
+        MetricError: If they are of different datasets; without a label, a metric of both is not the
             same one.
     """
     called = label or "the other result"
@@ -181,7 +181,7 @@ def agreeing(
         complete: Whether ``labels`` are all of them: what they lack is left out, too.
 
     Raises:
-        MetricError: It is another dataset.
+        MetricError: If it is another dataset.
     """
     found = compared(evaluation, labels, features)
     if not found.same:

@@ -54,7 +54,7 @@ class OriginalStatistics:
         """Return the named statistics for the sources of a fold.
 
         Raises:
-            MetricError: The task lacks one.
+            MetricError: If the task lacks one.
         """
         found = {}
         for name in names:
@@ -85,8 +85,8 @@ def _value_range(dataset: FeatureSource, task: str) -> Tensor:
     """Return the width of the widest quantiser of a task, per layer.
 
     Raises:
-        MetricError: The dataset does not say.
-        UndefinedError: No codec of the task has a quantiser.
+        MetricError: If the dataset does not say.
+        UndefinedError: If no codec of the task has a quantiser.
     """
     manifest = getattr(dataset, "manifest", None)
     if manifest is None or task not in manifest.tasks:

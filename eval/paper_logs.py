@@ -29,7 +29,7 @@ from cfqa_data.errors import MetricError
 from cfqa_data.eval.statistics import pearson, spearman
 from cfqa_data.eval.text import figure_text, paper_heads
 from cfqa_data.format.format_1 import TASKS
-from cfqa_data.format.layout import of_tools
+from cfqa_data.format.layout import is_tool_path
 from cfqa_data.format.limits import LARGEST_TEXT, read_limited
 from cfqa_data.paths import absolute_path
 
@@ -60,13 +60,13 @@ class LogLine(NamedTuple):
     """What a log says of one source at one level; any of its numbers may be NaN or infinite.
 
     Attributes:
-        name: the source, without the extension that some logs print.
-        score: the raw score of the task.
-        mse: mean squared error, printed with eight decimals.
-        cosine: token cosine, printed with four decimals.
-        cka: the published CKA, printed with four decimals.
+        name: The source, without the extension that some logs print.
+        score: The raw score of the task.
+        mse: Mean squared error, printed with eight decimals.
+        cosine: Token cosine, printed with four decimals.
+        cka: The published CKA, printed with four decimals.
         level: QP or lambda that the log, or its file's name, gives; None where neither does.
-        where: file and line, for messages.
+        where: File and line, for messages.
     """
 
     name: str
@@ -82,7 +82,7 @@ def find_logs(root: Path) -> dict[tuple[str, str], list[Path]]:
     """Return the logs below a folder by codec and task, in the order of their levels.
 
     Raises:
-        MetricError: there is no such folder, or no log in it.
+        MetricError: If there is no such folder, or no log in it.
     """
     if not root.is_dir():
         raise MetricError(f"{root}: no such folder")
@@ -93,7 +93,7 @@ def find_logs(root: Path) -> dict[tuple[str, str], list[Path]]:
     found: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(root.rglob("*.txt")):
         name = path.relative_to(root)
-        if not of_tools(name.as_posix()) and (place := _place(name)) is not None:
+        if not is_tool_path(name.as_posix()) and (place := _place(name)) is not None:
             found.setdefault(place, []).append(path)
     if not found:
         raise MetricError(f"{root}: no logs found; a log is {PLACES}")
@@ -112,8 +112,8 @@ def read_log(path: Path) -> list[LogLine]:
     """Return the sources' lines of a log, in order; whatever else it prints is passed over.
 
     Raises:
-        MetricError: the file cannot be read or has no such line, or a line begins like one and is
-            not; file and line are named.
+        MetricError: If the file cannot be read, contains no such line, or contains a malformed
+            one. The message names the file and the line.
     """
     try:
         text = read_limited(path, LARGEST_TEXT).decode("utf-8-sig")
@@ -187,18 +187,18 @@ class PaperFigure(NamedTuple):
     """One metric on one codec and task.
 
     Attributes:
-        codec: the codec.
-        task: the task.
-        metric: mse, cosine or cka, as the log prints it.
-        plcc: mean Pearson correlation over the sources that give one; None if none does.
-        srocc: mean Spearman correlation, likewise.
-        sources: sources in the log.
-        n_valid: sources in the mean.
-        constant: sources that vanish because their score is the same at every level, or NaN or
+        codec: The codec.
+        task: The task.
+        metric: Mse, cosine or cka, as the log prints it.
+        plcc: Mean Pearson correlation over the sources that give one; None if none does.
+        srocc: Mean Spearman correlation, likewise.
+        sources: Sources in the log.
+        n_valid: Sources in the mean.
+        constant: Sources that vanish because their score is the same at every level, or NaN or
             infinite at one.
-        flat: further ones that vanish because the printed metric is.
-        fewest: levels of the source that has fewest.
-        most: levels of the source that has most.
+        flat: Further ones that vanish because the printed metric is.
+        fewest: Levels of the source that has fewest.
+        most: Levels of the source that has most.
     """
 
     codec: str
@@ -218,7 +218,7 @@ def read_series(paths: Sequence[Path]) -> dict[str, list[LogLine]]:
     """Return the lines of each source from the logs of one codec and task, in their order.
 
     Raises:
-        MetricError: a line is bad, or says the same source and level once more.
+        MetricError: If a line is bad, or says the same source and level once more.
     """
     series: dict[str, list[LogLine]] = {}
     seen: dict[tuple[str, float], str] = {}
@@ -239,7 +239,7 @@ def paper_figures(root: Path | str) -> list[PaperFigure]:
     """Return the published statistic of every codec, task and metric in a folder of logs.
 
     Raises:
-        MetricError: there is no log, a line of one is bad, or a source has a single level.
+        MetricError: If there is no log, a line of one is bad, or a source has a single level.
     """
     figures = []
     logs = find_logs(absolute_path(root))

@@ -80,7 +80,7 @@ class Provenance:
         """Return what `to_dict` made a dictionary of.
 
         Raises:
-            TypeError, ValueError, AttributeError, LookupError: It is something else.
+            TypeError, ValueError, AttributeError, LookupError: If it is something else.
         """
         found = dict(facts)
         kinds = {"seconds": float, "memory_bytes": int, "options": dict, "alone": bool}

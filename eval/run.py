@@ -117,7 +117,7 @@ class Run:
             executor: Scores the sources in other processes; None in this one.
 
         Raises:
-            MetricError: A feature holds NaN or Inf, or has not its original's shape.
+            MetricError: If a feature holds NaN or Inf, or has not its original's shape.
         """
         if not self._scored.missing().any():
             return

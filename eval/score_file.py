@@ -63,9 +63,9 @@ class ScoreFile:
             anything else, and an unfinished one of another dataset.
 
     Raises:
-        MetricError: The suffix is another, or a finished file is there that nothing may be added
+        MetricError: If the suffix is another, or a finished file is there that nothing may be added
             to.
-        CfqaError: No file can be written there.
+        CfqaError: If no file can be written there.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class ScoreFile:
         """Return what the finished file and an interrupted run have of these metrics.
 
         Raises:
-            MetricError: The interrupted run is of another dataset.
+            MetricError: If the interrupted run is of another dataset.
         """
         scored = Scored.nothing(self._labels.num_rows, self._begun)
         for part in (self._there, self._interrupted()):
@@ -234,7 +234,7 @@ class ScoreFile:
             What the file then holds of the same features.
 
         Raises:
-            MetricError: It cannot be written, or what another run put there is something else.
+            MetricError: If it cannot be written, or what another run put there is something else.
         """
         while True:
             whole = found if self._there is None else self._added_to(self._there, found)

@@ -70,7 +70,7 @@ def write_scores(
         check: Called before the file takes its place; may raise to leave alone what is there.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: If it cannot be written.
     """
     table = evaluation.scores
     if path.suffix == ".csv":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.console.text import WIDTH, table_text
@@ -202,8 +203,11 @@ def _sources(row: dict[str, Any]) -> int:
 
 
 def _notes(evaluation: Evaluation) -> list[str]:
-    """Return what is to be said below the tables."""
+    """Return the notes below the tables."""
     notes = [NOTE]
+    names = evaluation.failures.keys() - {metric.name for metric in evaluation.metrics}
+    if failed := sorted(name for name in names if Path(name).suffix not in (".parquet", ".csv")):
+        notes.append(f"Without a column, since no feature could be scored: {', '.join(failed)}.")
     if evaluation.scores["value"].null_count:
         notes.append("A source for which a metric lacks a score is left out for that metric.")
     lacking: dict[str, list[str]] = {}

@@ -66,7 +66,7 @@ class Sent:
         """Return an object as it is sent.
 
         Raises:
-            MetricError: It cannot be pickled.
+            MetricError: If it cannot be pickled.
         """
         try:
             return cls(what, pickle.dumps(found))
@@ -80,7 +80,7 @@ class Sent:
         """Return the object.
 
         Raises:
-            MissingDependencyError: What it is made of cannot be imported here.
+            MissingDependencyError: If what it is made of cannot be imported here.
         """
         try:
             return pickle.loads(self.data)
@@ -140,7 +140,7 @@ class SourceStage(Stage):
         """Return the account of a source, with its scores.
 
         Raises:
-            MetricError: A feature holds NaN or Inf, or has not its original's shape.
+            MetricError: If a feature holds NaN or Inf, or has not its original's shape.
         """
         from cfqa_data.eval.features.reading import read_batches
 

@@ -37,7 +37,7 @@ def ideal_bits(coder: TableCoder, values: np.ndarray, indexes: np.ndarray) -> fl
         chosen = values[indexes == index]
         entries = chosen - (first - 1)
         outside = (entries < 1) | (entries >= len(counts))
-        if coder.beyond:
+        if coder.by_distance:
             below, above = 1 - 2 * entries, 2 * (entries - len(counts))
             excess = np.where(entries < 1, below, above)[outside]
             total += float((4 + 4 * np.ceil(np.log2(excess + 1.0) / 4)).sum())

@@ -597,7 +597,7 @@ def test_a_reader_that_goes_away_is_no_error(
     out, dropped = tmp_path / "scores.parquet", []
     arguments = ["eval", str(folder), "--task", "cls", "--codec", "x265", "--out", str(out)]
     with monkeypatch.context() as patch:  # in this process, whose own stdout stays
-        patch.setattr("cfqa_data.cli.commands.drop", dropped.append)
+        patch.setattr("cfqa_data.cli.commands.discard", dropped.append)
         patch.setattr(sys, "stdout", os.fdopen(write, "w"))
         assert main(arguments) == 141
         with pytest.raises(BrokenPipeError):

@@ -320,6 +320,16 @@ def test_options_without_their_value(command: str, sandbox: Sandbox) -> None:
     assert [fault for fault in found if fault] == []
 
 
+SCHEDULED = [command for command, name in PARAMETERS if name == "scheduler"]
+
+
+@pytest.mark.parametrize("command", SCHEDULED)
+def test_workers_and_a_scheduler_exclude_each_other(command: str, sandbox: Sandbox) -> None:
+    words = sandbox.fill(with_value(command, "workers", ""))
+    words = [*words[:-1], "2", "--scheduler", "tcp://127.0.0.1:9"]
+    assert broken_law(sandbox, words, "give one of them, not both") == ""
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_that_there_are_not(command: str, sandbox: Sandbox) -> None:
     good = sandbox.fill(COMMANDS[command].good)

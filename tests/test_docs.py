@@ -79,8 +79,18 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", TEXT[page]):
         if target.startswith("https://"):
             assert target.split("/")[2] in HOSTS
-        else:
-            assert (page.parent / target.partition("#")[0]).exists(), target
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub and Sphinx give to the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text), re.M)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
 
 @each_page
@@ -121,7 +131,7 @@ def test_the_readme_has_the_two_commands_and_the_gate_runs_the_second() -> None:
         " && python examples/first_look.py cfqa\n"
     )
     install_and_test = 'pip install -c constraints.txt -e ".[dev]" && python -m pytest -n 2\n'
-    shell = [code for _, code in blocks(ROOT / "README.md", "bash")]
+    shell = [code.replace("\\\n    ", "") for _, code in blocks(ROOT / "README.md", "bash")]
     assert install_and_build in shell
     assert install_and_test in shell
     gate = (ROOT / ".ci" / "run").read_text().replace("python -m pip install -q", "pip install")
@@ -150,7 +160,7 @@ def test_every_option_of_the_command_line_is_documented() -> None:
         "build": "docs/building.md",
         "verify": "docs/verifying.md",
         "repair": "docs/verifying.md",
-        "eval": "docs/metrics.md",
+        "eval": "docs/evaluating.md",
         "report": "docs/report.md",
         "publish": "docs/publishing.md",
         "export": "docs/publishing.md",
@@ -358,6 +368,20 @@ def test_the_catalogue_has_the_metrics_of_a_family_as_they_are(family: str) -> N
     assert table is not None
     expected = [metric_row(metric) for metric in METRICS if metric.family == family]
     assert table[0].splitlines()[2:] == expected
+
+
+def test_the_site_shows_formulas_as_mathematics() -> None:
+    from docutils.utils.math.latex2mathml import tex2mathml
+
+    latex = runpy.run_path(str(ROOT / "docs/conf.py"))["latex"]
+    assert latex("mean_nc |x_0|, N the k nearest by distance") == (
+        r"$\operatorname{mean}_{nc} |x_{0}|$, N the k nearest by distance"
+    )
+    assert latex("<x_t, y_tj> Xc^T") == r"$\langle x_{t},\ y_{tj}\rangle  X_c^{T}$"
+    for metric in METRICS:
+        _, formula, _ = latex(metric.formula).split("$")
+        assert tex2mathml(formula).startswith("<math")
+        assert not re.search(r"&|1e-|[XY]c|_\w\w", formula)
 
 
 def test_mini_is_as_it_is_described() -> None:

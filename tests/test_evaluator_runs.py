@@ -31,6 +31,7 @@ from cfqa_data.eval.features import Features
 from cfqa_data.eval.features.reading import read_batches
 from cfqa_data.eval.metrics.base import Metric
 from cfqa_data.eval.originals import OriginalStatistics
+from cfqa_data.eval.text import paper_text
 
 pytestmark = pytest.mark.usefixtures("quick_statistics")
 
@@ -69,6 +70,10 @@ def test_a_failing_metric_does_not_lose_the_others() -> None:
         result = evaluate(dataset, ["mse", fails_late, wrong_length, "cka"])
     assert [metric.name for metric in result.metrics] == ["mse", "fails_late", "cka"]
     assert set(result.failures) == {"wrong_length", "fails_late"}
+    note = "Without a column, since no feature could be scored: wrong_length."
+    assert note in paper_text(result).splitlines()
+    unsaved = replace(result, failures={"scores.parquet": "could not be written"})
+    assert "Without a column" not in paper_text(unsaved)
     assert re.fullmatch(
         r"metric 'fails_late' failed: ValueError: too far \(compressed feature cls-0, x265, level "
         rf"\d\); {far} of {len(errors)} features have no score",

@@ -163,6 +163,8 @@ def test_bad_arguments(small: Recipe, tmp_path: Path) -> None:
         build("mnii", tmp_path / "out")
     with pytest.raises(BuildError, match="no Dask scheduler responds at 'nonsense://x'"):
         build(small, tmp_path / "out", scheduler="nonsense://x")
+    with pytest.raises(BuildError, match="give one of them, not both"):
+        build(small, tmp_path / "out", workers=2, scheduler="nonsense://x")
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 

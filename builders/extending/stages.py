@@ -35,7 +35,7 @@ class ExtendStage(BuildStage):
     """A stage of an extension.
 
     Attributes:
-        dataset: the files of the dataset that is extended.
+        dataset: The files of the dataset that is extended.
     """
 
     dataset: LocalFiles
@@ -153,7 +153,7 @@ class _Preview(ExtendStage, Preview):
     @cached_property
     def drawn(self) -> pa.Table:
         """What was drawn of all sources, read once."""
-        return self.folder.drawn_columns()
+        return self.folder.read_pictures()
 
 
 STAGES: tuple[type[ExtendStage], ...] = (_Select, _Extract, _Prepare, _Compress, _Preview)

@@ -15,7 +15,7 @@ from cfqa_data.builders.gallery.page import error_picture, score_text
 from cfqa_data.builders.gallery.views import Version, View
 from cfqa_data.builders.tasks.drawing import Bar, Drawing
 from cfqa_data.extras import extras
-from cfqa_data.format.previews import MOST_SIDE
+from cfqa_data.format.previews import MAX_SIDE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ class Cell(NamedTuple):
     """One place of a figure.
 
     Attributes:
-        title: what stands above.
+        title: What stands above.
         content: uint8 RGB (H, W, 3), a drawing, or a text; None for an empty place.
     """
 
@@ -129,7 +129,7 @@ def _draw_cell(axes: Axes, cell: Cell) -> None:
             return _draw_bars(axes, content.bars)
         content = content.picture
     if isinstance(content, np.ndarray):
-        step = max(1, max(content.shape) // MOST_SIDE)
+        step = max(1, max(content.shape) // MAX_SIDE)
         axes.imshow(content[::step, ::step], interpolation="nearest", aspect="auto")
     elif content is not None:
         axes.text(

@@ -18,7 +18,7 @@ from typing import BinaryIO, Protocol
 
 from cfqa_data.errors import FormatError
 from cfqa_data.format.layout import NAMES
-from cfqa_data.format.limits import LARGEST_WHOLE, open_plain, pointer_at, read_limited
+from cfqa_data.format.limits import LARGEST_WHOLE, open_regular, pointer_at, read_limited
 from cfqa_data.format.manifest import Manifest, read_manifest
 from cfqa_data.paths import absolute_path
 
@@ -142,7 +142,7 @@ class Files(ABC):
             FileNotFoundError: The file does not exist.
         """
         if path := self.path(name):
-            with open_plain(path) as file:
+            with open_regular(path) as file:
                 yield _LocalBlob(file)
         else:
             yield self.remote(name)

@@ -27,7 +27,7 @@ from cfqa_data.format.codes import Codes
 from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
 from cfqa_data.format.layout import NAMES
 from cfqa_data.format.packing import plane_shape, unpack
-from cfqa_data.format.previews import drawn_columns, read_previews
+from cfqa_data.format.previews import read_pictures, read_previews
 from cfqa_data.format.resources import PACKAGE
 from cfqa_data.format.schema import NULLABLE, label_schema, originals_schema
 from cfqa_data.format.storage import check_rows, read_labels, read_table
@@ -77,7 +77,7 @@ class Folder:
         if sources is not None and not (sources := set(sources) & set(entry.sources)):
             return label_schema(self.manifest.format).empty_table()
         rows = self.label_rows(task, sources)
-        for fault in invariants.broken(rows, invariants.PLACES):
+        for fault in invariants.violations(rows, invariants.POSITION_RULES):
             where = self.files.where(NAMES.labels(task).as_posix())
             raise FormatError(f"{where}: {fault}; build or fetch it again")
         return rows.table
@@ -101,7 +101,7 @@ class Folder:
         # twice the expected rows is refused without looking for the first surplus row.
         data, version = self.files.read(name), self.manifest.format
         chosen = None if sources is None else indices
-        table = read_labels(where, data, most_rows=2 * entry.rows, format=version, sources=chosen)
+        table = read_labels(where, data, max_rows=2 * entry.rows, format=version, sources=chosen)
         if chosen is not None:
             known = pa.array(axes["source_id"], pa.string())
             table = table.filter(pc.is_in(table["source_id"], value_set=known))
@@ -116,7 +116,7 @@ class Folder:
         sources = [source for entry in self.manifest.tasks.values() for source in entry.sources]
         nullable, most = NULLABLE[self.manifest.format], 2 * len(sources)
         data = self.files.read(name)
-        table = read_table(where, schema, data, most_rows=most, nullable=nullable)
+        table = read_table(where, schema, data, max_rows=most, nullable=nullable)
         check_rows(where, table, {"source_id": sources})
         return table
 
@@ -131,10 +131,10 @@ class Folder:
         data = self.files.read(name)
         return read_previews(self.files.where(name), data, self.manifest.tasks)
 
-    def drawn_columns(self) -> pa.Table:
-        """Return :func:`cfqa_data.format.previews.drawn_columns` of the folder's previews."""
+    def read_pictures(self) -> pa.Table:
+        """Return :func:`cfqa_data.format.previews.read_pictures` of the folder's previews."""
         name = NAMES.previews.as_posix()
-        return drawn_columns(self.files.where(name), self.files.read(name), self.manifest.tasks)
+        return read_pictures(self.files.where(name), self.files.read(name), self.manifest.tasks)
 
     def shown_columns(self) -> list[str]:
         """Return the names of the preview columns: images and answers."""

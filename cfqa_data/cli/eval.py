@@ -71,7 +71,7 @@ def evaluate(
         precision: Precision of float32 matrix products: highest is exact, high allows TF32.
         workers (N): Number of processes, with one thread each; on cuda each takes a GPU. A single
             process uses several threads for large features.
-        scheduler (ADDRESS): Dask scheduler on whose workers to score instead.
+        scheduler (ADDRESS): Dask scheduler on whose workers to score instead, not with --workers.
         out (FILE): Write every score to this .parquet or .csv file. An interrupted run resumes from
             the partial file next to it. To an existing .parquet file of this dataset, only missing
             scores are added.

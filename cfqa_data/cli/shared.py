@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import typer
 from cfqa_data.cli.process import print_error
 from cfqa_data.console import terminal
 from cfqa_data.console.progress import Progress
-from cfqa_data.errors import CfqaError
+from cfqa_data.errors import CfqaError, CfqaWarning
 
 __all__ = ["answer", "check_new_file", "interrupted", "working"]
 
@@ -56,12 +58,27 @@ def _json_safe(value: Any) -> Any:
 def working(
     hint: str = "finished work is kept, run the same command again to resume",
 ) -> Iterator[Progress]:
-    """Show progress; after an interrupt, print how to resume and exit."""
+    """Show progress and warnings of this package; after an interrupt, print how to resume."""
     try:
-        with terminal.show_progress() as progress:
+        with warnings.catch_warnings(), terminal.show_progress() as progress:
+            warnings.showwarning = partial(_show_warning, warnings.showwarning)
             yield progress
     except KeyboardInterrupt as stop:
         raise typer.Exit(interrupted(stop, hint)) from None
+
+
+def _show_warning(
+    other: Callable[..., None],
+    message: Any,
+    category: type[Warning],
+    *location: Any,
+    **options: Any,
+) -> None:
+    """Print a warning of this package as one line; pass any other on to ``other``."""
+    if issubclass(category, CfqaWarning):
+        print_error(str(message))
+    else:
+        other(message, category, *location, **options)
 
 
 def interrupted(stop: BaseException, more: str = "") -> int:

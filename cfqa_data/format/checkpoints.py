@@ -44,11 +44,11 @@ def weight_files(path: str | Path) -> tuple[Path, ...]:
     """Files that hold the weights at a path: the path itself, or the Hub's index and its shards.
 
     Args:
-        path: a file, an index ``*.index.json``, or a folder with ``model.safetensors`` or
+        path: A file, an index ``*.index.json``, or a folder with ``model.safetensors`` or
             ``model.safetensors.index.json``.
 
     Raises:
-        BuildError: there are no weights, or the index is none or leads out of its folder.
+        BuildError: If there are no weights, or the index is none or leads out of its folder.
     """
     path = absolute_path(path)
     if path.is_dir():
@@ -71,7 +71,7 @@ def shard_index(path: Path) -> dict[str, str]:
     """Tensor -> name of the shard beside the index that holds it.
 
     Raises:
-        BuildError: it is no index, or leads out of its folder.
+        BuildError: If it is no index, or leads out of its folder.
     """
     try:
         places = parse_json(read_limited(path, LARGEST_JSON))["weight_map"]
@@ -100,7 +100,7 @@ def known_tensor(
     """Return a tensor by which a network is known, which says how large the network is.
 
     Raises:
-        BuildError: it is missing, or has another number of axes.
+        BuildError: If it is missing, or has another number of axes.
     """
     if name not in found:
         raise BuildError(f"{origin}: tensor '{name}' is missing, so this is not a {what}")
@@ -154,14 +154,14 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     The tensors are views of the mapped file: memory is taken as they are used.
 
     Args:
-        path: file, index or folder as of `weight_files`; what ends in neither ``.safetensors``
+        path: File, index or folder as of `weight_files`; what ends in neither ``.safetensors``
             nor ``.json`` is read as a PyTorch checkpoint.
 
     Returns:
         Name -> tensor, as of `state_of`.
 
     Raises:
-        BuildError: the file is missing or is not such a file, or a shard does not hold what its
+        BuildError: If the file is missing or is not such a file, or a shard does not hold what its
             index says.
     """
     first, *shards = weight_files(path)
@@ -208,11 +208,11 @@ def load_plain(path: Path, mapped: bool = True) -> Any:
     """Return what `torch.save` wrote, if that is tensors and plain values; nothing in it is run.
 
     Args:
-        path: the file.
-        mapped: leave the tensors in the file, which must then not change.
+        path: The file.
+        mapped: Leave the tensors in the file, which must then not change.
 
     Raises:
-        BuildError: the file is missing, damaged, or holds anything else.
+        BuildError: If the file is missing, damaged, or holds anything else.
     """
     import torch
 
@@ -241,7 +241,7 @@ def _check_stored(path: Path) -> None:
     the memory.
 
     Raises:
-        BuildError: one is packed.
+        BuildError: If one is packed.
     """
     with ZipFile(path) as archive:
         packed = [info for info in archive.infolist() if info.compress_type != ZIP_STORED]
@@ -259,7 +259,7 @@ def state_of(loaded: object, origin: str) -> dict[str, Tensor]:
     numbers and texts beside them are passed over.
 
     Raises:
-        BuildError: there are none, or two have one name.
+        BuildError: If there are none, or two have one name.
     """
     from torch import Tensor
 
@@ -294,15 +294,15 @@ def without_prefix(
     """The tensors of one network in a state dict of a model around it, and their prefix.
 
     Args:
-        state: the state dict.
-        known_by: ends of names of tensors that the network has once.
-        origin: of the state dict, for messages.
+        state: The state dict.
+        known_by: Ends of names of tensors that the network has once.
+        origin: Of the state dict, for messages.
 
     Returns:
         The tensors behind that prefix, by whole names; all of them where there is no prefix.
 
     Raises:
-        BuildError: there are several such networks, and not one of them is a teacher's.
+        BuildError: If there are several such networks, and not one of them is a teacher's.
     """
     found: dict[str, str] = {}
     for end in known_by:

@@ -53,7 +53,7 @@ class Codes:
         tables: float32 (C, size), the values of each layer.
 
     Raises:
-        CodecError: an index is not a place in the tables.
+        CodecError: If an index is not a place in the tables.
     """
 
     indices: np.ndarray
@@ -102,16 +102,16 @@ def create_codes_array(
     """Create the array's metadata; an array that is there with the same metadata is kept.
 
     Args:
-        path: folder of the array.
-        sources: length of the source axis.
-        levels: length of the level axis.
+        path: Folder of the array.
+        sources: Length of the source axis.
+        levels: Length of the level axis.
         shape: (N, C, T, D) of the longest feature.
-        quantizer: what the codes stand for, kept whole in the attributes; None for values.
-        centres: the code per layer that is stored as 0; none for values.
-        source_ids: ids along the source axis.
+        quantizer: What the codes stand for, kept whole in the attributes; None for values.
+        centres: The code per layer that is stored as 0; none for values.
+        source_ids: Ids along the source axis.
 
     Raises:
-        FormatError: there is an array of other metadata, or the arguments do not agree.
+        FormatError: If there is an array of other metadata, or the arguments do not agree.
     """
     layers = quantizer.layers if quantizer else 0
     known = {len(centres), layers, shape[1] if quantizer else 0}
@@ -136,11 +136,11 @@ def array_metadata(
     """Return the `zarr.json` of an array, as Zarr itself writes it.
 
     Args:
-        sources: length of the source axis.
-        levels: length of the level axis.
+        sources: Length of the source axis.
+        levels: Length of the level axis.
         shape: (N, C, T, D) of the longest feature.
-        dtype: of the stored numbers: uint8, uint16 or float32.
-        attributes: the array's own.
+        dtype: Of the stored numbers: uint8, uint16 or float32.
+        attributes: The array's own.
     """
     little = _named("bytes", endian="little")
     blosc = {"typesize": dtype.itemsize, "cname": "zstd", "clevel": LEVEL, "shuffle": "bitshuffle"}
@@ -180,13 +180,13 @@ def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
     """Write all levels of one source as one shard, atomically.
 
     Args:
-        path: folder of an array from :func:`create_codes_array`.
-        source_index: position on the source axis.
-        codes: the quantiser's codes, or float32 values, (L, N, C, T, D), of the array's T tokens
+        path: Folder of an array from :func:`create_codes_array`.
+        source_index: Position on the source axis.
+        codes: The quantiser's codes, or float32 values, (L, N, C, T, D), of the array's T tokens
             or fewer.
 
     Raises:
-        FormatError: the codes do not have the array's shape or dtype.
+        FormatError: If the codes do not have the array's shape or dtype.
     """
     metadata = _read_metadata(path)
     attributes = metadata["attributes"]
@@ -243,12 +243,12 @@ def ranked_codes(quantizer: Quantizer, centres: object, where: object) -> list[n
     """Return per layer the codes in the order of their stored numbers: nearest the centre first.
 
     Args:
-        quantizer: of the codes.
-        centres: of the array's attributes.
-        where: names the array in the error.
+        quantizer: Of the codes.
+        centres: Of the array's attributes.
+        where: Names the array in the error.
 
     Raises:
-        FormatError: the centres are not one code per layer.
+        FormatError: If the centres are not one code per layer.
     """
     size = 1 << quantizer.bits
     if (
@@ -265,7 +265,7 @@ def parse_metadata(data: bytes, where: str) -> dict[str, Any]:
     """Return an array's `zarr.json`, read as plain data before anything is made from it.
 
     Raises:
-        FormatError: it is none.
+        FormatError: If it is none.
     """
     with prefixed(f"{where}: cannot be read", FormatError, ValueError):
         metadata = parse_json(data)

@@ -26,13 +26,13 @@ from cfqa_data.format.fields import (
     Text,
     is_number,
 )
-from cfqa_data.format.limits import LARGEST_FEATURE, MOST_ROWS
+from cfqa_data.format.limits import LARGEST_FEATURE, MAX_ROWS
 from cfqa_data.format.quantizers import Quantizer
 
 __all__ = [
-    "MOST_CODECS",
-    "MOST_LEVELS",
-    "MOST_TASKS",
+    "MAX_CODECS",
+    "MAX_LEVELS",
+    "MAX_TASKS",
     "PROGRAMS",
     "CodecEntry",
     "CodecFacts",
@@ -48,9 +48,9 @@ __all__ = [
     "check_name",
 ]
 
-MOST_LEVELS = 128
-MOST_TASKS = 64
-MOST_CODECS = 256
+MAX_LEVELS = 128
+MAX_TASKS = 64
+MAX_CODECS = 256
 
 PROGRAMS = ("encoder", "config")
 """Options of codecs that name a program of one machine, and what it reads."""
@@ -72,7 +72,7 @@ def check_name(what: str, name: object) -> str:
     """Return the name of a task or codec.
 
     Raises:
-        FormatError: it is no text of a-z, 0-9, ``_`` and ``-``, 1 to 64 characters, that begins
+        FormatError: If it is no text of a-z, 0-9, ``_`` and ``-``, 1 to 64 characters, that begins
             with a letter.
     """
     if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_-]{0,63}", name):
@@ -88,10 +88,10 @@ class Score(Checked):
     """The score of a task.
 
     Attributes:
-        name: what it is called.
-        lower_better: whether a smaller score is a better one.
-        unit: its unit, empty if it has none.
-        noticeable: the smallest difference of two distortions that counts, in the score's unit.
+        name: What it is called.
+        lower_better: Whether a smaller score is a better one.
+        unit: Its unit, empty if it has none.
+        noticeable: The smallest difference of two distortions that counts, in the score's unit.
     """
 
     name: Text
@@ -103,8 +103,8 @@ class Score(Checked):
         """Return the harm done: the score against that of the original; larger is worse.
 
         Args:
-            score: of the compressed feature, or an array of several.
-            reference: of its original, likewise.
+            score: Of the compressed feature, or an array of several.
+            reference: Of its original, likewise.
         """
         return score - reference if self.lower_better else reference - score
 
@@ -114,9 +114,9 @@ class Loss(Checked):
     """A continuous loss beside the score, of which less is better.
 
     Attributes:
-        name: what it is called.
-        unit: its unit, empty if it has none.
-        noticeable: the smallest difference of two losses that counts.
+        name: What it is called.
+        unit: Its unit, empty if it has none.
+        noticeable: The smallest difference of two losses that counts.
     """
 
     name: Text
@@ -130,7 +130,7 @@ class Truth(Checked):
 
     Attributes:
         dtype: NumPy's name of its type: a number, or a boolean.
-        axes: how many axes it has.
+        axes: How many axes it has.
     """
 
     dtype: Text
@@ -146,11 +146,11 @@ class Terms(Checked):
     """Licence terms of the inputs and truths of a task.
 
     Attributes:
-        licence: identifier as used on the Hub; "other" if it has none.
+        licence: Identifier as used on the Hub; "other" if it has none.
         link: URL of its text.
-        attribution: authors to credit.
-        inputs: whether inputs may be redistributed.
-        truths: whether truths may be redistributed.
+        attribution: Authors to credit.
+        inputs: Whether inputs may be redistributed.
+        truths: Whether truths may be redistributed.
     """
 
     licence: Text = "other"
@@ -165,11 +165,11 @@ class TaskFacts(Checked):
     """Facts of a task that do not depend on data.
 
     Attributes:
-        name: used in paths and tables.
-        title: the task in words.
-        score: what it measures.
-        loss: a continuous loss beside the score, or None.
-        truth: what features are scored against, or None.
+        name: Used in paths and tables.
+        title: The task in words.
+        score: What it measures.
+        loss: A continuous loss beside the score, or None.
+        truth: What features are scored against, or None.
     """
 
     name: str = field(metadata=NAME)
@@ -194,12 +194,12 @@ class Parameter(Checked):
     """The number that sets how strongly a codec compresses.
 
     Attributes:
-        name: what it is called, such as "qp".
-        better: whether "higher" or "lower" values give better quality.
-        unit: its unit, empty if it has none.
-        whole: whether it is a whole number.
-        lowest: the lowest value that it may have; None where there is no limit.
-        highest: the highest one.
+        name: What it is called, such as "qp".
+        better: Whether "higher" or "lower" values give better quality.
+        unit: Its unit, empty if it has none.
+        whole: Whether it is a whole number.
+        lowest: The lowest value that it may have; None where there is no limit.
+        highest: The highest one.
     """
 
     name: Text
@@ -213,7 +213,7 @@ class Parameter(Checked):
         """Return a value that the parameter may have.
 
         Raises:
-            FormatError: it may not have it.
+            FormatError: If it may not have it.
         """
         low = -math.inf if self.lowest is None else self.lowest
         high = math.inf if self.highest is None else self.highest
@@ -228,11 +228,11 @@ class Parameter(Checked):
         """Return the parameters of a codec's levels, the best first.
 
         Raises:
-            FormatError: there are none or too many, one is impossible, or they are out of order.
+            FormatError: If there are none or too many, one is impossible, or they are out of order.
         """
-        if not isinstance(levels, list | tuple) or not 1 <= len(levels) <= MOST_LEVELS:
+        if not isinstance(levels, list | tuple) or not 1 <= len(levels) <= MAX_LEVELS:
             got = f"{len(levels)} of them" if isinstance(levels, list | tuple) else repr(levels)
-            raise FormatError(f"levels must be 1 to {MOST_LEVELS} numbers, got {got}")
+            raise FormatError(f"levels must be 1 to {MAX_LEVELS} numbers, got {got}")
         values = tuple(map(self.check, levels))
         worse = 1 if self.better == "lower" else -1
         if any((b - a) * worse <= 0 for a, b in pairwise(values)):
@@ -248,11 +248,11 @@ class CodecFacts(Checked):
     """Facts of a codec that do not depend on data.
 
     Attributes:
-        name: used in paths and tables.
-        title: the codec in words.
-        on: what it compresses: packed planes of codes, features, or inputs of the backbone.
-        parameter: what sets its rate.
-        bits: meaning of the column `bits`: 8 times the bytes of the bitstream, as reported by the
+        name: Used in paths and tables.
+        title: The codec in words.
+        on: What it compresses: packed planes of codes, features, or inputs of the backbone.
+        parameter: What sets its rate.
+        bits: Meaning of the column `bits`: 8 times the bytes of the bitstream, as reported by the
             codec, or unknown.
     """
 
@@ -274,12 +274,12 @@ class Origin(Checked):
     """How to make a codec again for decoding: its class, options and package.
 
     Attributes:
-        name: of the codec, among the built-in ones and the installed entry points.
-        options: its keyword arguments, without :data:`PROGRAMS`: a manifest is untrusted,
+        name: Of the codec, among the built-in ones and the installed entry points.
+        options: Its keyword arguments, without :data:`PROGRAMS`: a manifest is untrusted,
             and only the environment may name programs to run.
-        package: the distribution that has it.
-        version: of that distribution.
-        sha256: of the codec's source, as hex; empty for built-in ones.
+        package: The distribution that has it.
+        version: Of that distribution.
+        sha256: Of the codec's source, as hex; empty for built-in ones.
     """
 
     name: str
@@ -303,12 +303,12 @@ class CodecEntry(Checked):
     """One codec on one task.
 
     Attributes:
-        facts: what is known of the codec.
-        levels: its parameter at each level, the best first.
-        stored: what the arrays hold; follows from the quantiser.
-        quantizer: between features and codes, where codes are stored; None where values are.
-        tables: files below `tables/` that the decoder needs.
-        origin: how to make the codec for decoding.
+        facts: What is known of the codec.
+        levels: Its parameter at each level, the best first.
+        stored: What the arrays hold; follows from the quantiser.
+        quantizer: Between features and codes, where codes are stored; None where values are.
+        tables: Files below `tables/` that the decoder needs.
+        origin: How to make the codec for decoding.
     """
 
     facts: CodecFacts = field(metadata=INLINE)
@@ -341,8 +341,8 @@ class Layer(Checked):
     """One layer of a feature.
 
     Attributes:
-        name: such as "block 7".
-        norm: whether its tokens are from before or after the backbone's final norm; None if that
+        name: Such as "block 7".
+        norm: Whether its tokens are from before or after the backbone's final norm; None if that
             is not known or there is no such norm.
     """
 
@@ -355,18 +355,18 @@ class TaskEntry(Checked):
     """A task in a dataset folder.
 
     Attributes:
-        facts: what is known of the task.
+        facts: What is known of the task.
         shape: (N, C, T, D) of its features; T is that of the longest.
-        sources: the ids, in the order of the arrays' source axis.
-        codecs: by name, in the order that tables show them.
-        shard: sources per shard of originals and bitstreams.
-        prefix_tokens: leading tokens that stand for no place of the input.
+        sources: The ids, in the order of the arrays' source axis.
+        codecs: By name, in the order that tables show them.
+        shard: Sources per shard of originals and bitstreams.
+        prefix_tokens: Leading tokens that stand for no place of the input.
         grid: (rows, columns) of the remaining tokens of a view, or None.
-        layers: of which the C axis is.
-        views: names of which the N axis is.
-        groups: the group of each source; None where each is its own.
-        gallery: file below `truth/` that all sources are scored against, or None.
-        terms: on which inputs and truths may be used; None where nothing is known.
+        layers: Of which the C axis is.
+        views: Names of which the N axis is.
+        groups: The group of each source; None where each is its own.
+        gallery: File below `truth/` that all sources are scored against, or None.
+        terms: On which inputs and truths may be used; None where nothing is known.
         tokens: "varying" if features have different numbers of tokens.
     """
 
@@ -400,8 +400,8 @@ class TaskEntry(Checked):
         need(len(self.group_of) == len(self.sources), ".groups must be one per source")
         gallery = self.gallery is None or FILE.fullmatch(self.gallery)
         need(gallery, f".gallery {self.gallery!r} is not a file in truth/")
-        need(1 <= len(self.codecs) <= MOST_CODECS, f".codecs must be 1 to {MOST_CODECS}")
-        need(self.rows <= MOST_ROWS, f" has {self.rows:,} rows of labels; {MOST_ROWS:,} are read")
+        need(1 <= len(self.codecs) <= MAX_CODECS, f".codecs must be 1 to {MAX_CODECS}")
+        need(self.rows <= MAX_ROWS, f" has {self.rows:,} rows of labels; {MAX_ROWS:,} are read")
         for name, codec in self.codecs.items():
             layers = codec.quantizer.layers if codec.quantizer else c
             detail = f"the quantiser has {layers} layer(s), the shape {c}"

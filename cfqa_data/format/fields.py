@@ -25,8 +25,8 @@ __all__ = [
     "Count",
     "Number",
     "Text",
+    "check_keys",
     "is_number",
-    "keyed",
     "plain",
 ]
 
@@ -50,9 +50,9 @@ class Checked:
     Where an annotation names such a class, a table of its fields is taken, too.
 
     Attributes:
-        error: kind of error that is raised.
-        complete: whether tables must have the keys of fields that have defaults, too.
-        place: names it in errors, with its attributes in place of ``{0.name}``; by default, its
+        error: Kind of error that is raised.
+        complete: Whether tables must have the keys of fields that have defaults, too.
+        place: Names it in errors, with its attributes in place of ``{0.name}``; by default, its
             class does.
     """
 
@@ -84,12 +84,12 @@ class Checked:
         """Return the object that :meth:`to_dict` describes.
 
         Args:
-            data: a table with exactly the keys of the fields.
-            name: value of the field that is :data:`NAME`.
-            where: names the table in errors.
+            data: A table with exactly the keys of the fields.
+            name: Value of the field that is :data:`NAME`.
+            where: Names the table in errors.
 
         Raises:
-            CfqaError: a key is missing, unknown or has an impossible value.
+            CfqaError: If a key is missing, unknown or has an impossible value.
         """
         keys = _keys(cls)  # type: ignore[arg-type]
         needed = [
@@ -97,7 +97,7 @@ class Checked:
             for key, entry in keys.items()
             if cls.complete or (entry.init and entry.default is entry.default_factory is MISSING)
         ]
-        table = keyed(where or f"the {cls.__name__.lower()}", data, needed, keys, cls.error)
+        table = check_keys(where or f"the {cls.__name__.lower()}", data, needed, keys, cls.error)
         values: dict[str, Any] = {}
         for field, hint in _hints(cls).items():  # type: ignore[arg-type]
             key = _key(cls.__dataclass_fields__[field])  # type: ignore[attr-defined]
@@ -146,8 +146,8 @@ def _checked(where: str, value: Any, hint: Any, name: str = "") -> Any:
     """Return a value as an annotation has it.
 
     Raises:
-        ValueError: it is of another kind; the message begins with ``where``.
-        CfqaError: a dataclass cannot be made of it.
+        ValueError: If it is of another kind; the message begins with ``where``.
+        CfqaError: If a dataclass cannot be made of it.
     """
     hint, least, optional = _parts(hint)
     if optional and value is None:
@@ -221,7 +221,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def keyed(
+def check_keys(
     where: str,
     data: object,
     required: Iterable[str],
@@ -231,7 +231,7 @@ def keyed(
     """Return a copy of a table after checking its keys.
 
     Raises:
-        CfqaError: it is no table, lacks a key, or has an unknown one.
+        CfqaError: If it is no table, lacks a key, or has an unknown one.
     """
     required = tuple(required)
     known = tuple(dict.fromkeys((*known, *required)))

@@ -27,7 +27,7 @@ from cfqa_data.format.facts import (
     Terms,
     Truth,
 )
-from cfqa_data.format.fields import keyed
+from cfqa_data.format.fields import check_keys
 from cfqa_data.format.quantizers import quantizer_from_dict
 
 __all__ = ["CODECS", "LEVELS", "TASKS", "TERMS", "fits", "read_tasks"]
@@ -138,16 +138,16 @@ def read_tasks(recipe: object, tasks: object) -> dict[str, TaskEntry]:
     """Return what a manifest of format 1 says of its tasks.
 
     Args:
-        recipe: its recipe.
-        tasks: its table of tasks: shape and sources of each.
+        recipe: Its recipe.
+        tasks: Its table of tasks: shape and sources of each.
 
     Raises:
-        FormatError: a part is not what format 1 has there.
+        FormatError: If a part is not what format 1 has there.
     """
     keys = ("name", "summary", "sources_per_task", "group_size", "backbone", "tasks")
-    whole = keyed("the recipe", recipe, keys)
-    keyed("recipe.backbone", whole["backbone"], ("weights", "num_heads"), ("origin",))
-    specs = keyed("recipe.tasks", whole["tasks"], (), TASKS)
+    whole = check_keys("the recipe", recipe, keys)
+    check_keys("recipe.backbone", whole["backbone"], ("weights", "num_heads"), ("origin",))
+    specs = check_keys("recipe.tasks", whole["tasks"], (), TASKS)
     size = whole["group_size"]
     if type(size) is not int or size < 1:
         raise FormatError(f"recipe: group_size must be a whole number of at least 1, got {size!r}")
@@ -160,8 +160,8 @@ def read_tasks(recipe: object, tasks: object) -> dict[str, TaskEntry]:
 
 def _task(name: str, spec: object, entry: Any, size: int) -> TaskEntry:
     where = f"recipe.tasks.{name}"
-    task = keyed(where, spec, ("source", "blocks", "head", "codecs"))
-    keyed(f"{where}.source", task["source"], ("kind", "seed"), ("options",))
+    task = check_keys(where, spec, ("source", "blocks", "head", "codecs"))
+    check_keys(f"{where}.source", task["source"], ("kind", "seed"), ("options",))
     entry = entry if isinstance(entry, Mapping) else {}
     shape, sources, blocks = entry.get("shape"), entry.get("sources"), task["blocks"]
     if not isinstance(sources, list):
@@ -174,7 +174,7 @@ def _task(name: str, spec: object, entry: Any, size: int) -> TaskEntry:
         or any(b <= a for a, b in pairwise(blocks))
     ):
         raise FormatError(f"{where}.blocks must be {count} rising number(s), got {blocks!r}")
-    codecs = keyed(f"{where}.codecs", task["codecs"], (), CODECS)
+    codecs = check_keys(f"{where}.codecs", task["codecs"], (), CODECS)
     views = VIEWS[name]
     return TaskEntry(
         facts=TASKS[name],
@@ -193,7 +193,7 @@ def _codec(where: str, name: str, data: object) -> CodecEntry:
     facts = CODECS[name]
     where = f"{where}.codecs.{name}"
     required = ("parameter_name", "levels", "quantizer")
-    spec = keyed(where, data, required, ("models", "options"))
+    spec = check_keys(where, data, required, ("models", "options"))
     if spec["parameter_name"] != facts.parameter.name:
         found = spec["parameter_name"]
         raise FormatError(f"{where}: parameter_name must be {facts.parameter.name}, got {found!r}")

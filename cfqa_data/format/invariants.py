@@ -1,11 +1,11 @@
 """Invariants of a dataset folder: one function for each statement of docs/format.md.
 
-Writers and readers use the same functions, so that a rule is changed in one place.
+Writers and readers use the same functions, so that each rule is defined once.
 
-Ids are checked whenever a manifest is written or read. Of the rules for label rows, :data:`PLACES`
-(which reading relies on) are checked whenever a table is opened; :data:`VALUES`, most of which
-follow from other columns, when a table is written and by `cfqa verify`, which also checks
-:data:`RANGES` and rules that need other files.
+Ids are checked whenever a manifest is written or read. Of the rules for label rows,
+:data:`POSITION_RULES`, which reading relies on, are checked whenever a table is opened.
+:data:`VALUE_RULES`, most of which follow from other columns, are checked when a table is written
+and by `cfqa verify`, which also checks :data:`RANGE_RULES` and rules that need other files.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from cfqa_data.format.limits import LONGEST_ID
 __all__ = [
     "ANSWERS",
     "FOLDS",
-    "PLACES",
-    "RANGES",
-    "VALUES",
+    "POSITION_RULES",
+    "RANGE_RULES",
+    "VALUE_RULES",
     "LabelRows",
     "bits_of",
-    "broken",
     "check_bitstream",
     "check_source_ids",
     "check_task_names",
     "check_truth",
+    "first_unordered",
     "fold_of",
     "folds_of",
     "measured_bits",
-    "out_of_order",
     "picture_type",
     "preview_columns",
     "rate_of",
     "shard_of",
+    "violations",
 ]
 
 FOLDS = 5
@@ -54,7 +54,7 @@ RESERVED = ("default", "originals")
 ANSWERS = "answers"
 """The column of the table of pictures that is text."""
 
-NEAR = 1e-9
+TOLERANCE = 1e-9
 """How far beyond its range rounding may put a mean of cosines or an alignment."""
 
 
@@ -65,10 +65,10 @@ def check_source_ids(tasks: Mapping[str, Sequence[object]]) -> None:
     """Check that ids are texts, and unique over the sources of all tasks.
 
     Args:
-        tasks: task -> the ids of its sources.
+        tasks: Task -> the ids of its sources.
 
     Raises:
-        FormatError: one is not; the error names it and its tasks.
+        FormatError: If one is not; the error names it and its tasks.
     """
     found: dict[str, str] = {}
     for task, sources in tasks.items():
@@ -95,10 +95,10 @@ def check_task_names(codecs: Mapping[str, Iterable[str]]) -> None:
     """Check that the names of tasks and codecs give each file of a folder its own path.
 
     Args:
-        codecs: task -> the names of its codecs.
+        codecs: Task -> the names of its codecs.
 
     Raises:
-        FormatError: two files have the same path, or a task has a reserved name.
+        FormatError: If two files have the same path, or a task has a reserved name.
     """
     stems: dict[str, str] = {}
     for task, names in codecs.items():
@@ -135,13 +135,13 @@ def check_truth(task: TaskFacts, dtype: str, axes: int, what: str) -> None:
     """Check the dtype and rank of a truth.
 
     Args:
-        task: the task.
+        task: The task.
         dtype: NumPy's name of the truth's type.
-        axes: number of its axes.
-        what: names it in the error.
+        axes: Number of its axes.
+        what: Names it in the error.
 
     Raises:
-        FormatError: it is not.
+        FormatError: If it is not.
     """
     if task.truth is None:
         raise FormatError(f"{what}: features of {task.name} are scored without ground truth")
@@ -164,7 +164,7 @@ def preview_columns(tasks: Mapping[str, TaskEntry]) -> dict[str, pa.DataType]:
     """Return the columns that the table of pictures may have beside those of originals.
 
     Args:
-        tasks: what the manifest says of them.
+        tasks: What the manifest says of them.
     """
     codecs = [codec for entry in tasks.values() for codec in entry.codecs.values()]
     outputs = [f"output_{c.name}_{level}" for c in codecs for level in range(len(c.levels))]
@@ -189,7 +189,7 @@ def check_bitstream(dtype: str, axes: int, what: str) -> None:
     """Check that a bitstream is stored as a one-dimensional array of bytes.
 
     Raises:
-        FormatError: it is not.
+        FormatError: If it is not.
     """
     if (dtype, axes) != ("uint8", 1):
         raise FormatError(f"{what} is {dtype} of {axes} axes, not a one-dimensional array of bytes")
@@ -203,11 +203,11 @@ class LabelRows:
     """The label rows of one task, with the source, codec and level of each row.
 
     Attributes:
-        table: the rows.
-        entry: what the manifest says of the task.
-        source: position of each row's source, int64 (rows,).
-        codec: position of its codec in the entry.
-        level: its level.
+        table: The rows.
+        entry: What the manifest says of the task.
+        source: Position of each row's source, int64 (rows,).
+        codec: Position of its codec in the entry.
+        level: Its level.
     """
 
     table: pa.Table
@@ -234,9 +234,9 @@ class Rule:
     """A rule for the values of a column.
 
     Attributes:
-        column: its name.
-        what: description of valid values, to continue "is 3, not".
-        holds: returns for each row whether the rule holds.
+        column: Its name.
+        what: Description of valid values, to continue "is 3, not".
+        holds: Returns for each row whether the rule holds.
     """
 
     column: str
@@ -244,7 +244,7 @@ class Rule:
     holds: Callable[[LabelRows], np.ndarray]
 
 
-def out_of_order(rows: LabelRows) -> int | None:
+def first_unordered(rows: LabelRows) -> int | None:
     """Return the first row that is out of order by source, codec and level."""
     keys = (rows.level, rows.codec, rows.source)
     cell = np.ravel_multi_index(keys[::-1], [int(key.max(initial=0)) + 1 for key in keys[::-1]])
@@ -322,7 +322,7 @@ def _loss(column: str) -> Callable[[LabelRows], np.ndarray]:
 
 def _within(column: str, least: float, most: float) -> Callable[[LabelRows], np.ndarray]:
     def holds(rows: LabelRows) -> np.ndarray:
-        inside = (rows[column] >= least - NEAR) & (rows[column] <= most + NEAR)
+        inside = (rows[column] >= least - TOLERANCE) & (rows[column] <= most + TOLERANCE)
         return inside | rows.nulls(column)
 
     return holds
@@ -341,14 +341,14 @@ def measured_bits(sizes: np.ndarray) -> Rule:
 
 NUMBER = "a finite number"
 
-PLACES: tuple[Rule, ...] = (
+POSITION_RULES: tuple[Rule, ...] = (
     Rule("fold", f"its source's position modulo {FOLDS}", _fold),
     Rule("index", "its source's position", _index),
     Rule("array", "the array of its codec", _array),
 )
 """Where a row belongs."""
 
-VALUES: tuple[Rule, ...] = (
+VALUE_RULES: tuple[Rule, ...] = (
     Rule("parameter_name", "the recipe's", _parameter_name),
     Rule("parameter", "the recipe's", _parameter),
     Rule("tokens", "that of its task", _tokens),
@@ -364,7 +364,7 @@ VALUES: tuple[Rule, ...] = (
 )
 """What a row says; columns that only format 2 has are asked for in that."""
 
-RANGES: tuple[Rule, ...] = (
+RANGE_RULES: tuple[Rule, ...] = (
     Rule("mse", "a number from 0", _within("mse", 0, np.inf)),
     Rule("cosine", "a number from -1 to 1", _within("cosine", -1, 1)),
     Rule("cka", "a number from 0 to 1", _within("cka", 0, 1)),
@@ -372,7 +372,7 @@ RANGES: tuple[Rule, ...] = (
 """Within what the metrics' definitions have their values."""
 
 
-def broken(rows: LabelRows, rules: Iterable[Rule]) -> Iterator[str]:
+def violations(rows: LabelRows, rules: Iterable[Rule]) -> Iterator[str]:
     """Yield a line for each rule that does not hold in every row: the first row and how many."""
     for rule in (rule for rule in rules if rule.column in rows.table.column_names):
         if (wrong := ~rule.holds(rows)).any():

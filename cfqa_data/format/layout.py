@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-__all__ = ["ALL", "NAMES", "OWN", "Layout", "left_by_tools", "of_tools"]
+__all__ = ["ALL", "NAMES", "TOP_NAMES", "Layout", "is_tool_file", "is_tool_path"]
 
 TOOLS = {
     # macOS
@@ -120,9 +120,9 @@ class Layout:
         """Return the relative names of all shards of a task's originals or bitstreams.
 
         Args:
-            count: of shards.
+            count: Of shards.
             path: :meth:`originals` or :meth:`bitstreams`.
-            of: the task, and the codec.
+            of: The task, and the codec.
         """
         return [self.relative(path(*of, number, count)) for number in range(count)]
 
@@ -137,14 +137,14 @@ NAMES = Layout(Path())
 ALL = "all"
 """What `load_dataset` calls the labels of all tasks, where there are several."""
 
-OWN = {
+TOP_NAMES = {
     *("README.md", "manifest.json"),
     *("labels", "originals", "previews", "compressed", "bitstreams", "truth", "tables"),
 }
 """What stands at the top of a folder and is the dataset."""
 
 
-def left_by_tools(name: str) -> bool:
+def is_tool_file(name: str) -> bool:
     """Whether a file or folder of that name, in whatever folder, is what tools leave behind.
 
     No reader takes it for data: neither images nor releases, lists, logs or datasets.
@@ -153,10 +153,10 @@ def left_by_tools(name: str) -> bool:
     return name in TOOLS or any(fnmatchcase(name, pattern) for pattern in PATTERNS)
 
 
-def of_tools(name: str) -> bool:
+def is_tool_path(name: str) -> bool:
     """Whether a path relative to the folder is what tools put there, and no part of a dataset."""
     parts = PurePosixPath(name).parts
-    return parts[0] in TOP or any(map(left_by_tools, parts))
+    return parts[0] in TOP or any(map(is_tool_file, parts))
 
 
 def _shard(shard: int, shards: int) -> str:

@@ -25,9 +25,9 @@ __all__ = [
     "LARGEST_WHOLE",
     "LONGEST_CELL",
     "LONGEST_ID",
-    "MOST_ROWS",
-    "MOST_VALUES",
-    "open_plain",
+    "MAX_ROWS",
+    "MAX_VALUES",
+    "open_regular",
     "parse_json",
     "parse_toml",
     "pointer",
@@ -53,10 +53,10 @@ LARGEST_TEXT = 16 << 20
 LONGEST_ID = 1024
 """Characters of a source's id."""
 
-MOST_ROWS = 1 << 24
+MAX_ROWS = 1 << 24
 """Rows of a table of which nothing says how many it should have."""
 
-MOST_VALUES = 1 << 25
+MAX_VALUES = 1 << 25
 """Values of all quantisers of a manifest: 128 MiB of tables, if every one is used."""
 
 LARGEST_PAGES = 1 << 30
@@ -103,11 +103,11 @@ def pointer_at(path: str | os.PathLike[str]) -> str:
         return ""
 
 
-def open_plain(path: Path) -> BufferedReader:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading; others, such as pipes that block, are refused.
 
     Raises:
-        OSError: it is not there, cannot be read, or is no plain file.
+        OSError: If it is not there, cannot be read, or is no plain file.
     """
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - for the caller to close
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -124,10 +124,10 @@ def read_limited(path: Path, most: int) -> bytes:
     """Return a file's whole content, if it is a plain file of at most ``most`` bytes.
 
     Raises:
-        OSError: it is not there, cannot be read, or is no plain file.
-        ValueError: it is larger, or Git keeps it elsewhere.
+        OSError: If it is not there, cannot be read, or is no plain file.
+        ValueError: If it is larger, or Git keeps it elsewhere.
     """
-    with open_plain(path) as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         data = file.read(most + 1) if size <= most else b""  # 0 of what the kernel makes up
     if size > most or len(data) > most:
@@ -141,7 +141,7 @@ def parse_json(data: bytes) -> Any:
     """Parse a JSON text, without NaN, infinity and numbers of more than 64 bits.
 
     Raises:
-        ValueError: it is too large, is not such a text, or is nested too deeply.
+        ValueError: If it is too large, is not such a text, or is nested too deeply.
     """
     if len(data) > LARGEST_JSON:
         raise ValueError(f"more than the {LARGEST_JSON:,} bytes allowed for such a file")
@@ -156,7 +156,7 @@ def parse_toml(data: bytes) -> dict[str, Any]:
     """Parse a TOML text: tables, lists, texts and numbers as of :func:`parse_json`.
 
     Raises:
-        ValueError: it is not such a text, or is nested too deeply.
+        ValueError: If it is not such a text, or is nested too deeply.
     """
     try:
         table = tomllib.loads(data.decode("utf-8-sig"))  # as some editors save it

@@ -19,11 +19,11 @@ from typing import Any
 from cfqa_data.console.summary import Described, Summary
 from cfqa_data.errors import FormatError, FormatVersionError, prefixed
 from cfqa_data.format import format_1
-from cfqa_data.format.facts import MOST_TASKS, TaskEntry
+from cfqa_data.format.facts import MAX_TASKS, TaskEntry
 from cfqa_data.format.fields import Checked
 from cfqa_data.format.invariants import check_source_ids, check_task_names
-from cfqa_data.format.layout import Layout, of_tools
-from cfqa_data.format.limits import LARGEST_JSON, MOST_VALUES, parse_json, pointer, read_limited
+from cfqa_data.format.layout import Layout, is_tool_path
+from cfqa_data.format.limits import LARGEST_JSON, MAX_VALUES, parse_json, pointer, read_limited
 from cfqa_data.format.storage import sync_folders, write_text
 
 __all__ = [
@@ -53,15 +53,15 @@ class Manifest(Described, Checked):
     """The manifest of a dataset folder.
 
     Attributes:
-        name: name of the dataset, its recipe's.
+        name: Name of the dataset, its recipe's.
         tier: "light" (bitstreams) or "full" (and the codes of every compressed feature).
-        recipe: the whole recipe as plain data, for building again; readers go by `tasks`.
-        tasks: what there is per task, in the order that tables show them.
-        versions: program or library -> version, of everything that had a part in it.
+        recipe: The whole recipe as plain data, for building again; readers go by `tasks`.
+        tasks: What there is per task, in the order that tables show them.
+        versions: Program or library -> version, of everything that had a part in it.
         weights: URI in the recipe -> SHA-256 of the file, as hex.
-        health: the rows of :func:`cfqa_data.integrity.health.health`.
-        files: path relative to the folder -> {"size": bytes, "sha256": hex}.
-        packages: package beside this one that had a part in it -> {"version", "sha256"}.
+        health: The rows of :func:`cfqa_data.integrity.health.health`.
+        files: Path relative to the folder -> {"size": bytes, "sha256": hex}.
+        packages: Package beside this one that had a part in it -> {"version", "sha256"}.
         format: 1 or 2, as it was read; where it is left out, 1 if that format can say the same.
     """
 
@@ -87,14 +87,14 @@ class Manifest(Described, Checked):
         super().__post_init__()
         for name in ("versions", "weights", "packages", "files"):
             object.__setattr__(self, name, dict(sorted(getattr(self, name).items())))
-        few = 1 <= len(self.tasks) <= MOST_TASKS
-        self.require(few, f".tasks is not a table of 1 to {MOST_TASKS}")
+        few = 1 <= len(self.tasks) <= MAX_TASKS
+        self.require(few, f".tasks is not a table of 1 to {MAX_TASKS}")
         check_task_names({name: entry.codecs for name, entry in self.tasks.items()})
         self.require(self.tier in TIERS, f".tier is not one of {', '.join(TIERS)}")
         ladders = (codec for entry in self.tasks.values() for codec in entry.codecs.values())
         values = sum(codec.quantizer.size for codec in ladders if codec.quantizer)
-        need = f": its quantisers have {values:,} values; {MOST_VALUES:,} are read"
-        self.require(values <= MOST_VALUES, need)
+        need = f": its quantisers have {values:,} values; {MAX_VALUES:,} are read"
+        self.require(values <= MAX_VALUES, need)
         for name, entry in self.packages.items():
             known = isinstance(entry.get("version"), str) and isinstance(entry.get("sha256"), str)
             self.require(known, f".packages: {name!r} lacks its version or SHA-256")
@@ -121,8 +121,8 @@ class Manifest(Described, Checked):
         """Return the manifest that :meth:`to_dict` describes.
 
         Raises:
-            FormatVersionError: it is of another version of the format.
-            FormatError: a part is not what it must be.
+            FormatVersionError: If it is of another version of the format.
+            FormatError: If a part is not what it must be.
         """
         if not isinstance(data, dict):
             raise FormatError("is not a table")
@@ -150,7 +150,7 @@ def write_manifest(root: Path, manifest: Manifest) -> Path:
     are synced, including those of other processes, so that a power cut loses no file that it names.
 
     Raises:
-        FormatError: two sources have the same id.
+        FormatError: If two sources have the same id.
     """
     check_source_ids({name: entry.sources for name, entry in manifest.tasks.items()})
     layout = Layout(root)
@@ -169,7 +169,7 @@ def read_manifest(root: Path) -> Manifest:
     """Return the manifest of a dataset folder.
 
     Raises:
-        FormatError: this is not a dataset folder, or its manifest is not valid.
+        FormatError: If this is not a dataset folder, or its manifest is not valid.
     """
     layout = Layout(root)
     path = layout.manifest
@@ -191,11 +191,11 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     """Parse the content of a manifest file.
 
     Args:
-        data: the content.
-        where: the file's name, for messages.
+        data: The content.
+        where: The file's name, for messages.
 
     Raises:
-        FormatError: it is not valid.
+        FormatError: If it is not valid.
     """
     if kind := pointer(data):
         raise FormatError(f"{where}: {kind}")
@@ -222,7 +222,7 @@ def hash_files(root: Path) -> dict[str, dict[str, Any]]:
     files = {}
     for path in sorted(root.rglob("*")):
         name = layout.relative(path)
-        if path == layout.manifest or of_tools(name) or not path.is_file():
+        if path == layout.manifest or is_tool_path(name) or not path.is_file():
             continue
         files[name] = {"size": path.stat().st_size, "sha256": hash_file(path)}
     return files

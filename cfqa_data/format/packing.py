@@ -29,7 +29,7 @@ def unpack(plane: np.ndarray, shape: tuple[int, int, int, int]) -> np.ndarray:
     """Return a plane (N*T, C*D) as contiguous codes of ``shape`` (N, C, T, D).
 
     Raises:
-        CodecError: the plane is not the one of a feature of that shape.
+        CodecError: If the plane is not the one of a feature of that shape.
     """
     if plane.shape != plane_shape(shape):
         raise CodecError(f"a plane of shape {plane.shape} does not hold a feature {tuple(shape)}")

@@ -34,7 +34,7 @@ def read_schema(data: bytes) -> tuple[pa.Schema, int]:
     """Return the columns of a table and the number of its rows; no row is read.
 
     Raises:
-        OSError: it is not Parquet. ValueError, pyarrow.ArrowException: neither.
+        OSError: If it is not Parquet. ValueError, pyarrow.ArrowException: neither.
     """
     file = _opened(data)
     return file.schema_arrow, file.metadata.num_rows
@@ -42,7 +42,7 @@ def read_schema(data: bytes) -> tuple[pa.Schema, int]:
 
 def read_parquet(
     data: bytes,
-    most_rows: int,
+    max_rows: int,
     without: Collection[str] = (),
     within: tuple[str, Sequence[int]] | None = None,
     pictures: Collection[str] = (),
@@ -54,20 +54,20 @@ def read_parquet(
     LARGEST_PICTURE bytes instead, and all together LARGEST_PAGES.
 
     Args:
-        data: the file's content.
-        most_rows: refuse a table of more.
-        without: columns that are not read, and may be of any kind.
-        within: a column of integers and some of its values, in order: row groups that by their
+        data: The file's content.
+        max_rows: Refuse a table of more.
+        without: Columns that are not read, and may be of any kind.
+        within: A column of integers and some of its values, in order: row groups that by their
             statistics have none of them are not read. Those that are read may have other rows too.
-        pictures: columns of structs whose first field, `bytes`, is returned in their place.
+        pictures: Columns of structs whose first field, `bytes`, is returned in their place.
 
     Raises:
-        ValueError: it has more rows or larger pages or texts, or a column of another kind.
+        ValueError: If it has more rows or larger pages or texts, or a column of another kind.
         OSError, pyarrow.ArrowException: it is damaged.
     """
     schema, rows = read_schema(data)
-    if rows > most_rows:
-        raise _Damaged(f"has {rows:,} rows; at most {most_rows:,} are expected")
+    if rows > max_rows:
+        raise _Damaged(f"has {rows:,} rows; at most {max_rows:,} are expected")
     kept = pa.schema(
         [
             field.with_type(pa.binary()) if field.name in pictures else field
@@ -152,16 +152,16 @@ def _check_pages(
     """Check that the pages of some columns hold as many values as there are rows.
 
     Args:
-        data: the file's content.
-        metadata: its footer.
-        columns: all that it has, each field of a struct as one.
-        places: of those that are read -> bytes that a cell may take.
+        data: The file's content.
+        metadata: Its footer.
+        columns: All that it has, each field of a struct as one.
+        places: Of those that are read -> bytes that a cell may take.
 
     Returns:
         The numbers of the row groups that have rows.
 
     Raises:
-        ValueError: they do not.
+        ValueError: If they do not.
     """
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     if metadata.num_columns != columns:
@@ -194,7 +194,7 @@ def _check_column(data: bytes, start: int, stop: int, rows: int) -> int:
     """Return the bytes of a column's pages when they are unpacked.
 
     Raises:
-        ValueError: a page is not one, has an encoding that is not read, or there are other rows.
+        ValueError: If a page is not one, has an encoding that is not read, or there are other rows.
     """
     size = found = 0
     while start < stop:

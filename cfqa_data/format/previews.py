@@ -19,16 +19,16 @@ from cfqa_data.format.schema import NEW_COLUMNS, ORIGINAL_COLUMNS
 
 __all__ = [
     "ANSWERS",
-    "MOST_SIDE",
+    "MAX_SIDE",
     "PREVIEW_COLUMNS",
     "column_meaning",
-    "drawn_columns",
-    "in_order",
     "previews_table",
+    "read_pictures",
     "read_previews",
+    "sort_previews",
 ]
 
-MOST_SIDE = 240
+MAX_SIDE = 240
 """Pixels of the longer side of a picture; a larger one is made smaller."""
 
 PREVIEW_COLUMNS: dict[str, tuple[str, str]] = {
@@ -48,8 +48,8 @@ def previews_table(originals: pa.Table, found: pa.Table) -> pa.Table | None:
     """Return the table of originals with pictures; None where there are none.
 
     Args:
-        originals: the table of originals.
-        found: what :func:`in_order` returns.
+        originals: The table of originals.
+        found: What :func:`sort_previews` returns.
     """
     found = found.combine_chunks()
     names = found.column_names
@@ -64,11 +64,11 @@ def previews_table(originals: pa.Table, found: pa.Table) -> pa.Table | None:
     )
 
 
-def in_order(originals: pa.Table, found: pa.Table) -> pa.Table:
+def sort_previews(originals: pa.Table, found: pa.Table) -> pa.Table:
     """Return what was drawn, in the order of originals and of columns, without empty columns.
 
     Args:
-        originals: the table of originals.
+        originals: The table of originals.
         found: `source_id`, and pictures as the bytes of files, and answers, by column; of all
             originals, in any order.
     """
@@ -91,17 +91,17 @@ def read_previews(
     """Return the names of the columns that are shown, and the others, of which it is a copy.
 
     Args:
-        path: name of the file.
-        data: its content.
-        tasks: what the manifest says of them: their sources, codecs and levels.
+        path: Name of the file.
+        data: Its content.
+        tasks: What the manifest says of them: their sources, codecs and levels.
 
     Raises:
-        FormatError: it is no such table.
+        FormatError: If it is no such table.
     """
     return _read(path, data, tasks, pictures=False)
 
 
-def drawn_columns(path: Path | str, data: bytes, tasks: Mapping[str, TaskEntry]) -> pa.Table:
+def read_pictures(path: Path | str, data: bytes, tasks: Mapping[str, TaskEntry]) -> pa.Table:
     """Return `source_id`, pictures as the bytes of files, and answers.
 
     See :func:`read_previews`, whose checks it makes, and of each picture those of its head.
@@ -111,9 +111,9 @@ def drawn_columns(path: Path | str, data: bytes, tasks: Mapping[str, TaskEntry])
         if name != ANSWERS:
             heads = pc.binary_slice(table[name], 0, 30).to_pylist()
             for row, head in enumerate(heads):
-                if head is not None and not all(0 < side <= MOST_SIDE for side in _sides(head)):
+                if head is not None and not all(0 < side <= MAX_SIDE for side in _sides(head)):
                     raise FormatError(
-                        f"{path}: {name!r} of row {row} is not a WebP file of at most {MOST_SIDE} "
+                        f"{path}: {name!r} of row {row} is not a WebP file of at most {MAX_SIDE} "
                         "pixels a side; build or fetch it again"
                     )
     return table

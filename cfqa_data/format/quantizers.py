@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cfqa_data.errors import CodecError, RecipeError, check_known
-from cfqa_data.format.fields import keyed, plain
+from cfqa_data.format.fields import check_keys, plain
 
 __all__ = [
     "KMeansQuantizer",
@@ -77,7 +77,7 @@ class Quantizer:
         """Return the code of the nearest value for each element; beyond the ends, the end's.
 
         Raises:
-            CodecError: the layer axis does not fit, or a value is NaN or infinite.
+            CodecError: If the layer axis does not fit, or a value is NaN or infinite.
         """
         features = np.asarray(features, np.float32)
         self._check_layers(features)
@@ -89,7 +89,7 @@ class Quantizer:
         """Return the float32 values of ``codes``.
 
         Raises:
-            CodecError: the layer axis does not fit, or a code is not a whole number in
+            CodecError: If the layer axis does not fit, or a code is not a whole number in
                 0..2**bits - 1.
         """
         codes = np.asarray(codes)
@@ -132,9 +132,9 @@ class UniformQuantizer(Quantizer):
     """2**bits evenly spaced values from ``lo`` to ``hi``, per layer.
 
     Attributes:
-        bits: bits of a code, 1 to 16.
-        lo: value of code 0, per layer.
-        hi: value of the last code, per layer.
+        bits: Bits of a code, 1 to 16.
+        lo: Value of code 0, per layer.
+        hi: Value of the last code, per layer.
     """
 
     bits: int
@@ -184,7 +184,7 @@ class KMeansQuantizer(Quantizer):
     """2**bits increasing centres, per layer.
 
     Attributes:
-        bits: bits of a code, 1 to 16.
+        bits: Bits of a code, 1 to 16.
         centers: float32 numbers (C, 2**bits); an array is taken too and kept as tuples.
     """
 
@@ -302,13 +302,13 @@ def quantizer_from_dict(data: object) -> Quantizer:
     """Return the quantiser that :meth:`Quantizer.to_dict` described.
 
     Raises:
-        RecipeError: a key is missing, unknown or has an impossible value.
+        RecipeError: If a key is missing, unknown or has an impossible value.
     """
     if not isinstance(data, Mapping):
         raise RecipeError(f"a quantiser must be a table with a kind, got {data!r}")
     kind: str = check_known("quantiser kind", data.get("kind"), KINDS, RecipeError)
     keys = ("kind", *(entry.name for entry in fields(KINDS[kind])))
-    values = keyed(f"the {kind} quantiser", data, keys, error=RecipeError)
+    values = check_keys(f"the {kind} quantiser", data, keys, error=RecipeError)
     made: Quantizer = KINDS[kind](**{key: values[key] for key in keys[1:]})
     return made
 
@@ -321,15 +321,15 @@ def fit_kmeans(samples: np.ndarray, bits: int, *, iterations: int = 200) -> np.n
     centres stay strictly ordered. Sorted prefix sums make one iteration O(2**bits log n).
 
     Args:
-        samples: finite numbers (n,), of more than one value.
-        bits: bits of a code.
-        iterations: upper bound; it stops earlier when no centre moves.
+        samples: Finite numbers (n,), of more than one value.
+        bits: Bits of a code.
+        iterations: Upper bound; it stops earlier when no centre moves.
 
     Returns:
         Increasing centres, float32 (2**bits,).
 
     Raises:
-        RecipeError: the samples are not finite or have no range.
+        RecipeError: If the samples are not finite or have no range.
     """
     _check_bits(bits)
     data = np.sort(np.asarray(samples, np.float64).ravel())

@@ -35,10 +35,10 @@ def locate(uri: str, base: str | Path | None = None) -> Path:
     Args:
         uri: ``package://cfqa_data.codecs/weights/x.safetensors``, ``root://weights/x.pth``, or a
             path.
-        base: folder that a relative path starts from; the working directory if None.
+        base: Folder that a relative path starts from; the working directory if None.
 
     Raises:
-        RecipeError: the name is malformed, leaves this package or the root, or is on the Hub.
+        RecipeError: If the name is malformed, leaves this package or the root, or is on the Hub.
     """
     if uri.startswith(HUB):
         raise RecipeError(f"{uri}: only backbones and heads are read from the Hub; give a path")
@@ -63,11 +63,11 @@ def resolve(uri: str, base: str | Path | None = None) -> Path:
     """Return the path of an existing file.
 
     Args:
-        uri: as for :func:`locate`.
-        base: as for :func:`locate`.
+        uri: As for :func:`locate`.
+        base: As for :func:`locate`.
 
     Raises:
-        RecipeError: the name is malformed, there is no such file, or Git keeps it elsewhere.
+        RecipeError: If the name is malformed, there is no such file, or Git keeps it elsewhere.
     """
     path = locate(uri, base)
     if kind := pointer_at(path):

@@ -98,11 +98,11 @@ def original_rows(
     """Return what both tables say of originals, by column.
 
     Args:
-        entry: what the manifest says of the task.
-        positions: of the originals among its sources.
-        tokens: of each.
-        scores: of each.
-        losses: of each; None where the task has none.
+        entry: What the manifest says of the task.
+        positions: Of the originals among its sources.
+        tokens: Of each.
+        scores: Of each.
+        losses: Of each; None where the task has none.
     """
     folds = folds_of(entry)
     return [
@@ -129,11 +129,11 @@ def label_rows(
     """Return the label rows of one source by one codec, best level first.
 
     Args:
-        entry: what the manifest says of the task.
-        codec: what it says of the codec.
-        columns: what is the same in every row, by column.
-        bits: of each level; None where they are unknown.
-        values: score, loss and baseline metrics -> float64 (L,).
+        entry: What the manifest says of the task.
+        codec: What it says of the codec.
+        columns: What is the same in every row, by column.
+        bits: Of each level; None where they are unknown.
+        values: Score, loss and baseline metrics -> float64 (L,).
     """
     task, (n, c, _, d) = entry.facts, entry.shape
 

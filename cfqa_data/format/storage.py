@@ -25,8 +25,8 @@ import numpy as np
 
 from cfqa_data.arrow import pa, pc, pq
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
-from cfqa_data.format.layout import OWN
-from cfqa_data.format.limits import MOST_ROWS, pointer
+from cfqa_data.format.layout import TOP_NAMES
+from cfqa_data.format.limits import MAX_ROWS, pointer
 from cfqa_data.format.schema import NULLABLE, label_schema
 from cfqa_data.paths import real_path
 
@@ -64,7 +64,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     most what :func:`remove_partials` removes.
 
     Raises:
-        OSError: it cannot be written; the error names ``path``.
+        OSError: If it cannot be written; the error names ``path``.
     """
     # Of two machines that share the folder, each may have a process of the same number.
     partial = path.with_name(f"{path.name}.{os.getpid()}-{token_hex(4)}{PARTIAL}")
@@ -104,7 +104,7 @@ def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder would survive a power cut, where the platform can tell.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: If they cannot be written.
     """
     if os.name == "nt":  # has no handles of folders that could be synced
         return
@@ -129,7 +129,7 @@ def check_writable(path: Path) -> None:
     """Check early that a file can be written.
 
     Raises:
-        CfqaError: something else or a dataset's own file is in its place, or its folder is not
+        CfqaError: If something else or a dataset's own file is in its place, or its folder is not
             there or takes no files.
     """
     if path.is_dir():
@@ -140,7 +140,7 @@ def check_writable(path: Path) -> None:
         raise CfqaError(f"{path}: there is no folder {path.parent}")
     place = real_path(path)
     for root in place.parents:
-        own = place.relative_to(root).parts[0] in OWN and (root / "labels").is_dir()
+        own = place.relative_to(root).parts[0] in TOP_NAMES and (root / "labels").is_dir()
         if own and (root / "manifest.json").is_file():
             raise CfqaError(f"{path}: belongs to the dataset in {root}; write to another file")
     _check_takes_files(path, path.parent)
@@ -150,7 +150,8 @@ def check_folder(folder: Path) -> None:
     """Check early that a folder can be written to, or made.
 
     Raises:
-        CfqaError: something else is in its place, or it or the folder to make it in takes no files.
+        CfqaError: If something else is in its place, or it or the folder to make it in takes no
+            files.
     """
     nearest = folder
     while not os.path.lexists(nearest) and nearest != nearest.parent:
@@ -204,11 +205,11 @@ def write_tensors(
     own writer (0.8.0) takes an array's memory as it is, and so scrambles one in Fortran order.
 
     Args:
-        path: the file.
-        tensors: arrays by key.
+        path: The file.
+        tensors: Arrays by key.
         metadata: JSON-safe facts, kept as one JSON text because the format's writer does not keep
             the order of several.
-        key: of that text.
+        key: Of that text.
     """
     from safetensors.numpy import save
 
@@ -227,10 +228,10 @@ def write_table(
     """Write a table as Parquet, zstd compressed.
 
     Args:
-        path: the file.
-        table: what to write.
-        check: called once it is written, before it becomes ``path``; may raise to leave that alone.
-        row_group_size: rows that are stored together.
+        path: The file.
+        table: What to write.
+        check: Called once it is written, before it becomes ``path``; may raise to leave that alone.
+        row_group_size: Rows that are stored together.
     """
     # Opened here: pyarrow takes names such as s3:/x for addresses, and only UTF-8.
     with atomic_path(path) as partial:
@@ -252,7 +253,7 @@ def read_labels(
     path: Path | str,
     data: bytes | None = None,
     *,
-    most_rows: int = MOST_ROWS,
+    max_rows: int = MAX_ROWS,
     format: int = 1,
     sources: Sequence[int] | None = None,
 ) -> pa.Table:
@@ -265,7 +266,7 @@ def read_labels(
     None. See :func:`read_table`.
     """
     schema, within = label_schema(format), None if sources is None else ("index", sources)
-    how: dict[str, Any] = {"most_rows": most_rows, "nullable": NULLABLE[format]}
+    how: dict[str, Any] = {"max_rows": max_rows, "nullable": NULLABLE[format]}
     table = read_table(path, schema, data, within=within, **how)
     known = pc.fill_null(pc.greater_equal(table["bits"], 1 if format == 1 else 0), False)
     if pc.all(known).as_py() is False:
@@ -281,23 +282,23 @@ def read_table(
     schema: pa.Schema,
     data: bytes | None = None,
     *,
-    most_rows: int = MOST_ROWS,
+    max_rows: int = MAX_ROWS,
     nullable: Collection[str] = (),
     within: tuple[str, Sequence[int]] | None = None,
 ) -> pa.Table:
     """Read a Parquet table that must have exactly ``schema`` and a value in every place.
 
     Args:
-        path: the file, or its name if ``data`` is given.
-        schema: what it must have.
-        data: the file's content, if it is no file on this machine.
-        most_rows: refuse a table of more, before any row is read.
-        nullable: columns that may lack a value.
-        within: see :func:`cfqa_data.format.parquet.read_parquet`.
+        path: The file, or its name if ``data`` is given.
+        schema: What it must have.
+        data: The file's content, if it is no file on this machine.
+        max_rows: Refuse a table of more, before any row is read.
+        nullable: Columns that may lack a value.
+        within: See :func:`cfqa_data.format.parquet.read_parquet`.
 
     Raises:
-        FormatError: the file is not there, not Parquet, has other columns, lacks a value, or would
-            take more memory than a table of so many rows does.
+        FormatError: If the file is not there, not Parquet, has other columns, lacks a value, or
+            would take more memory than a table of so many rows does.
     """
     from cfqa_data.format.parquet import read_parquet, read_schema
 
@@ -311,7 +312,7 @@ def read_table(
         if kind := pointer(data):
             raise FormatError(f"{path}: {kind}")
         check_columns(read_schema(data)[0])
-        table = read_parquet(data, most_rows, within=within)
+        table = read_parquet(data, max_rows, within=within)
     except FileNotFoundError:
         raise FormatError(f"{path}: missing; is this a complete dataset folder?") from None
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -332,16 +333,16 @@ def check_rows(
     """Check that a table has one row for each combination of some columns' values, in any order.
 
     Args:
-        path: where the table comes from.
-        table: one without nulls.
-        axes: column -> its values.
-        sizes: where the last axis has other lengths with each value of the axis before: those.
+        path: Where the table comes from.
+        table: One without nulls.
+        axes: Column -> its values.
+        sizes: Where the last axis has other lengths with each value of the axis before: those.
 
     Returns:
         Column -> which of its values each row has, int64 (rows,).
 
     Raises:
-        FormatError: a row is missing, is there twice or has another value; the first is named.
+        FormatError: If a row is missing, is there twice or has another value; the first is named.
     """
     again = "build or fetch it again"
     found: dict[str, np.ndarray] = {}

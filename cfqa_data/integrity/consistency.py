@@ -148,14 +148,19 @@ class _Checks:
 
     def labels(self, task: str, rows: invariants.LabelRows) -> Iterator[str]:
         """Check the order of the rows, their references to data, and their derived values."""
-        if (row := invariants.out_of_order(rows)) is not None:
+        if (row := invariants.first_unordered(rows)) is not None:
             yield f"rows are not in the format's order, first row {row}"
         streams = {codec: self._streams(task, codec) for codec in rows.entry.codecs}
         columns = (rows.table[name].to_pylist() for name in ("source_id", "codec", "level"))
         sizes = [streams[c].get(f"{s}/{n}", np.nan) for s, c, n in zip(*columns, strict=True)]
         measured = invariants.measured_bits(np.array(sizes, np.float64))
-        rules = (*invariants.PLACES, measured, *invariants.VALUES, *invariants.RANGES)
-        yield from invariants.broken(rows, rules)
+        rules = (
+            *invariants.POSITION_RULES,
+            measured,
+            *invariants.VALUE_RULES,
+            *invariants.RANGE_RULES,
+        )
+        yield from invariants.violations(rows, rules)
 
     def _streams(self, task: str, codec: str) -> dict[str, int]:
         """Return the size of each bitstream in bytes; empty for a codec without bitstreams."""

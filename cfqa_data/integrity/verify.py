@@ -22,8 +22,8 @@ from cfqa_data.access.files import MANIFEST, LocalFiles
 from cfqa_data.access.weights import OWN, own_weights
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import FormatError
-from cfqa_data.format.layout import of_tools
-from cfqa_data.format.limits import open_plain, pointer_at
+from cfqa_data.format.layout import is_tool_path
+from cfqa_data.format.limits import open_regular, pointer_at
 from cfqa_data.format.manifest import Manifest
 
 __all__ = ["EXTRA", "Fault", "Verified", "verify"]
@@ -68,7 +68,7 @@ class Verified:
     @cached_property
     def foreign(self) -> tuple[str, ...]:
         """Unlisted files that are not damage: files of tools, and weights for the decoders."""
-        return tuple(name for name in self.unlisted if of_tools(name) or self._is_weights(name))
+        return tuple(name for name in self.unlisted if is_tool_path(name) or self._is_weights(name))
 
     def _is_weights(self, name: str) -> bool:
         """Return whether a file is in the folder for weights, or has weights of the manifest."""
@@ -166,7 +166,7 @@ def _fault(files: LocalFiles, folders: Set[str], name: str, expected: Mapping[st
             mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
             return f"is {'a folder' if stat.S_ISDIR(mode) else 'no plain file'}, not a file"
-        with open_plain(path) as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != expected["size"]:
                 message = f"has {size} bytes, the manifest says {expected['size']}"

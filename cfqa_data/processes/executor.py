@@ -23,7 +23,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cfqa_data.errors import BuildError, CfqaError, DiskError, clear_disk_errors, prefixed
+from cfqa_data.errors import (
+    BuildError,
+    CfqaError,
+    CfqaWarning,
+    DiskError,
+    clear_disk_errors,
+    prefixed,
+)
 from cfqa_data.extras import extras
 from cfqa_data.guard import GUARD
 from cfqa_data.processes import spawning
@@ -41,6 +48,9 @@ MOST_FAILURES = 10
 """Failed items after which nothing more is begun: then it is not the items."""
 
 CONNECT_SECONDS = 10
+
+NOTICE_SECONDS = 5
+"""After so many seconds without a result, a Dask scheduler is asked whether it has workers."""
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 KEPT = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
@@ -63,7 +73,8 @@ class Executor(AbstractContextManager["Executor"]):
         gpus: As CUDA_VISIBLE_DEVICES names them: the processes take one each, in turn.
 
     Raises:
-        BuildError: There cannot be so many workers, or no process can be started from here.
+        BuildError: There cannot be so many workers, both workers and a scheduler are given, or no
+            process can be started from here.
     """
 
     def __init__(
@@ -71,6 +82,10 @@ class Executor(AbstractContextManager["Executor"]):
     ) -> None:
         if workers < 0:
             raise BuildError(f"workers must be 0 or more, got {workers}")
+        if scheduler is not None and workers > 1:
+            raise BuildError(
+                "workers of this machine or a Dask scheduler: give one of them, not both"
+            )
         self._here = scheduler is None and workers <= 1
         if scheduler is None and not self._here:
             spawning.check_start()
@@ -111,7 +126,7 @@ class Executor(AbstractContextManager["Executor"]):
                     item = (alone or waiting).popleft()
                     place = len(items) - len(waiting)
                     running[self._submit(stage_of(item), item, place)] = item
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                for future in self._completed(running):
                     item = running.pop(future)
                     if future.cancelled():
                         raise BuildError(
@@ -138,6 +153,25 @@ class Executor(AbstractContextManager["Executor"]):
                 future.cancel()
             self._sent.clear()
         _report(failures, len(items))
+
+    def _completed(self, running: dict[Future[Any], Any]) -> set[Future[Any]]:
+        """Wait until some items are done, and return their futures.
+
+        A warning is issued when a Dask scheduler has no workers. Waiting goes on: clusters that
+        adapt to the load, and those in a batch queue, start workers later.
+        """
+        seconds, warned = None if self._scheduler is None else NOTICE_SECONDS, False
+        while not (done := wait(running, seconds, FIRST_COMPLETED).done):
+            with suppress(OSError):  # of a scheduler that is lost, all futures are cancelled
+                if not warned and not self._client.nthreads():
+                    warned, address = True, self._client.scheduler.address
+                    warnings.warn(
+                        f"the Dask scheduler at {address} has no workers; waiting until one joins, "
+                        f"such as by: dask worker {address}",
+                        CfqaWarning,
+                        stacklevel=2,
+                    )
+        return done
 
     def _room(self, running: dict[Future[Any], Any]) -> bool:
         if self._scheduler is not None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from cfqa_data.errors import RecipeError
-from cfqa_data.format.facts import MOST_LEVELS
-from cfqa_data.format.fields import Checked, keyed
+from cfqa_data.format.facts import MAX_LEVELS
+from cfqa_data.format.fields import Checked, check_keys
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 
 __all__ = ["AutoLevels", "FittedRange"]
@@ -22,8 +22,8 @@ class FittedRange(Quantizer):
     """A uniform quantiser whose range is fitted: `{ kind = "uniform", bits = 10, range = "fit" }`.
 
     Attributes:
-        bits: bits of a code, 1 to 16.
-        percentile: above 50, to 100. Of no training feature more than the rest of it is clipped at
+        bits: Bits of a code, 1 to 16.
+        percentile: Above 50, to 100. Of no training feature more than the rest of it is clipped at
             either end of a layer's range; with 100 the range holds all values.
     """
 
@@ -50,10 +50,10 @@ class FittedRange(Quantizer):
         """Return the quantiser that a recipe's table describes.
 
         Raises:
-            RecipeError: a key is missing, unknown or has an impossible value.
+            RecipeError: If a key is missing, unknown or has an impossible value.
         """
         known = ("kind", "bits", "range")
-        table = keyed("the quantiser", data, known, (*known, "percentile"), RecipeError)
+        table = check_keys("the quantiser", data, known, (*known, "percentile"), RecipeError)
         if table["kind"] != "uniform" or table["range"] != "fit":
             raise RecipeError(
                 'only a quantiser of kind "uniform" has a range, and it is "fit"; got '
@@ -70,7 +70,7 @@ class AutoLevels(Checked):
     """Levels that are found by calibration: `"auto"`, or `{ auto = 6 }` for so many.
 
     Attributes:
-        auto: how many; 2 at least.
+        auto: How many; 2 at least.
     """
 
     auto: int = 10
@@ -80,8 +80,8 @@ class AutoLevels(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= self.auto <= MOST_LEVELS:
-            raise RecipeError(f"levels: auto must be 2 to {MOST_LEVELS}, got {self.auto}")
+        if not 2 <= self.auto <= MAX_LEVELS:
+            raise RecipeError(f"levels: auto must be 2 to {MAX_LEVELS}, got {self.auto}")
 
     def __len__(self) -> int:
         return self.auto

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cfqa_data.errors import RecipeError, check_known, prefixed, unknown_name
-from cfqa_data.format.layout import left_by_tools
+from cfqa_data.format.layout import is_tool_file
 from cfqa_data.format.limits import LARGEST_TEXT, parse_toml, read_limited
 from cfqa_data.format.resources import HUB, ROOT_VARIABLE, is_uri, locate, resolve
 from cfqa_data.paths import absolute_path, exists, is_file, real_path
@@ -38,7 +38,7 @@ __all__ = [
 def list_recipes() -> list[str]:
     """Return the names of the recipes that come with the package."""
     names = (file.name for file in resources.files("cfqa_data.recipes").iterdir())
-    recipes = (name for name in names if name.endswith(".toml") and not left_by_tools(name))
+    recipes = (name for name in names if name.endswith(".toml") and not is_tool_file(name))
     return sorted(name.removesuffix(".toml") for name in recipes)
 
 
@@ -46,13 +46,13 @@ def load_recipe(name_or_path: str | Path | Recipe, *, fitted: bool = True) -> Re
     """Return a recipe that comes with the package, or one from a TOML file, with absolute paths.
 
     Args:
-        name_or_path: a name as in :func:`list_recipes`, or a path that ends in ``.toml``; or a
+        name_or_path: A name as in :func:`list_recipes`, or a path that ends in ``.toml``; or a
             recipe made in Python, whose relative paths start from the working directory.
-        fitted: with False, ladders whose k-means tables are not there yet are left out, for what
+        fitted: With False, ladders whose k-means tables are not there yet are left out, for what
             fits those tables.
 
     Raises:
-        RecipeError: there is no such recipe, or it is not a valid one.
+        RecipeError: If there is no such recipe, or it is not a valid one.
     """
     if isinstance(name_or_path, Recipe):
         data = name_or_path.to_dict()
@@ -119,7 +119,7 @@ def _check_tables(data: dict[str, Any], base: Path) -> None:
     """Check that the k-means tables exist; the error names all missing files.
 
     Raises:
-        RecipeError: a table and something else is missing.
+        RecipeError: If a table and something else is missing.
     """
     named = [table[key] for table, key in places_of_paths(data) if key in FILES.values()]
     quantizers = [table_at(part.table, "quantizer") for part in parts_of(data)]

@@ -77,13 +77,13 @@ def recipe_of(manifest: Manifest, plugins: Sequence[str] = ()) -> Recipe:
     """Return the recipe of a manifest, with the classes of plugins in their places.
 
     Args:
-        manifest: of anybody: what it names is looked up among built-in classes, installed entry
+        manifest: Of anybody: what it names is looked up among built-in classes, installed entry
             points and plugins.
         plugins: `module:Class` of what may take part too.
 
     Raises:
-        FormatError: it is none, a codec of it is not known here, or an option of one names a file
-            that the manifest has no hash of.
+        FormatError: If it is none, a codec of it is not known here, or an option of one names a
+            file that the manifest has no hash of.
     """
     registry = Registry("plugin", {}, FormatError)
     named = {own_name(registry.find(text, classes=True).target): text for text in plugins}
@@ -146,8 +146,8 @@ def rename(uri: str, names: Mapping[str, str]) -> str:
     """Return the other name of a file: one of `names`, or in or beside what one of them stands for.
 
     Args:
-        uri: of the file.
-        names: old name -> new name.
+        uri: Of the file.
+        names: Old name -> new name.
     """
     for old, new in names.items():
         if uri == old or uri.startswith(f"{old}/"):
@@ -163,7 +163,7 @@ def check_portable(where: object, manifest: Manifest) -> None:
     """Check that a manifest contains no path of one machine.
 
     Raises:
-        FormatError: it does; names the first.
+        FormatError: If it does; names the first.
     """
     found = [*_texts("recipe", manifest.recipe)]
     found += [("weights", uri) for uri in manifest.weights]

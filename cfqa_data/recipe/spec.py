@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 
 from cfqa_data.codecs import CODECS, find_codec
 from cfqa_data.errors import CfqaError, RecipeError, prefixed
-from cfqa_data.format.facts import MOST_CODECS, MOST_TASKS, PROGRAMS, CodecFacts, check_name
+from cfqa_data.format.facts import MAX_CODECS, MAX_TASKS, PROGRAMS, CodecFacts, check_name
 from cfqa_data.format.fields import NAME, OMIT, Checked, Count, Number, Text
 from cfqa_data.format.invariants import check_task_names
 from cfqa_data.format.quantizers import Quantizer
@@ -60,10 +60,10 @@ class BackboneSpec(_Spec):
 
     Attributes:
         weights: URI of its safetensors file; only DINOv2, which no `kind` stands for, needs one.
-        num_heads: attention heads, of DINOv2; a 64th of its width if None.
-        origin: how, on what and how well it was trained, for the card; may be empty.
-        kind: name of the class, or `module:Class`; None is DINOv2.
-        options: the class's own keyword arguments.
+        num_heads: Attention heads, of DINOv2; a 64th of its width if None.
+        origin: How, on what and how well it was trained, for the card; may be empty.
+        kind: Name of the class, or `module:Class`; None is DINOv2.
+        options: The class's own keyword arguments.
     """
 
     weights: Text | None = field(default=None, metadata=OMIT)
@@ -92,9 +92,9 @@ class SourceSpec(_Spec):
     """The source of a task's samples.
 
     Attributes:
-        kind: name of the source, or `module:Class`.
-        seed: seed of its choices.
-        options: the source's own keyword arguments.
+        kind: Name of the source, or `module:Class`.
+        seed: Seed of its choices.
+        options: The source's own keyword arguments.
     """
 
     kind: Text
@@ -109,14 +109,14 @@ class CodecSpec(_Spec):
     """A codec of one task: its quantiser, options and levels.
 
     Attributes:
-        codec: its name in the dataset.
-        levels: the parameter of each level, level 0 the best; or that the build finds them.
-        quantizer: between features and codes, of a codec on planes; else None. Its range may be
+        codec: Its name in the dataset.
+        levels: The parameter of each level, level 0 the best; or that the build finds them.
+        quantizer: Between features and codes, of a codec on planes; else None. Its range may be
             left to the build.
         models: URI of a learned codec's weights.
-        options: further keyword arguments of the codec.
-        kind: name of its class, or `module:Class`; None is the codec's own name.
-        parameter_name: name of the codec's parameter, such as "qp".
+        options: Further keyword arguments of the codec.
+        kind: Name of its class, or `module:Class`; None is the codec's own name.
+        parameter_name: Name of the codec's parameter, such as "qp".
     """
 
     parameter_name: str = field(init=False)
@@ -189,15 +189,15 @@ class TaskSpec(_Spec):
     """One task of a recipe.
 
     Attributes:
-        name: name of the task.
-        source: where its inputs come from.
-        blocks: backbone blocks (from 0) whose outputs are kept, one per layer C.
+        name: Name of the task.
+        source: Where its inputs come from.
+        blocks: Backbone blocks (from 0) whose outputs are kept, one per layer C.
         head: URI of the weights of the task's head; None where it has none.
-        codecs: the codecs by name: built-in ones first, in their order.
-        sources: originals; None is the recipe's `sources_per_task`.
-        fitted_on: training inputs that tables and ranges of its codecs are fitted to; None is 50.
-        kind: name of its class, or `module:Class`; None is the class of the task's name.
-        options: the class's own keyword arguments.
+        codecs: The codecs by name: built-in ones first, in their order.
+        sources: Originals; None is the recipe's `sources_per_task`.
+        fitted_on: Training inputs that tables and ranges of its codecs are fitted to; None is 50.
+        kind: Name of its class, or `module:Class`; None is the class of the task's name.
+        options: The class's own keyword arguments.
     """
 
     name: str = field(metadata=NAME)
@@ -220,8 +220,8 @@ class TaskSpec(_Spec):
         self.require(not bare, f".head: {self.task_class} needs weights")
         rising = all(a < b for a, b in pairwise(self.blocks))
         self.require(rising, f".blocks must be increasing numbers, got {self.blocks}")
-        few = 1 <= len(self.codecs) <= MOST_CODECS
-        self.require(few, f": needs at least one codec, and at most {MOST_CODECS}")
+        few = 1 <= len(self.codecs) <= MAX_CODECS
+        self.require(few, f": needs at least one codec, and at most {MAX_CODECS}")
         for name, codec_spec in self.codecs.items():
             quantizer = codec_spec.quantizer
             known = quantizer is not None and not isinstance(quantizer, FittedRange)
@@ -241,12 +241,12 @@ class Recipe(_Spec):
     """Everything that decides what a dataset holds.
 
     Attributes:
-        name: short name.
-        summary: one line on what it makes.
-        group_size: sources that one work item compresses together, and one shard holds.
-        backbone: the network.
-        tasks: the tasks by name: cls, seg and dpt first.
-        sources_per_task: originals of tasks that do not say how many; None where all do.
+        name: Short name.
+        summary: One line on what it makes.
+        group_size: Sources that one work item compresses together, and one shard holds.
+        backbone: The network.
+        tasks: The tasks by name: cls, seg and dpt first.
+        sources_per_task: Originals of tasks that do not say how many; None where all do.
     """
 
     name: Text
@@ -259,8 +259,8 @@ class Recipe(_Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        few = 1 <= len(self.tasks) <= MOST_TASKS
-        self.require(few, f": needs at least one task, and at most {MOST_TASKS}")
+        few = 1 <= len(self.tasks) <= MAX_TASKS
+        self.require(few, f": needs at least one task, and at most {MAX_TASKS}")
         counted = self.sources_per_task or all(spec.sources for spec in self.tasks.values())
         self.require(counted, ".sources_per_task must be a whole number of at least 1")
         with prefixed("", RecipeError):
@@ -286,7 +286,7 @@ class Recipe(_Spec):
         """Return the recipe.
 
         Raises:
-            RecipeError: a range or levels of it are left to the build.
+            RecipeError: If a range or levels of it are left to the build.
         """
         for codec_spec in self.to_fit:
             message = 'range = "fit" and levels = "auto" are resolved by a build; give numbers'
@@ -297,7 +297,7 @@ class Recipe(_Spec):
         """Return the recipe's data, with the numbers that were found in a build of it.
 
         Args:
-            made: data of the recipe that the build had then, or of any other.
+            made: Data of the recipe that the build had then, or of any other.
         """
         data = self.to_dict()
         others = {part.where: part.table for part in parts_of(made)}
@@ -343,11 +343,11 @@ class Part(NamedTuple):
     """A table of a recipe's data that says of which class something is.
 
     Attributes:
-        kind: what it is, "codec".
-        where: its place in the recipe, "tasks.cls.codecs.hm".
-        table: the table itself.
-        key: that of the class in it.
-        default: the class of a table without that key.
+        kind: What it is, "codec".
+        where: Its place in the recipe, "tasks.cls.codecs.hm".
+        table: The table itself.
+        key: That of the class in it.
+        default: The class of a table without that key.
     """
 
     kind: str

@@ -62,8 +62,8 @@ def class_maps(evaluation: Evaluation, dataset: Dataset) -> list[ClassMap]:
     with two sources or more on average; else it tells whether the label says that it was harmed.
 
     Raises:
-        MetricError: No task that was scored has classes.
-        FormatError: A feature is missing or damaged.
+        MetricError: If no task that was scored has classes.
+        FormatError: If a feature is missing or damaged.
     """
     rows = evaluation.labels.select(
         ["task", "source_id", "codec", "level", "parameter", "distortion"]

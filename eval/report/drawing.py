@@ -49,6 +49,7 @@ def environment(templates: Path = TEMPLATES) -> Environment:
     )
     made.filters |= {"signed": signed, "number": number_text, "p_text": p_text}
     made.filters |= {"duration": duration, "size": size_text}
+    made.filters["breakable"] = lambda name: Markup("_<wbr>").join(name.split("_"))
     made.filters["grouped"] = lambda count: f"{count:,}".replace(",", "\u202f")
     made.globals |= {"figure": Figure.of, "marks": MARKS, "caps": CAPS}
     return made

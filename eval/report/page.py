@@ -1,7 +1,7 @@
 """Render the report's templates into a single HTML file.
 
-Names of datasets, sources and metrics come from anywhere: the templates escape them, and the page's
-security policy lets no script run but its own and nothing be fetched.
+Names of datasets, sources and metrics are untrusted: the templates escape them, and the content
+security policy of the page allows only its own script and no requests.
 """
 
 from __future__ import annotations
@@ -44,27 +44,26 @@ def write_report(
     pictures: bool = False,
     follow_links: bool = False,
 ) -> Path:
-    """Write an evaluation as one HTML file, and return its path.
+    """Write an evaluation as one HTML file and return its path.
 
     Args:
-        evaluation: What `cfqa_data.evaluate` or `read_evaluation` returned.
-        path: File to write, ``.html``.
-        dataset: Dataset, open or its path: the page then says what it was made from.
-        against: Metric that all others are compared with; by default ``cosine`` or ``mse``, if it
-            was scored.
-        classes: Also draw what levels do to the classes, from features of the dataset, which are
-            read for it.
-        pictures: Also show the items on which a metric and the label disagree most, their source's
-            image where the dataset can give it, and the errors of their tokens, which are read.
-        follow_links: Read what links in the dataset's folder lead to, wherever that is (with a
-            path only).
+        evaluation: The evaluation.
+        path: Path of the ``.html`` file to write.
+        dataset: The dataset that was scored, open or as a path, to describe it on the page.
+        against: Metric that all others are compared with; by default ``cosine``, or else ``mse``,
+            if it was scored.
+        classes: Also plot the classes at each level. This reads features of the dataset.
+        pictures: Also show the image of each source on which a metric and the label disagree most,
+            if the dataset can provide it, and a map of the token errors. This reads features.
+        follow_links: Follow symbolic links in the dataset's folder, even out of it; only for a
+            path.
 
     Raises:
-        MetricError: There is nothing to report, or the report cannot be made; another dataset was
+        MetricError: If there are no scores, the report cannot be made, or another dataset was
             scored.
-        DiskError: There is no room for it.
-        CfqaError: No file can be written there.
-        FormatError: The folder is not a dataset.
+        DiskError: If the disk is full.
+        CfqaError: If the file cannot be written.
+        FormatError: If the folder is not a dataset.
     """
     path = absolute_path(path)
     check_writable(path)
@@ -74,7 +73,7 @@ def write_report(
         page = report_html(evaluation, dataset, **how)
     except CfqaError:
         raise
-    except Exception as error:  # scores may be anything, and are not to be lost for a figure
+    except Exception as error:  # a figure that fails must not cost the caller the scores
         message = f"the report could not be made: {error_line(error)}"
         raise MetricError(f"{path}: {message}") from error
     try:
@@ -94,10 +93,7 @@ def report_html(
     pictures: bool = False,
     follow_links: bool = False,
 ) -> str:
-    """Return an evaluation as one HTML page; the same bytes for the same input.
-
-    See `write_report`.
-    """
+    """Return an evaluation as one HTML page; equal input gives equal bytes. See `write_report`."""
     if not evaluation.metrics or evaluation.labels.num_rows == 0:
         raise MetricError("there are no scores to report")
     source = None if dataset is None else opened(dataset, follow_links=follow_links)
@@ -112,7 +108,7 @@ def report_html(
     target = evaluation.target
     curves = {
         kind: [(part, drawn) for part in points if (drawn := curve(part, kind, target))]
-        for kind in ("error", "harm")
+        for kind in ("error", "distortion")
     }
     return render_page(
         "report.html",
@@ -144,13 +140,10 @@ def report_html(
 
 
 def _origin(evaluation: Evaluation, source: FeatureSource | None) -> dict[str, Any] | None:
-    """Return the manifest of the dataset that was scored, its hash, and its codecs.
-
-    Returns:
-        None where that is not known.
+    """Return the manifest, hash and codec levels of the dataset; None if they are unknown.
 
     Raises:
-        MetricError: Another dataset was scored.
+        MetricError: If another dataset was scored.
     """
     from cfqa_data.access.dataset import Dataset
 
@@ -198,10 +191,10 @@ def _pictures(made: Sequence[Mapping[str, Any]], source: FeatureSource | None) -
 def _counts(
     evaluation: Evaluation, points: Sequence[TaskPoints], origin: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
-    """Count the sources and features of each task that were scored, and the sources that it has.
+    """Count, for each task, the sources and features that were scored, and its sources in all.
 
-    ``valid`` are the sources whose label varies over all codecs and levels: the means are over
-    these, but for those on which a metric lacks a score.
+    ``valid`` counts the sources whose label varies over codecs and levels. The means are over these
+    sources, except where a metric lacks a score.
     """
     held = origin["manifest"].tasks if origin else {}
     rows = {row["task"]: row for row in evaluation.across_codecs.to_pylist()}
@@ -219,9 +212,9 @@ def _counts(
 
 
 def _ceilings(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
-    """Return how well each task's own loss follows its distortion: per source, and pooled.
+    """Return the correlation of each task's loss with its distortion, per source and pooled.
 
-    Empty where that is not known of any task, or where the loss itself is followed.
+    The result is empty if no task has a loss, or if the loss is the target.
     """
     known = {"distortion", "loss"} <= set(evaluation.labels.column_names)
     if evaluation.target != "distortion" or not known:

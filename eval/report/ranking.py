@@ -282,7 +282,7 @@ def differences(
         Its name, None where there is nothing to compare, and by figure and metric the differences.
 
     Raises:
-        MetricError: The baseline that is named was not scored, or has no direction.
+        MetricError: If the baseline that is named was not scored, or has no direction.
     """
     directed = [metric.name for metric in evaluation.metrics if metric.lower_better is not None]
     found = defaultdict[str, dict[str, Difference]](dict)

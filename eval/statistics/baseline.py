@@ -61,7 +61,7 @@ def compare_with_first(
         coefficients: Which to compare, of `COEFFICIENTS`.
 
     Raises:
-        MetricError: The direction of a metric is not declared.
+        MetricError: If the direction of a metric is not declared.
     """
     compared = [metrics[number] for number in chosen]
     for metric in compared:
@@ -95,7 +95,7 @@ def check_direction(metric: Metric) -> None:
     """Check that a metric's direction is declared.
 
     Raises:
-        MetricError: It is not.
+        MetricError: If it is not.
     """
     if metric.lower_better is None:
         why = "whether lower is better is not declared"

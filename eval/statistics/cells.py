@@ -194,8 +194,8 @@ def arrange(
     """Arrange scores for what is computed of them; see `cfqa_data.eval.statistics.statistics`.
 
     Raises:
-        MetricError: A source lacks levels that others have; a label is NaN or Inf, or a score Inf;
-            draws or seed is negative.
+        MetricError: If a source lacks levels that other sources have, a label is NaN or Inf, a
+            score is Inf, or draws or seed is negative.
     """
     for name, value in (("draws", draws), ("seed", seed)):
         if value < 0:

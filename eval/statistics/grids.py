@@ -59,7 +59,7 @@ def read_grids(labels: pa.Table) -> Iterator[Grid]:
     """Yield the grid of each task, in the labels' order.
 
     Raises:
-        MetricError: A source lacks a codec or level that others have, or a row is there twice.
+        MetricError: If a source lacks a codec or level that others have, or a row is there twice.
     """
     tasks, *key = (labels[name].to_pylist() for name in ("task", "source_id", "codec", "level"))
     keys = list(zip(*key, strict=True))
@@ -90,8 +90,8 @@ def check_labels(labels: pa.Table, target: str) -> None:
     """Check that labels can be correlated with, before anything is scored.
 
     Raises:
-        MetricError: A source lacks levels that others have, a task has no such label, or one is NaN
-            or Inf.
+        MetricError: If a source lacks levels that other sources have, or a label is missing, NaN or
+            Inf.
     """
     for grid in read_grids(labels):
         truths(grid, labels, target)

@@ -106,8 +106,8 @@ def statistics(
         cells: What `arrange` made of these scores, where that was done before.
 
     Raises:
-        MetricError: A source lacks levels that others have; a label is NaN or Inf, or a score Inf;
-            draws or seed is negative; there is no such table.
+        MetricError: If a source lacks levels that other sources have, a label is NaN or Inf, a
+            score is Inf, draws or seed is negative, or a table is unknown.
     """
     requested = set(tables)
     for table in sorted(requested - COLUMNS.keys()):
