@@ -68,17 +68,13 @@ def working(
 
 
 def _show_warning(
-    other: Callable[..., None],
-    message: Any,
-    category: type[Warning],
-    *location: Any,
-    **options: Any,
+    other: Callable[..., None], message: Any, category: type[Warning], *args: Any, **kwargs: Any
 ) -> None:
     """Print a warning of this package as one line; pass any other on to ``other``."""
     if issubclass(category, CfqaWarning):
         print_error(str(message))
     else:
-        other(message, category, *location, **options)
+        other(message, category, *args, **kwargs)
 
 
 def interrupted(stop: BaseException, more: str = "") -> int:
