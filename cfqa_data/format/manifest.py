@@ -99,7 +99,7 @@ class Manifest(Described, Checked):
             known = isinstance(entry.get("version"), str) and isinstance(entry.get("sha256"), str)
             self.require(known, f".packages: {name!r} lacks its version or SHA-256")
         if not self.format:
-            plain = not self.packages and format_1.fits(self.recipe, self.tasks)
+            plain = not self.packages and format_1.can_represent(self.recipe, self.tasks)
             object.__setattr__(self, "format", 1 if plain else 2)
 
     @property
