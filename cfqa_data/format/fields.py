@@ -174,7 +174,7 @@ def _convert(where: str, value: Any, hint: Any, name: str = "") -> Any:
     elif kind in _KINDS:
         test, what = _KINDS[kind]
         valid = test(value, minimum)
-        what += f" of at minimum {minimum}" if kind in (int, float) and minimum > -math.inf else ""
+        what += f" of at least {minimum}" if kind in (int, float) and minimum > -math.inf else ""
     else:
         return value
     if not valid:
