@@ -89,7 +89,7 @@ def shard_index(path: Path) -> dict[str, str]:
 def load_tensors(
     path_or_dict: str | Path | Mapping[str, Any], what: str
 ) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a weights file or a loaded state dict, and their origin for messages."""
+    """Return the tensors of a weights file or a loaded state dict, and their origin."""
     if isinstance(path_or_dict, Mapping):
         return state_of(path_or_dict, what), what
     return read_tensors(path_or_dict), str(path_or_dict)
