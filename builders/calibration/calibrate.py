@@ -106,7 +106,7 @@ def _run(chosen: argparse.Namespace) -> None:
     """Calibrate tasks and codecs of a recipe and write the report.
 
     Raises:
-        CfqaError: there is no such recipe, or it has no such task or codec.
+        CfqaError: There is no such recipe, or it has no such task or codec.
     """
     check_guard()
     recipe = load_recipe(chosen.recipe).check_numbers()

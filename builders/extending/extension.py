@@ -70,31 +70,31 @@ def extend(
     again; new rows are labelled by the same heads. It goes on where it was stopped.
 
     Args:
-        dataset: a folder that `cfqa build` made.
-        codec: name of a codec, built in or installed, or `module:Class`.
-        levels: its parameter at each level, the best first; "auto", or {"auto": 6}, finds so many
+        dataset: A folder that `cfqa build` made.
+        codec: Name of a codec, built in or installed, or `module:Class`.
+        levels: Its parameter at each level, the best first; "auto", or {"auto": 6}, finds so many
             on training samples of the dataset's source, as a build does.
-        out: the folder to make; new, empty, or one where this extension was begun or finished.
-        name: of the codec in the dataset; its class's own if None.
-        tasks: the tasks that get it; all if None.
-        quantizer: of a codec on planes, as in a recipe, a range that is fitted included; if None,
+        out: The folder to make; new, empty, or one where this extension was begun or finished.
+        name: Of the codec in the dataset; its class's own if None.
+        tasks: The tasks that get it; all if None.
+        quantizer: Of a codec on planes, as in a recipe, a range that is fitted included; if None,
             the one that the task's first codec on planes has.
-        models: weights of a learned codec, as in a recipe.
-        options: keyword arguments of the codec's class.
+        models: Weights of a learned codec, as in a recipe.
+        options: Keyword arguments of the codec's class.
         plugins: `module:Class` of what the dataset was made with and that is not installed.
-        workers: processes on this machine.
-        accept_versions: go on with an extension that other versions of the software began.
-        progress: notified of stages and their progress; bars on a terminal if None.
+        workers: Processes on this machine.
+        accept_versions: Go on with an extension that other versions of the software began.
+        progress: Notified of stages and their progress; bars on a terminal if None.
 
     Returns:
         The absolute path of the folder.
 
     Raises:
-        CfqaError: there is no such codec or task, or a level or option is impossible.
-        FormatError: the dataset is damaged, or what it was made with is not here.
-        BuildError: it was not built from a recipe, or it cannot be extended here; what is finished
+        CfqaError: There is no such codec or task, or a level or option is impossible.
+        FormatError: The dataset is damaged, or what it was made with is not here.
+        BuildError: It was not built from a recipe, or it cannot be extended here; what is finished
             is kept.
-        DiskError: the disk is full, or may not be written to.
+        DiskError: The disk is full, or may not be written to.
     """
     check_guard()
     files = open_files(dataset, None, False, False)
@@ -219,7 +219,7 @@ def _check_origin(root: Path, plan: Plan) -> None:
     """Check that an extension which a folder holds, begun or finished, is of the same dataset.
 
     Raises:
-        BuildError: it is of another one, or of another state of it.
+        BuildError: It is of another one, or of another state of it.
     """
     layout = Layout(root)
     for path in (layout.manifest, layout.work / PLAN):
@@ -237,7 +237,7 @@ def _rehearse(folder: Folder, recipe: Recipe) -> None:
     """Compress one original of each task that gets the codec, at its best and its worst level.
 
     Raises:
-        CfqaError: the codec fails, what it decodes to is no such feature, or the images that it
+        CfqaError: The codec fails, what it decodes to is no such feature, or the images that it
             needs are not here.
     """
     models = Models(recipe)

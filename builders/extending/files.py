@@ -30,10 +30,10 @@ def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = Non
     Of a batch, as many features are read at once as a build labels at once.
 
     Args:
-        dataset: whose originals they reconstruct.
-        path: a folder of ``SOURCE.npy`` files, each one feature (N, C, T, D) or a batch of them; or
+        dataset: Whose originals they reconstruct.
+        path: A folder of ``SOURCE.npy`` files, each one feature (N, C, T, D) or a batch of them; or
             a ``.safetensors`` file, or a folder of some, with a tensor per source.
-        progress: notified of every source; optional.
+        progress: Notified of every source; optional.
 
     Returns:
         One row per feature: ``task``, ``source_id``, ``version`` (its place in a batch), ``score``,
@@ -41,7 +41,7 @@ def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = Non
         against the original (null where one is undefined).
 
     Raises:
-        CfqaError: there are none, a name is no source's, or a feature is none of its original's
+        CfqaError: There are none, a name is no source's, or a feature is none of its original's
             shape.
     """
     progress = progress or Silent()
@@ -78,10 +78,10 @@ def _values(
     """Yield label and metrics of a feature, or of each of a batch, of which a part is read at once.
 
     Args:
-        dataset: whose heads score.
-        source: that they reconstruct.
-        original: of the source.
-        features: one, or a batch; slices of it are arrays.
+        dataset: Whose heads score.
+        source: That they reconstruct.
+        original: Of the source.
+        features: One, or a batch; slices of it are arrays.
     """
     check_shape(features, original.shape, f"{source!r}")
     count = len(features) if (several := len(features.shape) > original.ndim) else 1
@@ -99,7 +99,7 @@ def _features(path: Path) -> Iterator[tuple[str, str, Any]]:
     """Yield file, source and a function that reads each array below a path.
 
     Raises:
-        CfqaError: a file cannot be read.
+        CfqaError: A file cannot be read.
     """
     files = [path / name for name in names_in(path)] if path.is_dir() else [path]
     for file in files:

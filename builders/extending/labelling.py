@@ -24,9 +24,9 @@ class Label(NamedTuple):
     """What a reconstruction costs its task; of a batch, arrays (B,) of float64.
 
     Attributes:
-        score: the task's score.
-        distortion: the harm to it against the original; larger is worse.
-        loss: the task's continuous loss; None where it has none.
+        score: The task's score.
+        distortion: The harm to it against the original; larger is worse.
+        loss: The task's continuous loss; None where it has none.
     """
 
     score: Any
@@ -42,17 +42,17 @@ def label(dataset: Dataset | str | Path, source_id: str, features: Any) -> Label
     score of the dataset, and a distortion of 0.
 
     Args:
-        dataset: an open dataset, or its path; open it once for many calls, so that networks are
+        dataset: An open dataset, or its path; open it once for many calls, so that networks are
             made once. Classes that are not installed are those of `cfqa_data.load(plugins=...)`.
-        source_id: whose original they reconstruct.
-        features: one, (N, C, T, D), or a batch (B, N, C, T, D); an array or a tensor of any
+        source_id: Whose original they reconstruct.
+        features: One, (N, C, T, D), or a batch (B, N, C, T, D); an array or a tensor of any
             floating dtype, of which float32 is taken.
 
     Returns:
         Numbers for one feature, arrays for a batch.
 
     Raises:
-        CfqaError: there is no such source, the features have another shape or values that are not
+        CfqaError: There is no such source, the features have another shape or values that are not
             finite, or what scored the dataset is not here.
     """
     dataset = opened(dataset)
@@ -69,14 +69,14 @@ def useless_harm(dataset: Dataset, task: str) -> float | None:
     Where features have different numbers of tokens, it is their mean token in every place.
 
     Args:
-        dataset: an open dataset, with what scored it at hand.
-        task: one of its tasks.
+        dataset: An open dataset, with what scored it at hand.
+        task: One of its tasks.
 
     Returns:
         None of one source.
 
     Raises:
-        CfqaError: what scored it is not here.
+        CfqaError: What scored it is not here.
     """
     entry = dataset.manifest.tasks[task]
     others = len(entry.sources) - 1
@@ -102,11 +102,11 @@ class Taken(NamedTuple):
     """A source whose features are scored.
 
     Attributes:
-        source_id: its id.
-        task: that scores them.
-        facts: of the task, as the dataset has them.
-        truth: as the task takes it.
-        reference: score of the original.
+        source_id: Its id.
+        task: That scores them.
+        facts: Of the task, as the dataset has them.
+        truth: As the task takes it.
+        reference: Score of the original.
     """
 
     source_id: str
@@ -166,7 +166,7 @@ def as_features(features: Any, shape: tuple[int, ...], what: str) -> tuple[np.nd
     """Return one feature or a batch as float32 (B, N, C, T, D), and whether it was one.
 
     Raises:
-        CfqaError: they are none of that shape, or not finite.
+        CfqaError: They are none of that shape, or not finite.
     """
     try:
         array = as_numpy(features)
@@ -191,7 +191,7 @@ def check_shape(found: Any, shape: tuple[int, ...], what: str) -> None:
     """Check that an array is a reconstruction of a feature (N, C, T, D), or a batch of some.
 
     Raises:
-        CfqaError: it is not.
+        CfqaError: It is not.
     """
     if len(found.shape) not in (4, 5) or tuple(found.shape[-4:]) != shape or 0 in found.shape:
         raise CfqaError(

@@ -35,7 +35,7 @@ class ExtendStage(BuildStage):
     """A stage of an extension.
 
     Attributes:
-        dataset: the files of the dataset that is extended.
+        dataset: The files of the dataset that is extended.
     """
 
     dataset: LocalFiles

@@ -37,7 +37,7 @@ class Cell(NamedTuple):
     """One place of a figure.
 
     Attributes:
-        title: what stands above.
+        title: What stands above.
         content: uint8 RGB (H, W, 3), a drawing, or a text; None for an empty place.
     """
 

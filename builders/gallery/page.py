@@ -54,15 +54,15 @@ def write_gallery(
     those that have rows in the dataset: `load(..., codec=..., level=...)` chooses.
 
     Args:
-        dataset: open, or its path.
-        path: file to write, ``.html``.
-        sources: how many, of all tasks together; one of each task at least.
-        metrics: whose scores are shown; those that the labels hold if None.
-        evaluation: holds the scores; `metrics` then names some of its metrics.
-        progress: notified of the sources; optional.
+        dataset: Open, or its path.
+        path: File to write, ``.html``.
+        sources: How many, of all tasks together; one of each task at least.
+        metrics: Whose scores are shown; those that the labels hold if None.
+        evaluation: Holds the scores; `metrics` then names some of its metrics.
+        progress: Notified of the sources; optional.
 
     Raises:
-        CfqaError: no file can be written there, a feature is damaged, or there is no such metric.
+        CfqaError: No file can be written there, a feature is damaged, or there is no such metric.
     """
     _import_all()
     path, dataset = absolute_path(path), opened(dataset)

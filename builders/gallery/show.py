@@ -33,7 +33,7 @@ class Shown:
     """What :meth:`cfqa_data.Dataset.show` returns; a notebook draws it.
 
     Attributes:
-        view: all that is shown, as arrays, texts and numbers.
+        view: All that is shown, as arrays, texts and numbers.
     """
 
     view: View
@@ -50,7 +50,7 @@ class Shown:
             path: ``.html`` for a page with a slider, ``.png`` for a picture.
 
         Raises:
-            CfqaError: it has another ending, or no file can be written there.
+            CfqaError: It has another ending, or no file can be written there.
         """
         path = absolute_path(path)
         check_writable(path)

@@ -41,7 +41,7 @@ def source_input(dataset: Dataset, source_id: str) -> np.ndarray | str | None:
     """Return what a source's feature was made from: uint8 RGB (H, W, 3), or a text; or None.
 
     Raises:
-        CfqaError: there is no such source, or the input is not to be had here.
+        CfqaError: There is no such source, or the input is not to be had here.
     """
     folder = dataset._folder
     task = folder.task_of(source_id)
@@ -62,7 +62,7 @@ def source_of(folder: Folder, task: str) -> Source:
     """Return the source that a task's samples came from, made once.
 
     Raises:
-        CfqaError: it, or what it reads, is not here, or is a stranger's choice of files.
+        CfqaError: It, or what it reads, is not here, or is a stranger's choice of files.
     """
     made = _SOURCES.setdefault(folder, {})
     if task not in made:

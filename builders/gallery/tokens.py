@@ -19,12 +19,12 @@ class Tokens:
     """Draws versions of one original feature; a pixel is a token, views stand side by side.
 
     Attributes:
-        drawn: whether the feature has tokens enough; nothing is drawn of others.
+        drawn: Whether the feature has tokens enough; nothing is drawn of others.
 
     Args:
         original: float32 (N, C, T, D).
-        prefix: leading tokens that stand for no place.
-        grid: where the others lie; they are drawn in a row where they have none.
+        prefix: Leading tokens that stand for no place.
+        grid: Where the others lie; they are drawn in a row where they have none.
     """
 
     def __init__(self, original: np.ndarray, prefix: int, grid: TokenGrid | None) -> None:

@@ -39,17 +39,17 @@ class Version(NamedTuple):
     """One version of a feature; of the original, `codec` is empty.
 
     Attributes:
-        codec: its name.
+        codec: Its name.
         level: 0 is the best.
-        parameter: of the codec at this level.
-        bpfp: bits per feature point; None where they are not known.
-        score: of the task.
-        distortion: harm to the score.
-        metrics: score of each metric; None where it has none.
-        drawing: what the task makes of it.
-        errors: of its tokens, as of :meth:`Tokens.errors`.
-        colours: of its tokens, as of :meth:`Tokens.colours`.
-        input: of a codec on inputs, what it decodes to, as of :attr:`View.input`.
+        parameter: Of the codec at this level.
+        bpfp: Bits per feature point; None where they are not known.
+        score: Of the task.
+        distortion: Harm to the score.
+        metrics: Score of each metric; None where it has none.
+        drawing: What the task makes of it.
+        errors: Of its tokens, as of :meth:`Tokens.errors`.
+        colours: Of its tokens, as of :meth:`Tokens.colours`.
+        input: Of a codec on inputs, what it decodes to, as of :attr:`View.input`.
     """
 
     codec: str
@@ -75,13 +75,13 @@ class View:
     """A source.
 
     Attributes:
-        source_id: its id.
-        entry: of its task.
+        source_id: Its id.
+        entry: Of its task.
         input: uint8 RGB (H, W, 3), or a text; None where it is not to be had.
-        truth: as its task draws it.
-        original: its original feature.
-        versions: compressed, codec by codec, the best level first.
-        notes: what is missing, and why.
+        truth: As its task draws it.
+        original: Its original feature.
+        versions: Compressed, codec by codec, the best level first.
+        notes: What is missing, and why.
     """
 
     source_id: str
@@ -105,12 +105,12 @@ class Viewer:
     """Looks at sources of a dataset, at the versions that have a row in it.
 
     Args:
-        dataset: an open one.
-        metrics: whose scores are shown; those that the labels hold if None.
-        evaluation: holds the scores; of its metrics, those that `metrics` names are shown, or all.
+        dataset: An open one.
+        metrics: Whose scores are shown; those that the labels hold if None.
+        evaluation: Holds the scores; of its metrics, those that `metrics` names are shown, or all.
 
     Raises:
-        MetricError: there is no such metric, or the evaluation has none of that name.
+        MetricError: There is no such metric, or the evaluation has none of that name.
     """
 
     def __init__(
@@ -138,8 +138,8 @@ class Viewer:
         """Return what there is to see of a source; its features are read one at a time.
 
         Raises:
-            CfqaError: it has no row in the dataset, or what a task draws is no drawing.
-            FormatError: something of it is missing or damaged.
+            CfqaError: It has no row in the dataset, or what a task draws is no drawing.
+            FormatError: Something of it is missing or damaged.
         """
         dataset, self._notes = self._dataset, {}
         entry = dataset.manifest.tasks[dataset._folder.task_of(source_id)]

@@ -41,8 +41,8 @@ class Unplaced:
     """A file that is not in the dataset, and why.
 
     Attributes:
-        path: relative to the release.
-        why: the reason, in a few words.
+        path: Relative to the release.
+        why: The reason, in a few words.
     """
 
     path: str
@@ -54,11 +54,11 @@ class CodecFiles:
     """The files of one codec on one task in a release: every level of every original.
 
     Attributes:
-        codec: the codec.
-        task: the task.
+        codec: The codec.
+        task: The task.
         levels: QPs or lambdas, best first.
         files: (source, level's number) -> bitstream of HM or VTM, or feature of a hyperprior.
-        streams: the same of a hyperprior's bitstreams; empty if they are not all there.
+        streams: The same of a hyperprior's bitstreams; empty if they are not all there.
     """
 
     codec: str
@@ -78,11 +78,11 @@ class Release:
     """A release's files, classified into those to import and those left out.
 
     Attributes:
-        root: the folder that holds `org_feat`.
-        originals: task -> source -> file, both in order.
-        shapes: task -> (N, C, T, D).
+        root: The folder that holds `org_feat`.
+        originals: Task -> source -> file, both in order.
+        shapes: Task -> (N, C, T, D).
         codec_files: (task, codec) -> files.
-        unplaced: the rest.
+        unplaced: The rest.
     """
 
     root: Path
@@ -111,7 +111,7 @@ class Release:
         """Check that no two originals, of any task, have the same name.
 
         Raises:
-            BuildError: two have; names them and their tasks.
+            BuildError: Two have; names them and their tasks.
         """
         with prefixed(self.root / "org_feat", BuildError, FormatError):
             check_source_ids({task: list(files) for task, files in self.originals.items()})
@@ -125,10 +125,10 @@ def scan_release(source: Path | str) -> Release:
     """Scan a release and classify its files.
 
     Args:
-        source: the folder `cfqa_dataset`, or the one that holds it.
+        source: The folder `cfqa_dataset`, or the one that holds it.
 
     Raises:
-        BuildError: it is no release, Git keeps a file elsewhere, or an original is not a feature of
+        BuildError: It is no release, Git keeps a file elsewhere, or an original is not a feature of
             its task; the first such file is named.
     """
     root = real_path(source)
@@ -175,7 +175,7 @@ def _all_files(root: Path) -> Iterator[Path]:
     """Yield everything below a folder that is no folder; a link to a folder is not followed.
 
     Raises:
-        BuildError: a folder cannot be listed.
+        BuildError: A folder cannot be listed.
     """
 
     def refuse(error: OSError) -> None:
@@ -191,7 +191,7 @@ def open_feature(path: Path, shape: Shape | None = None) -> np.ndarray:
     """Return a mapped float32 (N, C, T, D) array; its values are not looked at.
 
     Raises:
-        BuildError: the file is no such array, or has another shape than ``shape``.
+        BuildError: The file is no such array, or has another shape than ``shape``.
     """
     try:
         # What `np.load` does for a mapped .npy, and for nothing else: pickles and archives fail.
@@ -213,7 +213,7 @@ def load_feature(path: Path, shape: Shape) -> np.ndarray:
     """Return a feature in memory, float32 of ``shape``.
 
     Raises:
-        BuildError: as :func:`open_feature`, or a value is NaN or infinite.
+        BuildError: As :func:`open_feature`, or a value is NaN or infinite.
     """
     feature = np.array(open_feature(path, shape), order="C")
     if not np.isfinite(feature).all():

@@ -40,11 +40,11 @@ def find_quantizers(
     """Return the quantiser of every task and codec; those without one are left out of the release.
 
     Args:
-        release: the files.
-        base: says the ranges of HM's and VTM's quantisers.
-        begun: levels and quantisers of an earlier run, which are taken over: every feature is held
+        release: The files.
+        base: Says the ranges of HM's and VTM's quantisers.
+        begun: Levels and quantisers of an earlier run, which are taken over: every feature is held
             against them anyway.
-        progress: notified of the features that are looked through for tables.
+        progress: Notified of the features that are looked through for tables.
     """
     found: dict[tuple[str, str], Quantizer] = {}
     for (task, codec), files in list(release.codec_files.items()):
@@ -87,12 +87,12 @@ def find_table(
     feature uses are not needed, and are filled up with numbers above the largest.
 
     Args:
-        release: that the files belong to.
-        ladder: of a hyperprior.
-        advance: called after each feature.
+        release: That the files belong to.
+        ladder: Of a hyperprior.
+        advance: Called after each feature.
 
     Raises:
-        BuildError: a feature cannot be read, or holds NaN or infinity.
+        BuildError: A feature cannot be read, or holds NaN or infinity.
     """
     shape = release.shapes[ladder.task]
     tables = [np.empty(0, np.float32)] * shape[1]

@@ -48,11 +48,11 @@ class Imported:
     """Result of an import.
 
     Attributes:
-        root: the dataset folder.
-        placed: files of the release that are in it.
-        unplaced: files that are not, and why.
-        borrowed: tasks whose originals have the score of their least distorted version.
-        disagreeing: compressed features whose MSE is not the one that the logs print.
+        root: The dataset folder.
+        placed: Files of the release that are in it.
+        unplaced: Files that are not, and why.
+        borrowed: Tasks whose originals have the score of their least distorted version.
+        disagreeing: Compressed features whose MSE is not the one that the logs print.
     """
 
     root: Path
@@ -85,21 +85,21 @@ def import_release(
     """Make a dataset folder of a downloaded release, or resume an interrupted import.
 
     Args:
-        source: the release, as `cfqa_data.builders.importing.files` describes it.
-        out: the folder; new, empty, or one where this import was begun or finished.
-        logs: folder of published score logs, for the labels; without one the recipe's heads score
+        source: The release, as `cfqa_data.builders.importing.files` describes it.
+        out: The folder; new, empty, or one where this import was begun or finished.
+        logs: Folder of published score logs, for the labels; without one the recipe's heads score
             the features against the truths of its sources.
-        recipe: says the blocks, the ranges of HM's and VTM's quantisers, and what to score with.
-        accept_versions: resume an import that was begun with other versions of the software.
-        progress: notified of stages and their progress; optional.
+        recipe: Says the blocks, the ranges of HM's and VTM's quantisers, and what to score with.
+        accept_versions: Resume an import that was begun with other versions of the software.
+        progress: Notified of stages and their progress; optional.
 
     Returns:
         What was placed and what was not.
 
     Raises:
-        BuildError: nothing can be imported, a file is damaged, or originals of two tasks have the
+        BuildError: Nothing can be imported, a file is damaged, or originals of two tasks have the
             same name; what is finished is kept.
-        MetricError: a line of a log is bad.
+        MetricError: A line of a log is bad.
     """
     progress, root = progress or Silent(), real_path(out)
     release, layout = scan_release(source), Layout(root)

@@ -31,10 +31,10 @@ class LogScores:
     distorted version stands for it.
 
     Args:
-        root: the folder of logs.
+        root: The folder of logs.
 
     Raises:
-        MetricError: there is no log, or a line of one is bad.
+        MetricError: There is no log, or a line of one is bad.
     """
 
     def __init__(self, root: Path) -> None:

@@ -35,8 +35,8 @@ class ImportStage(BuildStage):
     """A stage of an import.
 
     Attributes:
-        release: the files to import.
-        logged: scores of its features; without them the recipe's tasks score, as in a build.
+        release: The files to import.
+        logged: Scores of its features; without them the recipe's tasks score, as in a build.
     """
 
     release: Release
@@ -60,7 +60,7 @@ class ImportStage(BuildStage):
         """Return the codes (N, C, T, D) of one compressed feature.
 
         Raises:
-            BuildError: they cannot be had without loss.
+            BuildError: They cannot be had without loss.
         """
         path, shape = files.files[name, level], self.release.shapes[files.task]
         if files.is_video:

@@ -57,12 +57,12 @@ class DeepResult:
     """Result of a deep verification.
 
     Attributes:
-        faults: what is wrong, by file.
-        decoded: bitstreams that were decoded.
-        compared: stored features that were compared with their bitstream.
-        labelled: rows whose labels were computed again.
-        scored: those of them whose scores were, too.
-        notes: what could not be checked, and why.
+        faults: What is wrong, by file.
+        decoded: Bitstreams that were decoded.
+        compared: Stored features that were compared with their bitstream.
+        labelled: Rows whose labels were computed again.
+        scored: Those of them whose scores were, too.
+        notes: What could not be checked, and why.
     """
 
     faults: tuple[Fault, ...]
@@ -78,15 +78,15 @@ class Job:
     """All levels of a source by a codec.
 
     Attributes:
-        task: of the source.
-        codec: of the bitstreams.
-        source: its id.
-        position: on the arrays' first axis.
-        levels: how many there are.
-        decode: whether bitstreams are decoded.
-        stored: whether codes or values are read; they are compared, if both.
-        rows: level -> label row to compute again.
-        scored: whether the task scores them too.
+        task: Of the source.
+        codec: Of the bitstreams.
+        source: Its id.
+        position: On the arrays' first axis.
+        levels: How many there are.
+        decode: Whether bitstreams are decoded.
+        stored: Whether codes or values are read; they are compared, if both.
+        rows: Level -> label row to compute again.
+        scored: Whether the task scores them too.
     """
 
     task: str
@@ -119,20 +119,20 @@ def verify_deep(
     """Decode all bitstreams of a folder, and compute labels of a sample of its rows again.
 
     Args:
-        root: the folder, or its files.
-        manifest: its manifest.
-        damaged: files that are known to be damaged; checks that need them are skipped.
-        sample: rows whose labels are computed again.
-        seed: of the choice of the sample.
-        workers: processes.
-        untrusted: decode in child processes that can do nothing else.
-        progress: notified of every feature.
+        root: The folder, or its files.
+        manifest: Its manifest.
+        damaged: Files that are known to be damaged; checks that need them are skipped.
+        sample: Rows whose labels are computed again.
+        seed: Of the choice of the sample.
+        workers: Processes.
+        untrusted: Decode in child processes that can do nothing else.
+        progress: Notified of every feature.
         plugins: `module:Class` of what the dataset was made with and that is not installed.
 
     Raises:
-        FormatError: a decoder that is needed is not here, or has other weights.
-        CfqaError: what a decoder needs is not installed.
-        BuildError: a process was killed.
+        FormatError: A decoder that is needed is not here, or has other weights.
+        CfqaError: What a decoder needs is not installed.
+        BuildError: A process was killed.
     """
     check_guard()
     verification = _DeepVerification(root, untrusted, tuple(plugins))
@@ -156,10 +156,10 @@ class _DeepVerification(Stage):
     """The stage that decodes and scores features again.
 
     Attributes:
-        root: the folder, or its files.
-        untrusted: decode in child processes that can do nothing else.
-        plugins: classes that are not installed.
-        recipe: the manifest's, with local paths of its weights; None if it cannot be used.
+        root: The folder, or its files.
+        untrusted: Decode in child processes that can do nothing else.
+        plugins: Classes that are not installed.
+        recipe: The manifest's, with local paths of its weights; None if it cannot be used.
     """
 
     root: Path | Files

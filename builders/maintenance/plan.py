@@ -34,13 +34,13 @@ class RepairPlan:
     """The steps of a repair.
 
     Attributes:
-        files: of the dataset.
-        manifest: its manifest.
-        damaged: files that it lists.
-        plugins: classes that are not installed.
-        plan: of the scratch build, by the manifest's recipe.
-        items: by the name of their stage, in the order of stages.
-        impossible: files that cannot be made again, and why.
+        files: Of the dataset.
+        manifest: Its manifest.
+        damaged: Files that it lists.
+        plugins: Classes that are not installed.
+        plan: Of the scratch build, by the manifest's recipe.
+        items: By the name of their stage, in the order of stages.
+        impossible: Files that cannot be made again, and why.
     """
 
     files: LocalFiles
@@ -64,10 +64,10 @@ def plan_repair(
     """Plan the repair of damaged files.
 
     Args:
-        files: of the dataset.
-        manifest: its manifest.
-        damaged: files that it lists.
-        plugins: classes that are not installed.
+        files: Of the dataset.
+        manifest: Its manifest.
+        damaged: Files that it lists.
+        plugins: Classes that are not installed.
     """
     recipe = recipe_of(manifest, plugins).without_programs()
     plan = Plan(recipe, manifest.tier, manifest.versions, manifest.weights, manifest.packages)
@@ -118,14 +118,14 @@ def check_environment(repair_plan: RepairPlan, *, versions: bool) -> RepairPlan:
     """Check that this machine has the software and weights of the manifest.
 
     Args:
-        repair_plan: what is to be done.
-        versions: look at versions, too, not only at the weights.
+        repair_plan: What is to be done.
+        versions: Look at versions, too, not only at the weights.
 
     Returns:
         The plan, with local paths of the recipe's files.
 
     Raises:
-        BuildError: something differs; names all of it.
+        BuildError: Something differs; names all of it.
     """
     manifest, damaged = repair_plan.manifest, repair_plan.damaged
     local_paths, missing = _find_files(repair_plan)

@@ -49,11 +49,11 @@ class Repaired:
     """Result of a repair, or of a dry run.
 
     Attributes:
-        root: the folder.
-        damaged: what was wrong with which file.
-        repaired: files that have the manifest's bytes again, or would be made again.
-        aside: files that are no part of the dataset, moved to `.repair/aside`, or to be moved.
-        failed: files that could not be rebuilt, and why.
+        root: The folder.
+        damaged: What was wrong with which file.
+        repaired: Files that have the manifest's bytes again, or would be made again.
+        aside: Files that are no part of the dataset, moved to `.repair/aside`, or to be moved.
+        failed: Files that could not be rebuilt, and why.
     """
 
     root: Path
@@ -87,21 +87,21 @@ def repair(
     """Make the damaged files of a dataset folder again, to the manifest's bytes.
 
     Args:
-        root: the folder; its manifest must be intact.
-        workers: processes.
-        accept_versions: try although other versions are installed than the manifest names.
-        dry_run: say what would be done, and do nothing.
-        progress: notified of stages and their progress.
-        follow_links: take what links lead to, wherever that is, for files of the folder; one that
+        root: The folder; its manifest must be intact.
+        workers: Processes.
+        accept_versions: Try although other versions are installed than the manifest names.
+        dry_run: Say what would be done, and do nothing.
+        progress: Notified of stages and their progress.
+        follow_links: Take what links lead to, wherever that is, for files of the folder; one that
             is damaged is replaced by a file, a folder behind a link is written to.
         plugins: `module:Class` of what the dataset was made with and that is not installed.
 
     Raises:
-        FormatError: it is not a dataset folder, its manifest is damaged, or Git keeps files of it
+        FormatError: It is not a dataset folder, its manifest is damaged, or Git keeps files of it
             elsewhere.
-        BuildError: other software or weights are installed here, another process is at work in the
+        BuildError: Other software or weights are installed here, another process is at work in the
             folder, or an item cannot be made again; what was repaired before stays.
-        DiskError: the disk is full, or may not be written to.
+        DiskError: The disk is full, or may not be written to.
     """
     check_guard()
     folder, look = real_path(root), progress or Silent()
@@ -155,7 +155,7 @@ def _check_ours(root: Path) -> None:
     """Check that a repair writes only inside the folder, which is untrusted.
 
     Raises:
-        BuildError: a link or something else is where a repair has its own folders.
+        BuildError: A link or something else is where a repair has its own folders.
     """
     for name in (".build", ".repair", WORK, ASIDE):
         path = root / name
@@ -223,7 +223,7 @@ def _check_fetched(found: Verified) -> None:
     """Check that no file is one that Git keeps elsewhere: fetching it is a command, not hours.
 
     Raises:
-        FormatError: some are; the first is named.
+        FormatError: Some are; the first is named.
     """
     places = [found.files.root / fault.path for fault in found.faults]
     if kinds := {path: kind for path in places if (kind := pointer_at(path))}:

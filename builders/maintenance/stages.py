@@ -37,7 +37,7 @@ class SourceItem(Item):
     """An item of one source, of the shard that has its bitstreams.
 
     Attributes:
-        position: of the source in the task.
+        position: Of the source in the task.
     """
 
     position: int = -1
@@ -51,8 +51,8 @@ class RepairStage(BuildStage):
     """A stage that reads the dataset's folder in its current state.
 
     Attributes:
-        files: of the dataset.
-        plugins: classes that are not installed.
+        files: Of the dataset.
+        plugins: Classes that are not installed.
     """
 
     files: LocalFiles

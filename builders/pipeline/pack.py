@@ -1,4 +1,4 @@
-"""Finish a build: join label tables, write the card, and last the manifest."""
+"""Finish a build: join the label tables, write the card, and last the manifest."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def pack(context: BuildContext, advance: Callable[[], None]) -> None:
     """Write the files that complete a dataset.
 
     Args:
-        context: of the build, all of whose items are done.
-        advance: called after each of the tasks, then for the originals, the card, the manifest.
+        context: Context of a build whose items are all done.
+        advance: Function that is called after each task, and after the originals, the card and
+            the manifest.
     """
     layout, plan = context.layout, context.plan
     remove_partials(layout.root)
@@ -64,11 +65,16 @@ def pack(context: BuildContext, advance: Callable[[], None]) -> None:
     advance()
 
 
-def label_table(context: BuildContext, entry: TaskEntry, form: int) -> pa.Table:
-    """Return all rows of a task by source, codec and level, in a version of the format.
+def label_table(context: BuildContext, entry: TaskEntry, version: int) -> pa.Table:
+    """Return the label table of a task, sorted by source, codec and level.
+
+    Args:
+        context: Context of the build.
+        entry: The task's entry in the manifest.
+        version: Version of the dataset format.
 
     Raises:
-        BuildError: a row does not hold what the format says.
+        BuildError: A row violates the format.
     """
     task, codecs = entry.name, list(entry.codecs)
     items = [
@@ -81,17 +87,17 @@ def label_table(context: BuildContext, entry: TaskEntry, form: int) -> pa.Table:
     level, index = table["level"].to_numpy().astype(np.int64), table["index"].to_numpy()
     order = np.lexsort((level, rank, index))
     rows = LabelRows(
-        table.take(order).combine_chunks().select(label_schema(form).names),
+        table.take(order).combine_chunks().select(label_schema(version).names),
         entry,
-        *(places[order] for places in (index, rank, level)),
+        *(column[order] for column in (index, rank, level)),
     )
-    for what in violations(rows, (*POSITION_RULES, *VALUE_RULES)):
-        raise BuildError(f"labels of {task}: {what}")
+    for problem in violations(rows, (*POSITION_RULES, *VALUE_RULES)):
+        raise BuildError(f"labels of {task}: {problem}")
     return rows.table
 
 
 def originals_table(context: BuildContext, manifest: Manifest) -> pa.Table:
-    """Return one row per original."""
+    """Return the table of originals, one row per original."""
     rows = []
     for task, entry in manifest.tasks.items():
         for shard in range(entry.shards):

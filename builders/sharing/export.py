@@ -53,12 +53,12 @@ class Exported:
     """What an export did.
 
     Attributes:
-        root: its folder.
-        written: files (for Zarr, arrays) that this run wrote.
-        kept: those that an earlier run had written.
+        root: Its folder.
+        written: Files (for Zarr, arrays) that this run wrote.
+        kept: Those that an earlier run had written.
         features: float32 features in all of them, originals included.
-        size: bytes of those as plain arrays.
-        notes: codecs that were left out, as nothing is stored of their features.
+        size: Bytes of those as plain arrays.
+        notes: Codecs that were left out, as nothing is stored of their features.
     """
 
     root: Path
@@ -90,18 +90,18 @@ def export(
     Codecs of which a folder stores nothing are left out, which ``notes`` of the answer tell.
 
     Args:
-        path: what :func:`cfqa_data.load` opens.
-        out: the folder to make; one that an export of the same began is gone on with.
-        kind: name of the format, one of `FORMATS`.
-        task: only this task.
-        originals: also write the originals.
-        progress: notified of every feature.
-        options: which rows to keep and how the folder is opened, as for :func:`cfqa_data.load`.
+        path: What :func:`cfqa_data.load` opens.
+        out: The folder to make; one that an export of the same began is gone on with.
+        kind: Name of the format, one of `FORMATS`.
+        task: Only this task.
+        originals: Also write the originals.
+        progress: Notified of every feature.
+        options: Which rows to keep and how the folder is opened, as for :func:`cfqa_data.load`.
 
     Raises:
-        DiskError: the disk is full, or may not be written to; what is finished is kept.
-        CfqaError: there is no such format, nothing to export, or the folder holds something else.
-        FormatError: the dataset, or a feature in it, cannot be read.
+        DiskError: The disk is full, or may not be written to; what is finished is kept.
+        CfqaError: There is no such format, nothing to export, or the folder holds something else.
+        FormatError: The dataset, or a feature in it, cannot be read.
     """
     check_known("format", kind, FORMATS, CfqaError)
     progress, out = progress or Silent(), absolute_path(out)
@@ -146,7 +146,7 @@ def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
     """Make the export's folder, or see that it is one of the same, and clear what a kill left.
 
     Raises:
-        CfqaError: it is in the dataset's folder, a file, or a folder that holds something else.
+        CfqaError: It is in the dataset's folder, a file, or a folder that holds something else.
     """
     root = dataset.path.resolve() if dataset.path else None
     target = real_path(out)

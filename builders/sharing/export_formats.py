@@ -26,9 +26,9 @@ class ExportFile:
     """One file (for Zarr, one array) of an export.
 
     Attributes:
-        name: its path in the folder.
+        name: Its path in the folder.
         shape: (N, C, T, D) of the longest feature that it may hold.
-        rows: the facts of every feature in it, in order: for compressed features the columns of
+        rows: The facts of every feature in it, in order: for compressed features the columns of
             the labels, for originals those that say something of them.
     """
 
@@ -62,11 +62,11 @@ class Format:
     """A format of an export.
 
     Attributes:
-        suffix: of its files.
-        write: writes the features of a file to a path, given in the order of its rows.
-        places: columns of the index, beside the file: where in it each row's feature is.
-        by_level: whether each level has a file of its own.
-        by_source: whether each source has.
+        suffix: Of its files.
+        write: Writes the features of a file to a path, given in the order of its rows.
+        places: Columns of the index, beside the file: where in it each row's feature is.
+        by_level: Whether each level has a file of its own.
+        by_source: Whether each source has.
     """
 
     suffix: str

@@ -32,7 +32,7 @@ def check_terms(terms: Terms) -> None:
     """Check terms as a user states them.
 
     Raises:
-        CfqaError: a part is not what it has to be.
+        CfqaError: A part is not what it has to be.
     """
     credit = terms.attribution
     if not LICENCE.fullmatch(terms.licence):
@@ -50,13 +50,13 @@ def check_limits(files: Mapping[str, int]) -> list[str]:
     """Check that the Hub takes files of these paths and sizes.
 
     Args:
-        files: path in the repo -> bytes.
+        files: Path in the repo -> bytes.
 
     Returns:
         What is allowed but against the Hub's advice, a line each.
 
     Raises:
-        CfqaError: a name, a size or the number of files in a folder is not allowed.
+        CfqaError: A name, a size or the number of files in a folder is not allowed.
     """
     entries: dict[str, set[str]] = {}
     for name, size in files.items():

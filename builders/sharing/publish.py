@@ -48,11 +48,11 @@ class Plan:
     """What is to be published, and where.
 
     Attributes:
-        upload: the files.
+        upload: The files.
         repo: "org/name".
-        revision: the branch.
-        private: whether only those who may see it do.
-        notes: what is against the hub's advice, a line each.
+        revision: The branch.
+        private: Whether only those who may see it do.
+        notes: What is against the hub's advice, a line each.
     """
 
     upload: Upload
@@ -82,17 +82,17 @@ class Published:
 
     Attributes:
         repo: "org/name".
-        url: its page.
-        revision: the branch.
-        commit: id of the commit that holds the dataset.
-        tag: the tag on it.
+        url: Its page.
+        revision: The branch.
+        commit: Id of the commit that holds the dataset.
+        tag: The tag on it.
         tier: "light" or "full".
-        files: how many files the dataset has.
-        size: their bytes.
-        sent: how many of them this run sent.
-        sent_size: bytes of those.
-        removed: files of an older version that it removed.
-        read_back: files whose bytes were fetched and compared.
+        files: How many files the dataset has.
+        size: Their bytes.
+        sent: How many of them this run sent.
+        sent_size: Bytes of those.
+        removed: Files of an older version that it removed.
+        read_back: Files whose bytes were fetched and compared.
     """
 
     repo: str
@@ -130,21 +130,21 @@ def plan_publishing(
     """Check a folder, and whether a hub takes it; nothing is sent or written.
 
     Args:
-        root: a dataset folder.
+        root: A dataset folder.
         repo: "org/name".
         tier: "light" or "full"; the folder's own if None. Of a full folder light can be published.
-        revision: branch; main if None. It is made if it is not there.
-        tag: name of this version; one made of its content if None.
-        private: whether only those who may see it do; an existing repo stays as it is.
-        terms: of the tasks of which the folder states none.
-        workers: threads that hash.
-        progress: notified of every file that is checked.
-        follow_links: send what links lead to, wherever that is.
+        revision: Branch; main if None. It is made if it is not there.
+        tag: Name of this version; one made of its content if None.
+        private: Whether only those who may see it do; an existing repo stays as it is.
+        terms: Of the tasks of which the folder states none.
+        workers: Threads that hash.
+        progress: Notified of every file that is checked.
+        follow_links: Send what links lead to, wherever that is.
 
     Raises:
-        CfqaError: the hub would not take a name, a size or a number of files, the folder cannot be
+        CfqaError: The hub would not take a name, a size or a number of files, the folder cannot be
             given in that tier, or the terms of a task are not known.
-        FormatError: a file is missing or is not what the manifest says, or the parts of the folder
+        FormatError: A file is missing or is not what the manifest says, or the parts of the folder
             do not agree.
     """
     steps = repo.split("/")
@@ -187,11 +187,11 @@ def publish(plan: Plan, progress: Progress | None = None) -> Published:
     nothing new.
 
     Args:
-        plan: from :func:`plan_publishing`.
-        progress: notified of every file that is read back.
+        plan: From :func:`plan_publishing`.
+        progress: Notified of every file that is read back.
 
     Raises:
-        CfqaError: there is no token, the hub refuses or cannot be reached, the tag is taken, or
+        CfqaError: There is no token, the hub refuses or cannot be reached, the tag is taken, or
             what comes back is not what was sent. No message has the token in it.
     """
     upload, repo, progress = plan.upload, plan.repo, progress or Silent()
@@ -248,7 +248,7 @@ def _check_tag(api: HfApi, plan: Plan) -> bool:
     """Return whether this very version has its tag already.
 
     Raises:
-        CfqaError: the tag stands for another one.
+        CfqaError: The tag stands for another one.
     """
     tag = plan.upload.tag
     refs = api.list_repo_refs(plan.repo, **DATASET)
@@ -346,7 +346,7 @@ def _read_back(api: HfApi, plan: Plan, path: str, commit: str) -> None:
     """Fetch a file and compare its hash.
 
     Raises:
-        CfqaError: it is not what was sent.
+        CfqaError: It is not what was sent.
     """
     with TemporaryDirectory(prefix="cfqa-read-back-") as folder:
         fetched = api.hf_hub_download(plan.repo, path, revision=commit, local_dir=folder, **DATASET)

@@ -55,22 +55,22 @@ def save(
     and what a killed process left there goes when the same folder is saved again.
 
     Args:
-        dataset: the whole dataset, not a part of its rows.
-        folder: where; new or empty.
-        licence: on which terms the features may be used: an identifier as the Hub has it, such as
+        dataset: The whole dataset, not a part of its rows.
+        folder: Where; new or empty.
+        licence: On which terms the features may be used: an identifier as the Hub has it, such as
             "cc-by-4.0"; "other" with a `link` where there is none.
         link: URL of the licence's text.
-        attribution: authors to credit.
-        progress: notified of every source; bars on a terminal if None.
+        attribution: Authors to credit.
+        progress: Notified of every source; bars on a terminal if None.
 
     Returns:
         The absolute path of the folder.
 
     Raises:
-        CfqaError: the folder holds something, the dataset is one of a folder, or a part of one, or
+        CfqaError: The folder holds something, the dataset is one of a folder, or a part of one, or
             the licence is none that a hub knows.
-        FormatError: an array has values that are not finite.
-        DiskError: the disk is full, or may not be written to.
+        FormatError: An array has values that are not finite.
+        DiskError: The disk is full, or may not be written to.
     """
     held = dataset._folder
     if not isinstance(held, MemoryFolder):
@@ -106,7 +106,7 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
     """Yield a folder beside the one that is wanted, and put it there once it is complete.
 
     Raises:
-        CfqaError: the place is taken, or cannot be written to.
+        CfqaError: The place is taken, or cannot be written to.
     """
     root = real_path(folder)
     storage.check_folder(root)

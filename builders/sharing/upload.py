@@ -32,13 +32,13 @@ class Upload:
     """The files of an upload.
 
     Attributes:
-        root: the folder with the files, except card and manifest.
-        manifest: of the upload.
-        card: text of the card.
-        croissant: text of the description for catalogues.
-        tag: name of this version.
-        rewritten: whether the folder's card was edited, so that the generated card differs.
-        withheld: files that stay here, since truths may not be redistributed.
+        root: The folder with the files, except card and manifest.
+        manifest: Of the upload.
+        card: Text of the card.
+        croissant: Text of the description for catalogues.
+        tag: Name of this version.
+        rewritten: Whether the folder's card was edited, so that the generated card differs.
+        withheld: Files that stay here, since truths may not be redistributed.
     """
 
     root: Path
@@ -81,17 +81,17 @@ def prepare_upload(
     """Return the files of a folder to upload, with their card, manifest and Croissant.
 
     Args:
-        root: a dataset folder that holds what its manifest says.
-        manifest: its manifest.
-        repo: the repo's "org/name", for the card.
+        root: A dataset folder that holds what its manifest says.
+        manifest: Its manifest.
+        repo: The repo's "org/name", for the card.
         tier: "light" or "full"; the folder's own if None.
-        tag: name of this version; one made of its content if None.
-        terms: of the tasks of which the manifest states none.
-        follow_links: read what links lead to, wherever that is.
+        tag: Name of this version; one made of its content if None.
+        terms: Of the tasks of which the manifest states none.
+        follow_links: Read what links lead to, wherever that is.
 
     Raises:
-        CfqaError: the folder cannot be given in that tier, or the terms of a task are not known.
-        FormatError: a table is missing or damaged.
+        CfqaError: The folder cannot be given in that tier, or the terms of a task are not known.
+        FormatError: A table is missing or damaged.
     """
     tier = tier or manifest.tier
     if TIERS.index(tier) > TIERS.index(manifest.tier):
@@ -140,7 +140,7 @@ def _with_terms(root: Path, name: str, entry: TaskEntry, terms: Terms | None) ->
     """Return a task's entry with the terms of its source.
 
     Raises:
-        CfqaError: they are not known.
+        CfqaError: They are not known.
     """
     if entry.terms or terms:
         return replace(entry, terms=entry.terms or terms)

@@ -267,10 +267,10 @@ def train(config: Config, folder: Path, out: Path, start: Path | None = None) ->
     """Train and write the weights; say on stdout how it goes.
 
     Args:
-        config: facts of the run.
-        folder: where the rendered scenes lie or go.
-        out: folder of the weights and of ``backbone.json``.
-        start: folder of an earlier run's weights to go on from; from scratch when None.
+        config: Facts of the run.
+        folder: Where the rendered scenes lie or go.
+        out: Folder of the weights and of ``backbone.json``.
+        start: Folder of an earlier run's weights to go on from; from scratch when None.
 
     Returns:
         The trained model.

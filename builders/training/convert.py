@@ -35,11 +35,11 @@ def convert(checkpoints: Sequence[tuple[float, Path]], out: Path, name: str) -> 
 
     Args:
         checkpoints: (lambda, file), the lambdas all different.
-        out: safetensors file.
-        name: of the ladder, such as ``hyperprior_multi_task``.
+        out: Safetensors file.
+        name: Of the ladder, such as ``hyperprior_multi_task``.
 
     Raises:
-        CfqaError: a file is no such checkpoint, or they do not make a ladder.
+        CfqaError: A file is no such checkpoint, or they do not make a ladder.
     """
     if out.suffix != ".safetensors":
         raise BuildError(f"{out}: the file name must end in .safetensors")

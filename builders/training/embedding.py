@@ -63,7 +63,7 @@ def pooled_features(
         and as ``gallery_truths`` and so on identity and camera, int64 (images, 2).
 
     Raises:
-        BuildError: an identity is both in the gallery and in training.
+        BuildError: An identity is both in the gallery and in training.
     """
     if not path.exists():
         source = PooledFeatures(recipe, task).source
@@ -97,16 +97,16 @@ def train(
     """Return a module that embeds inputs, trained to tell identities apart.
 
     Args:
-        make: makes the module, which takes (B, inputs) and returns (B, D).
+        make: Makes the module, which takes (B, inputs) and returns (B, D).
         inputs: float32 (images, inputs).
-        truths: identity and camera, int64 (images, 2); images of junk are left out.
-        steps: batches.
-        identities: of a batch, of which each has four images.
-        rate: highest step size.
-        seed: of weights and batches.
+        truths: Identity and camera, int64 (images, 2); images of junk are left out.
+        steps: Batches.
+        identities: Of a batch, of which each has four images.
+        rate: Highest step size.
+        seed: Of weights and batches.
 
     Raises:
-        BuildError: there are fewer than three steps.
+        BuildError: There are fewer than three steps.
     """
     if steps < 3:
         raise BuildError(f"steps must be at least 3, not {steps}")
@@ -156,9 +156,9 @@ def average_precisions(
     """Return the average precision of each query, float64 (queries,).
 
     Args:
-        queries: embeddings (queries, D).
-        truths: identity and camera of each.
-        gallery: as of :func:`ranked`.
+        queries: Embeddings (queries, D).
+        truths: Identity and camera of each.
+        gallery: As of :func:`ranked`.
     """
     pairs = zip(queries, truths, strict=True)
     return np.array([average_precision(*ranked(*pair, gallery)) for pair in pairs])

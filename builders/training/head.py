@@ -52,11 +52,11 @@ class FittedHead(NamedTuple):
     """What was fitted.
 
     Attributes:
-        path: the head's file.
-        classes: names of the classes, in the order of their labels.
-        trained: images that it was fitted to.
-        held_out: images that it was not.
-        accuracy: share of the held-out images that it classifies right.
+        path: The head's file.
+        classes: Names of the classes, in the order of their labels.
+        trained: Images that it was fitted to.
+        held_out: Images that it was not.
+        accuracy: Share of the held-out images that it classifies right.
     """
 
     path: Path
@@ -71,10 +71,10 @@ class PooledFeatures(Stage):
     """Extracts what the linear part takes of each image, float32; an item is an image's id.
 
     Attributes:
-        recipe: whose backbone it is.
-        task: whose blocks, and whose source if there are no images.
-        images: folder of them.
-        ids: of the images; all in the folder if empty.
+        recipe: Whose backbone it is.
+        task: Whose blocks, and whose source if there are no images.
+        images: Folder of them.
+        ids: Of the images; all in the folder if empty.
     """
 
     recipe: Recipe
@@ -141,17 +141,17 @@ def fit_head(
     The same images and recipe give the same bytes, with any number of workers.
 
     Args:
-        recipe: a recipe, its name, or the path of its TOML file; its head need not be there.
-        images: folder of them; no image that the dataset may take as a source.
-        out: the file to write, ``.safetensors``.
-        task: whose blocks the head is for; may be left out if there is one task.
-        kind: of the head: for the tasks `classification` and `fidelity`, or for `hypervector`.
-        dims: length of hypervectors.
-        workers: processes.
-        progress: notified of stages and their progress; optional.
+        recipe: A recipe, its name, or the path of its TOML file; its head need not be there.
+        images: Folder of them; no image that the dataset may take as a source.
+        out: The file to write, ``.safetensors``.
+        task: Whose blocks the head is for; may be left out if there is one task.
+        kind: Of the head: for the tasks `classification` and `fidelity`, or for `hypervector`.
+        dims: Length of hypervectors.
+        workers: Processes.
+        progress: Notified of stages and their progress; optional.
 
     Raises:
-        BuildError: there is no such task, the images are the dataset's, or in fewer than two
+        BuildError: There is no such task, the images are the dataset's, or in fewer than two
             classes, or one is damaged.
     """
     check_guard()
@@ -207,9 +207,9 @@ def fit_linear(
 
     Args:
         inputs: float64 (images, D).
-        labels: whole numbers (images,), below `classes`.
-        classes: how many.
-        decay: of the weights.
+        labels: Whole numbers (images,), below `classes`.
+        classes: How many.
+        decay: Of the weights.
     """
     mean, deviation = _moments(inputs)
     with one_thread(), torch_state(grad=True):
@@ -244,9 +244,9 @@ def fit_hypervector(
 
     Args:
         inputs: float64 (images, D).
-        labels: whole numbers (images,), below the number of keys.
+        labels: Whole numbers (images,), below the number of keys.
         keys: (classes, dims) of -1 and 1.
-        seed: of the first weights and of the order of the images.
+        seed: Of the first weights and of the order of the images.
     """
     mean, deviation = _moments(inputs)
     dims, rng = keys.shape[1], np.random.default_rng(seed)

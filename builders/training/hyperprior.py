@@ -78,7 +78,7 @@ def train_ladders(
     """Train every model that has no file yet, then write ladders and report.
 
     Raises:
-        BuildError: the features, the lambdas or the models that are there cannot be used.
+        BuildError: The features, the lambdas or the models that are there cannot be used.
     """
     if workers < 1:
         raise BuildError(f"workers must be 1 or more, got {workers}")

@@ -37,8 +37,8 @@ def block_statistics(planes: Sequence[np.ndarray], side: int) -> tuple[float, np
     """Return mean and covariance of blocks, (side**2, side**2), over planes with equal weights.
 
     Args:
-        planes: per task, uint8 (count, rows, cols); seen as numbers in [0, 1).
-        side: of a block; blocks lie on a grid from the top left, remainders are left out.
+        planes: Per task, uint8 (count, rows, cols); seen as numbers in [0, 1).
+        side: Of a block; blocks lie on a grid from the top left, remainders are left out.
     """
     means, covariances = [], []
     for stack in planes:
@@ -64,10 +64,10 @@ def start_at_transform(
     Channels that this does not need keep their random weights, made small.
 
     Args:
-        model: a new model with `stages` convolutions of stride 2, n >= 4**(stages - 1).
-        mean: of the planes.
+        model: A new model with `stages` convolutions of stride 2, n >= 4**(stages - 1).
+        mean: Of the planes.
         covariance: (4**stages, 4**stages) of blocks of side 2**stages, rows first.
-        lmbda: decides the step size.
+        lmbda: Decides the step size.
     """
     part = dict(model.named_parameters())
     last = len(model.g_a) - 1  # convolutions at even places, GDN between

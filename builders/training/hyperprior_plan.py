@@ -101,14 +101,14 @@ class Settings(Checked):
     """What all models of a run share.
 
     Attributes:
-        features: file of planes.
-        out: folder that receives models, ladders and report.
+        features: File of planes.
+        out: Folder that receives models, ladders and report.
         patch: (rows, cols) that a patch has at least, see :attr:`patch_shape`.
-        published: whether models are trained, padded and coded as the published ones: float32, a
+        published: Whether models are trained, padded and coded as the published ones: float32, a
             plateau schedule on held-out planes after every epoch, and CompressAI's conventions.
 
     Raises:
-        BuildError: a number is too small, or not finite; there is no such start or device.
+        BuildError: A number is too small, or not finite; there is no such start or device.
     """
 
     features: str
@@ -199,7 +199,7 @@ def check_lambdas(ladder: str, lambdas: Sequence[float]) -> None:
     """Check the lambdas of a ladder.
 
     Raises:
-        BuildError: one is not positive and finite, or two are alike.
+        BuildError: One is not positive and finite, or two are alike.
     """
     shown = " ".join(f"{lmbda:g}" for lmbda in lambdas)
     if not all(0.0 < lmbda < math.inf for lmbda in lambdas):
@@ -212,7 +212,7 @@ def plan(lambdas: dict[str, tuple[float, ...]], chained: bool = True) -> list[Jo
     """Return the jobs of every ladder, parents before children; no parents if not chained.
 
     Raises:
-        BuildError: a lambda is not positive and finite, or two of a ladder share a file.
+        BuildError: A lambda is not positive and finite, or two of a ladder share a file.
     """
     for ladder, values in lambdas.items():
         check_lambdas(ladder, values)
@@ -280,7 +280,7 @@ def read_model(path: Path) -> tuple[dict[str, Any], float, HyperpriorWeights]:
     Models of earlier versions name no parent, planes, rate or seed; the size is the tensors' own.
 
     Raises:
-        CodecError: the file is not one of models.
+        CodecError: The file is not one of models.
     """
     facts, [(lmbda, weights)] = read_ladder(path)
     model_facts = {**model_size(weights), "convention": weights.convention}
@@ -291,7 +291,7 @@ def check_kept(jobs: list[Job], settings: Settings) -> None:
     """Check that the models that are in `out` already can stand beside those still to be trained.
 
     Raises:
-        BuildError: one has another size, or was trained on other planes.
+        BuildError: One has another size, or was trained on other planes.
     """
     for job in jobs:
         if (path := job.path(settings)).is_file():
@@ -308,11 +308,11 @@ def read_planes(path: str, task: str | None) -> dict[str, tuple[np.ndarray, np.n
     """Return training and held-out planes per task, uint8 (count, rows, cols).
 
     Args:
-        path: safetensors with one tensor per task; the published tasks come first.
-        task: the only one wanted, or None for all.
+        path: Safetensors with one tensor per task; the published tasks come first.
+        task: The only one wanted, or None for all.
 
     Raises:
-        BuildError: the file is not one of planes.
+        BuildError: The file is not one of planes.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

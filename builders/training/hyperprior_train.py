@@ -65,7 +65,7 @@ def check_states(jobs: Iterable[planning.Job], settings: planning.Settings) -> N
     """Check that the states of unfinished models can be taken up, before anything is trained.
 
     Raises:
-        BuildError: a file is damaged, or another training's.
+        BuildError: A file is damaged, or another training's.
     """
     for job in jobs:
         if state_path(job, settings).is_file():
@@ -97,7 +97,7 @@ def train(job: planning.Job, settings: planning.Settings) -> dict[str, Any]:
     once a minute, how far it is.
 
     Raises:
-        BuildError: its state cannot be used, its loss is not finite, or the memory does not
+        BuildError: Its state cannot be used, its loss is not finite, or the memory does not
             suffice.
     """
     try:
@@ -118,8 +118,8 @@ class Training:
     """A model on its way.
 
     Args:
-        job: which model.
-        settings: of the run.
+        job: Which model.
+        settings: Of the run.
     """
 
     def __init__(self, job: planning.Job, settings: planning.Settings) -> None:
@@ -317,11 +317,11 @@ def sample_batch(
     """Return random patches on the stride's grid, the tasks in turn, and which samples count.
 
     Args:
-        planes: per task, uint8 (count, rows, cols).
-        count: patches in the batch.
+        planes: Per task, uint8 (count, rows, cols).
+        count: Patches in the batch.
         patch: (rows, cols) of a patch, multiples of the stride.
-        stride: patches begin at its multiples.
-        generator: draws planes and places.
+        stride: Patches begin at its multiples.
+        generator: Draws planes and places.
 
     Returns:
         float32 patches (count, 1, rows, cols) in [0, 1) and a mask of the same shape: 0 where

@@ -93,10 +93,10 @@ def render_scenes(folder: Path, first_seed: int, count: int, workers: int = 2) -
     """Render `count` scenes into `folder`, or open them if they are already there.
 
     Args:
-        folder: where the array goes; about 56 kB a scene.
-        first_seed: seed of the first row.
-        count: number of scenes.
-        workers: number of processes.
+        folder: Where the array goes; about 56 kB a scene.
+        first_seed: Seed of the first row.
+        count: Number of scenes.
+        workers: Number of processes.
 
     Returns:
         The scenes, memory-mapped: rows of `ROW`, whose fields are attributes.

@@ -39,7 +39,7 @@ LABEL_COLUMNS: dict[str, tuple[str, str]] = {
     "bpfp": ("float64", "bits per feature point: `bits / (N*C*T*D)`"),
     "score": ("float64", "the task's score: rank, mIoU or RMSE in metres"),
     "reference_score": ("float64", "the score of the original"),
-    "distortion": ("float64", "harm to the score, larger is worse"),
+    "distortion": ("float64", "degradation of the score, larger is worse"),
     "loss": ("float64", "a continuous task loss, smaller is better"),
     "reference_loss": ("float64", "the loss of the original"),
     "mse": ("float64", "mean squared error against the original"),
