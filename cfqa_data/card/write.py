@@ -30,7 +30,7 @@ FOLDERS = {
     "originals": "original features",
     "previews": "originals with pictures, for viewers",
     "bitstreams": "bitstreams",
-    "tables": "tables that decoders have in advance",
+    "tables": "tables that decoders need beside the bitstreams",
     "truth": "truth for the heads",
     "compressed": "codes of the compressed features",
 }
@@ -92,7 +92,8 @@ def card_text(
     head = head_text(manifest, labels, originals, sizes, shown, licence)
     features = _feature_table(manifest) if manifest.format > 1 else ""
     texts["bibtex"] = ""
-    hub, use = "", {"path": "cfqa", "revision": "", "where": "in the folder's parent: "}
+    where = f'; "{manifest.name}" is the path of this folder'
+    hub, use = "", {"path": manifest.name, "revision": "", "where": where}
     if repo:
         use = {"path": repo, "revision": f', revision="{tag}"', "where": ""}
         hub = _template("hub_section.md").substitute(
@@ -104,7 +105,7 @@ def card_text(
             again=_again(manifest),
         )
         community = f"https://huggingface.co/datasets/{repo}/discussions"
-        texts["contact"] = f"Questions and faults: its [Community tab]({community})."
+        texts["contact"] = f"For questions and errors, use its [Community tab]({community})."
         texts["bibtex"] = _bibtex(manifest, repo, tag)
     several = len(labels) > 1 and ALL not in labels  # as a task may be called
     of_all = f", and `{ALL}`, the labels of all tasks" if several else ""
@@ -155,8 +156,9 @@ def _pictures(sizes: Mapping[str, int], shown: Sequence[str]) -> str:
         return ""
     names = ", ".join(f"`{name}`" for name in shown if column_meaning(name)[0] == "image")
     return (
-        f"![Inputs, ground truths, and what the tasks make of features, level by level]({path})\n\n"
-        f"*A source in each row; in the columns, as in the table `originals`: {names}.*\n"
+        "![Inputs, ground truths, and predictions from the original and compressed features]"
+        f"({path})\n\n"
+        f"*One source per row; columns as in the table `originals`: {names}.*\n"
     )
 
 
@@ -170,12 +172,12 @@ def _again(manifest: Manifest) -> str:
         tier = "" if manifest.tier == "full" else f" --tier {manifest.tier}"
         return (
             f"`cfqa build {manifest.name} --out cfqa{tier}`, with cfqa-data "
-            f"{manifest.versions.get('cfqa-data', '')}. The versions of programs\n"
-            "in the manifest give the same bytes on the same kind of processor; on another,\n"
-            "features and labels may differ slightly."
+            f"{manifest.versions.get('cfqa-data', '')}. With the software\n"
+            "versions in the manifest, the bytes are the same on the same kind of processor; on\n"
+            "another, features and labels may differ slightly."
         )
     return (
-        "the whole recipe is in `manifest.json`, with the versions of the programs that its bytes\n"
+        "`manifest.json` contains the complete recipe and the software versions that the bytes\n"
         "depend on."
     )
 
@@ -189,7 +191,7 @@ def _task_table(manifest: Manifest) -> str:
         loss = facts.loss.name if facts.loss else "-"
         score = score_text(facts.score)
         rows.append([name, plain(facts.title), len(entry.sources), shape, blocks, score, loss])
-    heads = ["task", "", "originals", "N x C x T x D", "blocks", "score", "loss beside it"]
+    heads = ["task", "title", "originals", "N x C x T x D", "blocks", "score", "loss"]
     if manifest.format > 1:  # a table of their own tells of the layers
         rows, heads = [[*row[:4], *row[5:]] for row in rows], [*heads[:4], *heads[5:]]
     return _table(heads, rows)
@@ -215,7 +217,7 @@ def _feature_table(manifest: Manifest) -> str:
                 len(set(entry.groups)) if entry.groups else "-",
             ]
         )
-    heads = ["task", "views", "layers", "tokens", "of them for no place", "grid", "groups"]
+    heads = ["task", "views", "layers", "tokens", "prefix tokens", "grid", "groups"]
     return _table(heads, rows)
 
 
@@ -239,7 +241,7 @@ def _codec_table(manifest: Manifest, labels: Mapping[str, pa.Table]) -> str:
             rates = [_mean_rate(labels[task], name, at) for at in (0, len(codec.levels) - 1)]
             rate = " to ".join(rates)
             rows.append([task, name, *about, kind, facts.parameter.name, levels, rate])
-    about = ["", "on", "bits"] if manifest.format > 1 else []
+    about = ["title", "on", "bits"] if manifest.format > 1 else []
     return _table(
         ["task", "codec", *about, "quantiser", "parameter", "levels, best first", "bits per point"],
         rows,
@@ -250,10 +252,11 @@ def _label_table(labels: Mapping[str, pa.Table]) -> str:
     """Return what labels can tell: how many differ from the original's, and a ceiling."""
     rows = []
     for task, table in labels.items():
-        harm, ceiling = table["distortion"].to_numpy(), _ceiling(table)
-        shares = [percent(float(part.mean()), 1) for part in (harm == 0, harm < 0)]
-        rows.append([task, f"{len(harm):,}", *shares, "-" if ceiling is None else f"{ceiling:.3f}"])
-    return _table(["task", "labels", "no harm", "gain", "ceiling"], rows)
+        values, ceiling = table["distortion"].to_numpy(), _ceiling(table)
+        shares = [percent(float(part.mean()), 1) for part in (values == 0, values < 0)]
+        shown = "-" if ceiling is None else f"{ceiling:.3f}"
+        rows.append([task, f"{len(values):,}", *shares, shown])
+    return _table(["task", "labels", "unchanged", "improved", "ceiling"], rows)
 
 
 def _mean_rate(labels: pa.Table, codec: str, level: int) -> str:
@@ -268,11 +271,11 @@ def _ceiling(labels: pa.Table) -> float | None:
     sources = np.unique(labels["source_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
     found = []
     for source in range(int(sources.max()) + 1):
-        harm, loss = (labels[n].to_numpy()[sources == source] for n in ("distortion", "loss"))
+        label, loss = (labels[n].to_numpy()[sources == source] for n in ("distortion", "loss"))
         if np.isnan(loss).any():
             return None
-        if np.ptp(harm):
-            found.append(np.corrcoef(_ranks(loss), _ranks(harm))[0, 1] if np.ptp(loss) else 0.0)
+        if np.ptp(label):
+            found.append(np.corrcoef(_ranks(loss), _ranks(label))[0, 1] if np.ptp(loss) else 0.0)
     return float(np.mean(found)) if found else None
 
 
