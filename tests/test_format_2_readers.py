@@ -61,7 +61,11 @@ def test_info_tells_of_tasks_and_codecs_by_the_manifest(
 ) -> None:
     assert main(["info", str(folders[tier])]) == 0
     said = capsys.readouterr().out
-    assert "marking words in a sentence; accuracy (higher is better, %); rounded (3 levels)" in said
+    about = "marking words in a sentence; accuracy (higher is better, %); rounded (3 levels)"
+    assert about in " ".join(said.split())
+    assert max(len(line) for line in said.splitlines() if line.startswith("words: ")) <= 80
+    assert "(2, 1, 1 to 9, 6)" in said
+    assert "weak: a figure does not meet the threshold in its heading" in said
     row, *_ = (line.split() for line in said.splitlines() if "restored  " in line)
     assert row[5] == "-"  # no rate of it is known
     assert main(["info", str(folders[tier]), "--json"]) == 0

@@ -75,7 +75,7 @@ def check_states(jobs: Iterable[planning.Job], settings: planning.Settings) -> N
 def _read(path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a file holds, if it is of the training that makes ``made``."""
     try:
-        state: dict[str, Any] = load_plain(path, mapped=False)
+        state: dict[str, Any] = load_plain(path, mmap=False)
         differing = planning.differences(state["made"], made)
     except (BuildError, *_FOREIGN) as error:
         raise _damaged(path, error) from None

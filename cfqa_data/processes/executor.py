@@ -67,13 +67,13 @@ class Executor(AbstractContextManager["Executor"]):
     """Runs items of stages; what it needs for that is started at the first of them.
 
     Args:
-        workers: processes to start; with 0 or 1 the work is done in this process.
-        scheduler: address of a Dask scheduler to use instead, whose workers see the same files, or
+        workers: Processes to start; with 0 or 1 the work is done in this process.
+        scheduler: Address of a Dask scheduler to use instead, whose workers see the same files, or
             a client of Dask's.
-        gpus: as CUDA_VISIBLE_DEVICES names them: the processes take one each, in turn.
+        gpus: As CUDA_VISIBLE_DEVICES names them: the processes take one each, in turn.
 
     Raises:
-        BuildError: there cannot be so many workers, both workers and a scheduler are given, or no
+        BuildError: There cannot be so many workers, both workers and a scheduler are given, or no
             process can be started from here.
     """
 
@@ -102,17 +102,23 @@ class Executor(AbstractContextManager["Executor"]):
         self._stack = ExitStack()
 
     def run(
-        self, stage: Stage | Callable[[Any], Stage], items: Sequence[Any]
+        self,
+        stage: Stage | Callable[[Any], Stage],
+        items: Sequence[Any],
+        split: Callable[[Any], Sequence[Any]] | None = None,
     ) -> Iterator[tuple[Any, Any]]:
         """Yield each item once it is done, with its result; what comes first is begun first.
 
         Args:
-            stage: whose items they are, or what returns the stage of an item. A worker is sent a
+            stage: Whose items they are, or what returns the stage of an item. A worker is sent a
                 stage once.
-            items: the items.
+            items: The items.
+            split: Called with an item that killed every worker that tried it. It returns the items
+                that replace it, which are run one at a time and not retried if they kill a worker
+                too; `split` is then called with those. Without it, such an item fails.
 
         Raises:
-            CfqaError: at the end, if items failed; all others were done before.
+            CfqaError: At the end, if items failed; all others were done before.
         """
         stage_of = stage if callable(stage) else lambda _: stage
         waiting, alone = deque(items), deque[Any]()
@@ -137,13 +143,22 @@ class Executor(AbstractContextManager["Executor"]):
                         yield item, future.result()
                         continue
                     attempts[item] += 1
-                    if killed := isinstance(error, BrokenProcessPool):
+                    if broken := isinstance(error, BrokenProcessPool):
                         self._replace(error)
                     repeated = seen.get(item) == str(error)
                     seen[item] = str(error)
                     final = _final(item, error, attempts[item], repeated)
                     if final is None:
-                        (alone if killed else waiting).appendleft(item)
+                        (alone if broken else waiting).appendleft(item)
+                        continue
+                    if split is not None and _killed(error):
+                        parts = split(item)
+                        attempts.update(dict.fromkeys(parts, ATTEMPTS - 1))
+                        alone.extendleft(reversed(parts))
+                        # On a cluster others run meanwhile, which might kill its workers likewise.
+                        for other in [one for one in running if not one.done()]:
+                            other.cancel()
+                            waiting.appendleft(running.pop(other))
                         continue
                     failures[item] = final
                     if len(failures) >= MOST_FAILURES or isinstance(final, DiskError):
@@ -194,7 +209,7 @@ class Executor(AbstractContextManager["Executor"]):
         if self._scheduler is not None:
             submitted: Future[Any] = self._pool.submit(_run, task, item, priority=-place)
             return submitted
-        with spawning.environment(ENVIRONMENT), spawning.deaf_to_interrupts():
+        with spawning.environment(ENVIRONMENT), spawning.blocking_interrupts():
             try:
                 begun: Future[Any] = self._pool.submit(_run, task, item)
                 return begun
@@ -214,7 +229,7 @@ class Executor(AbstractContextManager["Executor"]):
         else:
             self._mark = self._stack.enter_context(spawning.spawning())
             # The pool's locks start multiprocessing's resource tracker.
-            with spawning.deaf_to_interrupts():
+            with spawning.blocking_interrupts():
                 self._pool = self._stack.enter_context(_pool(self._workers, self._gpus))
 
     def _send(self, stage: bytes) -> Any:
@@ -268,7 +283,7 @@ def _connected(address: str | Any) -> Iterator[Any]:
     """Use the workers of a Dask scheduler; a client that is given stays open.
 
     Raises:
-        BuildError: there is none at that address.
+        BuildError: There is none at that address.
     """
     with extras():
         from distributed import Client
@@ -318,7 +333,7 @@ class UserCodeError(BuildError):
     """What a user's class raised, with the place; it can be pickled, whatever that was.
 
     Attributes:
-        passing: whether it is tried :data:`ATTEMPTS` times even if it comes twice alike.
+        passing: Whether it is tried :data:`ATTEMPTS` times even if it comes twice alike.
     """
 
     passing = False
@@ -362,9 +377,7 @@ def _final(item: Any, error: BaseException, attempt: int, repeated: bool) -> Cfq
     own = isinstance(error, UserCodeError)
     if isinstance(error, CfqaError) and not own:
         return error if str(error).startswith(f"{item}") else BuildError(f"{item}: {error}")
-    if type(error).__name__ == "KilledWorker" or (
-        attempt == ATTEMPTS and isinstance(error, BrokenProcessPool)
-    ):
+    if _killed(error) and (attempt >= ATTEMPTS or not isinstance(error, BrokenProcessPool)):
         return BuildError(
             f"{item}: every worker that tried it was killed (out of memory?); run the same "
             "command again with fewer workers to resume"
@@ -380,11 +393,16 @@ def _final(item: Any, error: BaseException, attempt: int, repeated: bool) -> Cfq
     return final
 
 
+def _killed(error: BaseException) -> bool:
+    """Whether a worker of this machine was killed, or several of a Dask cluster."""
+    return isinstance(error, BrokenProcessPool) or type(error).__name__ == "KilledWorker"
+
+
 def _report(failures: dict[Any, CfqaError], total: int) -> None:
     """Raise one error for all items that failed.
 
     Raises:
-        CfqaError: the only one itself, or a BuildError with all of them.
+        CfqaError: The only one itself, or a BuildError with all of them.
     """
     if len(failures) == 1:
         raise next(iter(failures.values()))
