@@ -84,8 +84,7 @@ def extend(
         plugins: `module:Class` of classes that the dataset uses and that are not installed.
         workers: Number of processes on this machine.
         accept_versions: Resume an extension that was started with other versions of the software.
-        progress: Display that is notified of each stage and finished item; bars on a terminal if
-            None.
+        progress: Display of stages and finished items; bars on a terminal if None.
 
     Returns:
         The absolute path of the output folder.
@@ -93,8 +92,7 @@ def extend(
     Raises:
         CfqaError: There is no such codec or task, or a level or option is invalid.
         FormatError: The dataset is damaged, or something it was built with is missing.
-        BuildError: The dataset was not built from a recipe, or cannot be extended here; finished
-            items are kept.
+        BuildError: The dataset has no recipe, or cannot be extended here; finished items are kept.
         DiskError: The disk is full or not writable.
     """
     check_guard()
@@ -217,11 +215,7 @@ def _plan(folder: Folder, recipe: Recipe) -> Plan:
 
 
 def _check_origin(root: Path, plan: Plan) -> None:
-    """Check that a started or finished extension in a folder is of the same dataset.
-
-    Raises:
-        BuildError: It is of another dataset, or of another state of this one.
-    """
+    """Check that a started or finished extension in a folder is of the same dataset."""
     layout = Layout(root)
     for path in (layout.manifest, layout.work / PLAN):
         origin = None

@@ -75,14 +75,7 @@ def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = Non
 def _values(
     dataset: Dataset, source: str, original: np.ndarray, features: Any
 ) -> Iterator[dict[str, float | None]]:
-    """Yield label and baseline metrics of each feature, reading a batch in parts.
-
-    Args:
-        dataset: Dataset whose heads score.
-        source: Id of the source that is reconstructed.
-        original: Original of the source.
-        features: A feature or a batch; slicing it reads an array.
-    """
+    """Yield label and baseline metrics of a feature or batch, which is read by slicing."""
     check_shape(features, original.shape, f"{source!r}")
     count = len(features) if (several := len(features.shape) > original.ndim) else 1
     step = batch_of_levels(original.size, count)
@@ -96,11 +89,7 @@ def _values(
 
 
 def _features(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Yield the file, the source and a function that opens the array, for each array at a path.
-
-    Raises:
-        CfqaError: A file cannot be read.
-    """
+    """Yield the file, the source and a function that opens the array, for each array at a path."""
     files = [path / name for name in names_in(path)] if path.is_dir() else [path]
     for file in files:
         if file.suffix == ".npy":

@@ -172,11 +172,7 @@ def scan_release(source: Path | str) -> Release:
 
 
 def _all_files(root: Path) -> Iterator[Path]:
-    """Yield all files below a folder, and links to folders, which are not followed.
-
-    Raises:
-        BuildError: A folder cannot be listed.
-    """
+    """Yield all files below a folder, and links to folders, which are not followed."""
 
     def refuse(error: OSError) -> None:
         raise BuildError(f"{error.filename}: cannot be listed ({error.strerror})")

@@ -1,7 +1,6 @@
 """The stages of an import: those of a build, which read a release's features and bitstreams.
 
-Each writes the same files as the stage of a build, so that later stages and resuming work as in a
-build.
+Each writes the same files as the stage of a build, so that later stages and resuming still work.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Deep verification: decode every bitstream again and recompute labels (`cfqa verify --deep`).
 
 Every bitstream is decoded and compared with the stored codes, if there are any. The labels of a
-sample of rows are recomputed from the decoded features. A process has one feature in memory at a
-time.
+sample of rows are recomputed from decoded features. Memory holds one feature per process.
 """
 
 from __future__ import annotations

@@ -52,8 +52,7 @@ class Repaired:
         root: The dataset folder.
         damaged: Faults that the verification reported, each with its file.
         repaired: Files that have the manifest's bytes again, or would be recreated.
-        aside: Files that are not part of the dataset and were, or would be, moved to
-            `.repair/aside`.
+        aside: Files outside the dataset that were, or would be, moved to `.repair/aside`.
         failed: Files that could not be recreated, with the reasons.
     """
 
@@ -153,11 +152,7 @@ def _result(
 
 
 def _check_own_folders(root: Path) -> None:
-    """Check that a repair writes only inside the dataset folder, which is untrusted.
-
-    Raises:
-        BuildError: A link or file is in the place of a folder that a repair writes to.
-    """
+    """Check that a repair writes only inside the dataset folder, which is untrusted."""
     for name in (".build", ".repair", WORK, ASIDE):
         path = root / name
         if _is_obstacle(path):
@@ -221,11 +216,7 @@ def _recreate(
 
 
 def _check_fetched(verified: Verified) -> None:
-    """Check that no file is a pointer to Git LFS or git-annex; fetching is faster than repairing.
-
-    Raises:
-        FormatError: Some files are; the message names the first.
-    """
+    """Check that no file is a pointer to Git LFS or git-annex, which is faster to fetch."""
     paths = [verified.files.root / fault.path for fault in verified.faults]
     if kinds := {path: kind for path in paths if (kind := pointer_at(path))}:
         first, kind = next(iter(kinds.items()))

@@ -1,7 +1,6 @@
 """The scratch build of a repair, with links to the intact files of the dataset.
 
-Stages write to temporary files and rename them, so that they never write through a link to a file
-of the dataset.
+Stages write to temporary files and rename them, and never through a link to a dataset's file.
 """
 
 from __future__ import annotations

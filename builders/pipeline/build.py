@@ -52,8 +52,7 @@ def build(
     Args:
         recipe: A recipe, its name, or the path of its TOML file.
         out: Output folder: new, empty, or with a started or finished build of this recipe.
-        workers: Number of processes on this machine, 2 by default; with 0 or 1 the build runs in
-            this process.
+        workers: Number of processes, 2 by default; with 0 or 1 the build runs in this process.
         tier: "full", or "light" without the decoded features, which are then decoded on access.
         scheduler: Address of a Dask scheduler to use instead of workers on this machine. Its
             workers must see `out`; while it has none, a `CfqaWarning` says that the build waits.

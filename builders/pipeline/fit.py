@@ -64,9 +64,6 @@ class Fit(BuildStage):
         specs = [(spec.name, c) for spec in tasks for c in spec.codecs.values() if c.to_fit]
         return [Item(self.name, task, codec_spec.codec) for task, codec_spec in specs]
 
-    def outputs(self, item: Item) -> tuple[Path, ...]:
-        return (item.result_path(self.layout),)
-
     def run(self, item: Item) -> None:
         """Write the fitted values, as keys of the codec's table in a recipe."""
         task, spec, models = item.task, self.context.codec_spec(item), self.context.models
@@ -213,11 +210,7 @@ def measurements(plan: Plan, task: str, codec: str) -> int:
 
 
 def _trained_lambdas(spec: CodecSpec, count: int) -> tuple[float, ...] | None:
-    """Return the parameters for which a learned codec has models, best first; None for others.
-
-    Raises:
-        BuildError: There are fewer models than `count`.
-    """
+    """Return the parameters for which a learned codec has models, best first; None for others."""
     lambdas = getattr(codec_for(spec), "lambdas", None)
     if lambdas is None:
         return None

@@ -286,8 +286,7 @@ def propose(
         codec: Name of the codec.
         curve: Curve of at least `levels` parameters.
         budget: Preferred maximum of the mean bits per feature point.
-        harmless: Share of an uninformative feature's mean distortion up to which the first level
-            counts as harmless.
+        harmless: Share of an uninformative feature's mean distortion that counts as harmless.
         levels: Number of levels of the ladder.
 
     Raises:

@@ -51,6 +51,9 @@ class BuildStage(Stage):
         """Layout of the build's folder."""
         return self.context.layout
 
+    def outputs(self, item: Item) -> tuple[Path, ...]:
+        return (item.result_path(self.layout),)
+
     def per_shard(self, task: str, codec: str = "") -> list[Item]:
         """Return an item for each shard of a task."""
         shards = range(self.plan.shards(task))

@@ -87,8 +87,7 @@ def export(
 ) -> Exported:
     """Write features as plain float32 files, or resume an interrupted export.
 
-    Codecs whose features are not stored in the folder are left out; ``notes`` of the result names
-    them.
+    Codecs whose features are not stored are left out; ``notes`` of the result names them.
 
     Args:
         path: Dataset, as for :func:`cfqa_data.load`.

@@ -132,8 +132,7 @@ def plan_publishing(
     Args:
         root: A dataset folder.
         repo: Id of the repo, "org/name".
-        tier: Tier to publish, "light" or "full"; the folder's own if None. A full folder can be
-            published as light.
+        tier: "light" or "full"; the folder's own if None. Full folders also have a light tier.
         revision: Branch, which is created if missing; main if None.
         tag: Name of this version; derived from its content if None.
         private: Whether a new repo is private; an existing repo is not changed.
@@ -145,8 +144,7 @@ def plan_publishing(
     Raises:
         CfqaError: The hub does not accept a name, a size or a number of files, the folder cannot
             be published in that tier, or the terms of a task are unknown.
-        FormatError: A file is missing or differs from the manifest, or the parts of the folder are
-            inconsistent.
+        FormatError: A file is missing, differs from the manifest, or contradicts other files.
     """
     steps = repo.split("/")
     if len(steps) != 2 or not all(NAME.fullmatch(step) for step in steps):
@@ -246,11 +244,7 @@ def _open_repo(api: HfApi, plan: Plan) -> None:
 
 
 def _check_tag(api: HfApi, plan: Plan) -> bool:
-    """Return whether the repo already has the tag, for this version.
-
-    Raises:
-        CfqaError: The tag is that of another version.
-    """
+    """Return whether the repo has the tag; raise an error if it is of another version."""
     tag = plan.upload.tag
     refs = api.list_repo_refs(plan.repo, **DATASET)
     if tag not in {ref.name for ref in refs.tags}:
@@ -344,11 +338,7 @@ def _sample(upload: Upload) -> list[str]:
 
 
 def _read_back(api: HfApi, plan: Plan, path: str, commit: str) -> None:
-    """Download a file and compare its hash.
-
-    Raises:
-        CfqaError: It differs from the uploaded file.
-    """
+    """Download a file and check that it has the hash of the uploaded one."""
     with TemporaryDirectory(prefix="cfqa-read-back-") as folder:
         fetched = api.hf_hub_download(plan.repo, path, revision=commit, local_dir=folder, **DATASET)
         digest = hash_file(Path(fetched))

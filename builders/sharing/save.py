@@ -57,8 +57,7 @@ def save(
     Args:
         dataset: The complete dataset, not a part of its rows.
         folder: Target folder, new or empty.
-        licence: Terms of use of the features: an identifier of the Hub, such as "cc-by-4.0", or
-            "other" with a `link`.
+        licence: Licence identifier of the Hub, such as "cc-by-4.0", or "other" with a `link`.
         link: URL of the licence's text.
         attribution: Authors to credit.
         progress: Display that is notified of every source; bars on a terminal if None.

@@ -137,11 +137,7 @@ def prepare_upload(
 
 
 def _with_terms(root: Path, name: str, entry: TaskEntry, terms: Terms | None) -> TaskEntry:
-    """Return a task's entry with terms of use.
-
-    Raises:
-        CfqaError: The terms are unknown.
-    """
+    """Return a task's entry with terms of use; raise an error if they are unknown."""
     if entry.terms or terms:
         return replace(entry, terms=entry.terms or terms)
     raise CfqaError(

@@ -214,8 +214,7 @@ class FileSource(Source):
     """Base class of sources whose samples are files.
 
     A subclass is a dataclass whose fields are the options; `root`, `list`, `labels`, `train` and
-    `train_labels` are paths. It implements which images exist (`find`) and how inputs and truths
-    are read.
+    `train_labels` are paths. It implements `find` and how inputs and truths are read.
 
     Attributes:
         kind: Name of the source, for messages.

@@ -2,8 +2,7 @@
 
 Only JPEG and PNG are opened. Pixels are returned as stored: the EXIF orientation is not applied.
 The published extraction for classification and segmentation, which reads with Pillow, does not
-apply it either, and masks and depth maps, which have none, match unrotated images. Errors name the
-file.
+apply it either, and masks and depth maps match unrotated images. Errors name the file.
 """
 
 from __future__ import annotations

@@ -50,8 +50,7 @@ _KEPT = (slice(7, 474), slice(7, 632))
 class Nyuv2(FileSource):
     """Test images of 480 x 640 pixels and their depth.
 
-    Images whose depth map has no valid depth in the scored crop are skipped; if a list names one,
-    it is an error.
+    Images without a valid depth in the scored crop are skipped; in a list, they are an error.
 
     Args:
         task: Must be "dpt".
@@ -61,8 +60,7 @@ class Nyuv2(FileSource):
         list: Text file with one image per line, as in `nyu_test.txt`, by its source id or, for the
             MATLAB file, by its index from 1; the order is kept.
         train: Text file of the same kind with the training images.
-        converted: For the MATLAB file only: convert it like the script that made the split files,
-            see `LabelledMat`.
+        converted: Convert the MATLAB file like the script of the split files, see `LabelledMat`.
 
     Raises:
         BuildError: The task is not "dpt", or data are missing, unknown or damaged.

@@ -30,8 +30,7 @@ class Voc2012(FileSource):
         seed: Seed of the order of samples without a list.
         root: The folder VOC2012, or one that contains it or VOCdevkit.
         list: Text file with one image of the validation set per line; the order is kept.
-        train: Text file with one training image per line; by default the development kit's
-            training set.
+        train: Text file with one training image per line; that of the development kit if None.
 
     Raises:
         BuildError: The task is not "seg", or data are missing, unknown or damaged.

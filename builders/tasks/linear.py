@@ -77,8 +77,7 @@ class Head(nn.Module):
         """Return the number of inputs and of outputs, from the shapes of tensors.
 
         Args:
-            shape_of: Function that returns the shape of a tensor, given its name and number of
-                axes.
+            shape_of: Function from a tensor's name and number of axes to its shape.
         """
         outputs, inputs = shape_of(*cls.known_by)[:2]
         return inputs, outputs
@@ -251,8 +250,7 @@ class LinearTask(Task):
     Args:
         backbone: Backbone of the features.
         weights: Path of the head.
-        blocks: Indices of the features' layers; if None, features have as many layers as in the
-            published evaluation.
+        blocks: Indices of the features' layers; None for the published number of layers.
 
     Raises:
         BuildError: The head is for features of another width or number of layers.
