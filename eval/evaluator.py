@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.console.terminal import listener
 from cfqa_data.errors import BuildError, MetricError, MetricWarning
-from cfqa_data.eval.account import Scored
+from cfqa_data.eval.account import Account, Scored
+from cfqa_data.eval.cross_fitting import CrossFitter
 from cfqa_data.eval.features.datasets import (
     KEYS,
     arrays_digest,
@@ -26,7 +27,7 @@ from cfqa_data.eval.features.datasets import (
 )
 from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
 from cfqa_data.eval.provenance import provenance_of
-from cfqa_data.eval.results import Evaluation, conclude
+from cfqa_data.eval.results import Evaluation, make_evaluation
 from cfqa_data.eval.run import Run
 from cfqa_data.eval.score_file import ScoreFile
 from cfqa_data.eval.statistics import check_labels
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from cfqa_data.eval.features.datasets import FeatureSource
     from cfqa_data.processes.executor import Executor
 
-__all__ = ["DEFAULT_METRICS", "PRECISIONS", "Evaluation", "conclude", "evaluate"]
+__all__ = ["DEFAULT_METRICS", "PRECISIONS", "Evaluation", "evaluate"]
 
 DEFAULT_METRICS = ("mse", "cosine", "cka")
 
@@ -102,8 +103,8 @@ def evaluate(
             other folds. The table ``left_out`` says how well it orders versions by a codec that
             it was not trained on.
         precision: Precision of float32 matrix products: ``highest`` is exact, ``high`` allows TF32.
-        batch: Compressed features per batch. By default, as many as fit into 2 MiB on a CPU, or
-            into 256 MiB on another device.
+        batch: Compressed features per batch. By default, as many as fit into 4 MiB on a CPU, but
+            one if it has 1 MiB or more; as many as fit into 256 MiB on another device.
         workers: Number of processes, with one thread each, that score one source at a time; 1
             scores in this process. On ``cuda`` they are distributed over the GPUs. Metrics must be
             picklable, and a script needs ``if __name__ == "__main__":``. The scores equal those of
@@ -158,44 +159,45 @@ def evaluate(
     if leave_out:
         resolved += _without_codecs(resolved, labels)
     arrays = arrays_digest(source) if path else ""
-    begun = {metric.name: provenance_of(metric, precision, arrays) for metric in resolved}
-    file, scored = None, Scored.nothing(len(rows), begun)
+    provenance = {metric.name: provenance_of(metric, precision, arrays) for metric in resolved}
+    file, scored = None, Scored.empty(len(rows), provenance)
     if path is not None:
-        file = ScoreFile(path, source, rows, resolved, begun, target, limit, force)
+        file = ScoreFile(path, source, rows, resolved, provenance, target, limit, force)
         scored = file.resume()
-    how: dict[str, Any] = {"target": target, "device": device, "precision": precision}
-    run = Run(resolved, source, rows, scored, **how, batch=batch, limit=limit)
-    values, account = scored.values, run.account
+    account = Account(scored, device)
+    settings: dict[str, Any] = {"target": target, "device": device, "limit": limit}
+    fitter = CrossFitter(resolved, source, rows, account, **settings)
+    run, values = Run(fitter, precision, batch), scored.values
     try:
-        shown = listener(Silent() if progress is None else progress)
+        reported = listener(Silent() if progress is None else progress)
         state, processes = torch_state(grad=False, precision=precision), (workers, client, device)
-        with state, shown as told, _executor(*processes) as executor:
-            run.run(file, told, executor)
+        with state, reported as shown, _executor(*processes) as executor:
+            run.run(file, shown, executor)
         failures = account.failures(resolved)
-        notes = account.notes(resolved, run.fitted) | _not_stored(source.labels, stored)
+        notes = account.notes(resolved, fitter.fitted) | _not_stored(source.labels, stored)
         usable = np.flatnonzero(~np.isnan(values).all(axis=0))
         if not len(usable):
             name, message = next(iter((failures or notes).items()))
             raise MetricError(message) from cause_of(account.errors.get(name))
         good = [resolved[column] for column in usable]
-        known = dataset_facts(source) | {"notes": notes, "provenance": run.provenance()}
-        known |= {"errors": account.errors, "fitted": run.fitted}
-        found = conclude(labels, good, values[:, usable], target, failures, **known)
+        facts = dataset_facts(source) | {"notes": notes, "provenance": run.provenance()}
+        facts |= {"errors": account.errors, "fitted": fitter.fitted}
+        result = make_evaluation(labels, good, values[:, usable], target, failures, **facts)
     except BaseException:
         if file and (scored.alone or not np.isnan(values).all()):
             file.save(scored, now=True)
         raise
     if file:
         try:
-            found = file.finish(found)
-        except MetricError as error:  # the tables are worth having all the same
-            failures[str(out)] = found.failures[str(out)] = str(error)
+            result = file.finish(result)
+        except MetricError as error:  # return the scores that could not be written
+            failures[str(out)] = result.failures[str(out)] = str(error)
             file.save(scored, now=True)
     for name, message in (*failures.items(), *scored.notes.items()):
         warning = MetricWarning(message)
         warning.__cause__ = cause_of(account.errors.get(name))
-        warnings.warn(warning, stacklevel=3)  # past `extras`
-    return found
+        warnings.warn(warning, stacklevel=3)  # the caller of the function that `extras` wraps
+    return result
 
 
 @contextmanager

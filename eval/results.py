@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cfqa_data.eval.disagreements import Disagreements
     from cfqa_data.format.facts import TaskFacts
 
-__all__ = ["Evaluation", "conclude", "scores_table"]
+__all__ = ["Evaluation", "make_evaluation", "scores_table"]
 
 WITH_COMPARISONS = ("comparisons", "correlations", "across_codecs", "across_tasks", "left_out")
 """Tables that the computation of ``comparisons`` yields at no further cost."""
@@ -342,7 +342,7 @@ class Evaluation(Described):
         return find_disagreements(self, metric, count, against)
 
 
-def conclude(
+def make_evaluation(
     labels: pa.Table,
     metrics: Sequence[Metric],
     values: NDArray[Any],

@@ -17,20 +17,20 @@ from cfqa_data.eval.features.datasets import (
     feature_count,
     opened,
 )
-from cfqa_data.eval.merging import BOUND, agreeing, merge
+from cfqa_data.eval.merging import COMPARED_LABELS, merge, select_agreeing
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
-from cfqa_data.eval.results import Evaluation, conclude, scores_table
+from cfqa_data.eval.results import Evaluation, make_evaluation, scores_table
 from cfqa_data.eval.score_format import (
+    INVALID_FILE_ERRORS,
     KEPT,
     KEY,
     REMEDY,
-    WRONG,
     elsewhere,
     metric_of,
     provenance_of,
 )
-from cfqa_data.eval.score_rows import key_columns, named, row_keys
+from cfqa_data.eval.score_rows import key_columns, row_keys, row_name
 from cfqa_data.format.facts import TaskFacts
 from cfqa_data.format.limits import MAX_ROWS, parse_json, pointer
 from cfqa_data.format.parquet import read_parquet, read_schema
@@ -111,16 +111,16 @@ def bind(evaluation: Evaluation, dataset: FeatureSource, name: str) -> Evaluatio
         MetricError: If the evaluation is of another dataset.
     """
     if evaluation.dataset != dataset_identity(dataset):
-        if not set(BOUND) & set(evaluation.labels.column_names):
+        if not set(COMPARED_LABELS) & set(evaluation.labels.column_names):
             raise MetricError(f"{name}: scores of another dataset; give that dataset")
-        whole = feature_count(dataset)
-        evaluation = agreeing(evaluation, dataset.labels, name, whole, complete=True)
-    places = {key: place for place, key in enumerate(row_keys(dataset.labels))}
+        features = feature_count(dataset)
+        evaluation = select_agreeing(evaluation, dataset.labels, name, features, complete=True)
+    row_of_key = {key: row for row, key in enumerate(row_keys(dataset.labels))}
     keys = row_keys(evaluation.labels)
     for key in keys:
-        if key not in places:
-            raise MetricError(f"{name}: scores of {named(key)}, which is not in the dataset")
-    labels = dataset.labels.take([places[key] for key in keys])
+        if key not in row_of_key:
+            raise MetricError(f"{name}: scores of {row_name(key)}, which is not in the dataset")
+    labels = dataset.labels.take([row_of_key[key] for key in keys])
     return replace(evaluation, labels=labels, **dataset_facts(dataset))
 
 
@@ -157,22 +157,22 @@ def from_scores(
     source = opened(dataset, follow_links=follow_links)
     if target not in ("distortion", "loss") or target not in source.labels.column_names:
         raise MetricError(f"the labels have no column {target!r} to follow")
-    places = {key: place for place, key in enumerate(row_keys(source.labels))}
+    row_of_key = {key: row for row, key in enumerate(row_keys(source.labels))}
     metric_column = table["metric"].to_pylist()
     names = list(dict.fromkeys(metric_column))
-    values = np.full((len(places), len(names)), np.nan)
+    values = np.full((len(row_of_key), len(names)), np.nan)
     filled = np.zeros(values.shape, dtype=bool)
     columns = {name: column for column, name in enumerate(names)}
     rows_of_table = zip(row_keys(table), metric_column, table["value"].to_numpy(), strict=True)
     for key, name, value in rows_of_table:
-        if key not in places:
-            raise MetricError(f"{where}: scores of {named(key)}, which is not in the dataset")
-        at = places[key], columns[name]
-        if filled[at]:
-            raise MetricError(f"{where}: {name} of {named(key)} occurs twice")
+        if key not in row_of_key:
+            raise MetricError(f"{where}: scores of {row_name(key)}, which is not in the dataset")
+        cell = row_of_key[key], columns[name]
+        if filled[cell]:
+            raise MetricError(f"{where}: {name} of {row_name(key)} occurs twice")
         if np.isinf(value):
-            raise MetricError(f"{where}: {name} of {named(key)} is {value}; leave it empty")
-        filled[at], values[at] = True, value
+            raise MetricError(f"{where}: {name} of {row_name(key)} is {value}; leave it empty")
+        filled[cell], values[cell] = True, value
     rows = np.flatnonzero(~np.isnan(values).all(axis=1))
     if not len(rows):
         raise MetricError(f"{where}: contains no scores")
@@ -182,7 +182,7 @@ def from_scores(
     metrics = [
         Metric(name, "custom", "", elsewhere, lower_better=better.get(name)) for name in names
     ]
-    return conclude(
+    return make_evaluation(
         source.labels.take(rows),
         metrics,
         values[rows],
@@ -254,9 +254,8 @@ def read_scores(path: Path, features: int = 0) -> Evaluation:
         raise MetricError(f"{path}: {kind}")
     try:
         schema, _ = read_schema(data)
-        facts = {"failures": {}, "notes": {}, "tasks": {}, "dataset_name": ""} | parse_json(
-            (schema.metadata or {})[KEY]
-        )
+        defaults: dict[str, Any] = {"failures": {}, "notes": {}, "tasks": {}, "dataset_name": ""}
+        facts = defaults | parse_json((schema.metadata or {})[KEY])
         metrics = tuple(map(metric_of, facts["metrics"]))
         rows, columns = int(facts["rows"]), [*KEYS, "metric", "value"]
         known: dict[str, Any] = {
@@ -283,7 +282,7 @@ def read_scores(path: Path, features: int = 0) -> Evaluation:
         table = read_parquet(data, max(MAX_ROWS, features * len(metrics)))
         if any(table[name].null_count for name in columns[:-1]):
             raise ValueError
-    except (*WRONG, pa.ArrowException):
+    except (*INVALID_FILE_ERRORS, pa.ArrowException):
         raise MetricError(f"{path}: not a finished score file; {REMEDY}") from None
     if table.num_rows == 0 or not metrics:
         raise MetricError(f"{path}: contains no scores")
@@ -293,4 +292,4 @@ def read_scores(path: Path, features: int = 0) -> Evaluation:
     values = table["value"].to_numpy().reshape(-1, len(metrics))
     if not scores_table(labels, metrics, values).equals(table.select(columns)):
         raise MetricError(f"{path}: the scores are not in the order in which they were written")
-    return conclude(labels, metrics, values, facts["target"], dict(facts["failures"]), **known)
+    return make_evaluation(labels, metrics, values, facts["target"], facts["failures"], **known)

@@ -32,7 +32,7 @@ from cfqa_data.eval.features.datasets import dataset_identity
 from cfqa_data.eval.metrics import create_metric
 from cfqa_data.eval.paper_logs import find_logs, read_log, read_series
 from cfqa_data.eval.provenance import provenance_of
-from cfqa_data.eval.results import conclude
+from cfqa_data.eval.results import make_evaluation
 from cfqa_data.eval.score_file import ScoreFile
 from cfqa_data.eval.score_reading import read_evaluation
 from cfqa_data.format.checkpoints import check_tensors, read_tensors
@@ -165,7 +165,7 @@ def _scores(folder: Path) -> dict[str, bytes]:
     metrics = [create_metric("mse"), create_metric("cosine")]
     values = np.random.default_rng(0).random((len(dataset), 2))
     facts = {"dataset": dataset_identity(dataset)}
-    evaluation = conclude(dataset.labels, metrics, values, "distortion", {}, **facts)
+    evaluation = make_evaluation(dataset.labels, metrics, values, "distortion", {}, **facts)
     evaluation.write(folder / "a.parquet")
     begun = {metric.name: provenance_of(metric, "highest", "") for metric in metrics}
     scored = Scored(values, {"mse": "one at a time"}, {"mse"}, begun)

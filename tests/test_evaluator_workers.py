@@ -22,7 +22,7 @@ from cfqa_data import load
 from cfqa_data.cli import main
 from cfqa_data.errors import MetricError, MetricWarning, MissingDependencyError
 from cfqa_data.eval import Evaluation, evaluate, evaluator, list_metrics, read_evaluation
-from cfqa_data.eval.workers import Sent
+from cfqa_data.eval.workers import Pickled
 from cfqa_data.processes import executor
 
 pytestmark = pytest.mark.usefixtures("quick_statistics")
@@ -183,11 +183,11 @@ def test_what_cannot_be_sent_or_loaded_is_one_line_before_any_work(pool: Picklin
     with pytest.raises(MetricError, match=r"^the dataset cannot be sent to workers: "):
         evaluate(dataset, ["mse"], workers=2)
     assert not pool.calls
-    sent = Sent("metric 'x'", b"cnowhere\nx\n.")
+    sent = Pickled("metric 'x'", b"cnowhere\nx\n.")
     with pytest.raises(
         MissingDependencyError, match=r"^metric 'x' cannot be loaded by a worker: Mo"
     ):
-        sent.received()
+        sent.load()
     with pytest.raises(MetricError, match="no Dask scheduler responds at 'nonsense://x'"):
         evaluate(MemoryDataset(), ["mse"], client="nonsense://x")
     with pytest.raises(MetricError, match="give one of them, not both"):
