@@ -25,8 +25,8 @@ import numpy as np
 from cfqa_data.builders.calibration.report import write_report
 from cfqa_data.builders.pipeline.calibration import BUDGET, SCALES, Cells, calibrate
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.builders.pipeline.ladders import NO_HARM, Bench, Curve, gather, join, measure
-from cfqa_data.builders.pipeline.select import fitting
+from cfqa_data.builders.pipeline.ladders import NO_HARM, Bench, Curve, join, make_bench, measure
+from cfqa_data.builders.pipeline.select import accepted_samples
 from cfqa_data.builders.training.planes import training_features
 from cfqa_data.errors import BuildError, check_known
 from cfqa_data.format.storage import write_text
@@ -117,8 +117,8 @@ def _run(options: argparse.Namespace) -> None:
     with Executor(options.workers) as executor:
         for task in tasks:
             training = list(training_features(models, task, options.training, TRAINING_SEED))
-            samples = fitting(models, task, options.sources, options.seed)
-            bench = gather(models, task, samples, training)
+            samples = accepted_samples(models, task, options.sources, options.seed)
+            bench = make_bench(models, task, samples, training)
             scales = options.scales
             for codec, ladder in recipe.tasks[task].codecs.items():
                 if options.codec and codec not in options.codec:

@@ -17,7 +17,7 @@ from cfqa_data.builders.pipeline.build import run_stages
 from cfqa_data.builders.pipeline.check import hash_uris, packages_of, versions_of
 from cfqa_data.builders.pipeline.coding import code
 from cfqa_data.builders.pipeline.context import Models, codec_for
-from cfqa_data.builders.pipeline.fit import check_fit, choices
+from cfqa_data.builders.pipeline.fit import candidate_levels, check_fit
 from cfqa_data.builders.pipeline.label import scoring_recipe, scoring_weights
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
 from cfqa_data.builders.pipeline.prepare import is_fitted
@@ -245,7 +245,7 @@ def _rehearse(folder: Folder, recipe: Recipe) -> None:
                 continue
             if isinstance(spec.quantizer, FittedRange):  # check_fit has checked its training inputs
                 continue
-            levels = choices(spec)
+            levels = candidate_levels(spec)
             on_inputs = spec.facts.on == "inputs"
             inputs = [models.source(task).sample(name).inputs] if on_inputs else []
             ends = replace(spec, levels=tuple(dict.fromkeys((levels[0], levels[-1]))))

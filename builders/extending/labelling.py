@@ -17,7 +17,7 @@ from cfqa_data.extras import extras
 from cfqa_data.format.facts import TaskFacts
 from cfqa_data.processes.executor import one_thread
 
-__all__ = ["Label", "label", "useless_harm"]
+__all__ = ["Label", "label", "uninformative_distortion"]
 
 
 class Label(NamedTuple):
@@ -63,7 +63,7 @@ def label(dataset: Dataset | str | Path, source_id: str, features: Any) -> Label
 
 
 @extras("build")
-def useless_harm(dataset: Dataset, task: str) -> float | None:
+def uninformative_distortion(dataset: Dataset, task: str) -> float | None:
     """Return the mean distortion when every feature is replaced by the mean of the other originals.
 
     If features differ in their number of tokens, the mean token is repeated at every position.

@@ -101,7 +101,7 @@ class Release:
         for path in [*ladder.files.values(), *ladder.streams.values()]:
             self.leave_out(path, why)
 
-    def drop_bare_tasks(self) -> None:
+    def drop_tasks_without_codecs(self) -> None:
         """Leave out the originals of tasks without a codec."""
         for task in [name for name in self.originals if not self.codecs(name)]:
             for path in self.originals.pop(task).values():
@@ -167,7 +167,7 @@ def scan_release(source: Path | str) -> Release:
         release.shapes[task] = _check_originals(task, release.originals[task])
     for (task, codec), paths in sorted(compressed.items()):
         _add_codec(release, task, codec, paths)
-    release.drop_bare_tasks()
+    release.drop_tasks_without_codecs()
     return release
 
 

@@ -115,7 +115,7 @@ def import_release(
         _check_scorers(base, release)
     release.check_ids()
     quantizers = find_quantizers(release, base, _recorded(root), progress)
-    release.drop_bare_tasks()
+    release.drop_tasks_without_codecs()
     if not release.codec_files:
         first = release.unplaced[0] if release.unplaced else Unplaced(".", "it is empty")
         raise BuildError(

@@ -55,7 +55,7 @@ class LogScores:
                     best = self._best.setdefault((task, name), line)
                     if line.mse < best.mse:
                         self._best[task, name] = line
-        release.drop_bare_tasks()
+        release.drop_tasks_without_codecs()
 
     def versions(self, release: Release) -> dict[str, str]:
         """Return the logs with a release's scores and their hashes, for a manifest's versions."""

@@ -18,7 +18,7 @@ from cfqa_data.builders.pipeline.compress import Compress
 from cfqa_data.builders.pipeline.label import Scored
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.prepare import Prepare
-from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select, checked_sample
+from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select, check_sample
 from cfqa_data.errors import BuildError, CodecError, prefixed
 from cfqa_data.format.codes import find_centres
 from cfqa_data.format.facts import Layer
@@ -83,7 +83,7 @@ class _Select(ImportStage, Select):
         if self.logged is None:
             source = self.context.models.source(item.task)
             facts = self.context.models.facts(item.task)
-            truths = {name: checked_sample(source.sample(name), facts).truth for name in truths}
+            truths = {name: check_sample(source.sample(name), facts).truth for name in truths}
         self.write(item, {name: (None, truth) for name, truth in truths.items()})
 
 

@@ -309,9 +309,9 @@ class _DeepVerification(Stage):
                     values[f"{prefix}loss"] = float(losses[0])
         except (FormatError, BuildError) as error:
             return [Fault(name, f"cannot be recomputed: {self._message(error)}")]
-        of = f"of {job.source} by {job.codec} at level {row['level']}"
+        version = f"{job.source} by {job.codec} at level {row['level']}"
         return [
-            Fault(name, f"{key} {of} is {row[key]:.9g}, recomputed it is {value:.9g}")
+            Fault(name, f"{key} of {version} is {row[key]:.9g}, recomputed it is {value:.9g}")
             for key, value in values.items()
             if row[key] is not None
             and not _near(key, row[key], value)

@@ -9,7 +9,7 @@ from pathlib import Path
 from cfqa_data.builders.pipeline.check import make_plan, pinned
 from cfqa_data.builders.pipeline.compress import Compress
 from cfqa_data.builders.pipeline.context import BuildContext
-from cfqa_data.builders.pipeline.fit import fitted
+from cfqa_data.builders.pipeline.fit import fit_recipe
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.plan import Plan
@@ -100,7 +100,7 @@ def run_stages(
     with locked(root):
         if status(plan.recipe, root, tier=plan.tier) != "finished":
             plan = open_workspace(plan, root, accept_versions=accept_versions)
-            context = fitted(BuildContext(plan, Layout(root)), executor, progress)
+            context = fit_recipe(BuildContext(plan, Layout(root)), executor, progress)
             for stage in stages:
                 deque(drive(stage(context), executor, progress), maxlen=0)
             progress.start("pack", len(plan.recipe.tasks) + 3, "files")

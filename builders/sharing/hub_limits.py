@@ -10,9 +10,9 @@ from cfqa_data.console.text import printable, size_text
 from cfqa_data.errors import CfqaError
 from cfqa_data.format.facts import Terms
 
-__all__ = ["MOST_ENTRIES", "check_limits", "check_terms"]
+__all__ = ["MAX_ENTRIES", "check_limits", "check_terms"]
 
-MOST_ENTRIES = 10_000
+MAX_ENTRIES = 10_000
 """Maximum number of files and folders in a folder."""
 
 LARGEST, LARGE = 50_000_000_000, 20_000_000_000
@@ -70,10 +70,10 @@ def check_limits(files: Mapping[str, int]) -> list[str]:
         for depth, step in enumerate(steps):
             entries.setdefault("/".join(steps[:depth]), set()).add(step)
     for folder, names in entries.items():
-        if len(names) > MOST_ENTRIES:
+        if len(names) > MAX_ENTRIES:
             raise CfqaError(
                 f"{printable(folder) or 'the folder itself'}: {len(names)} files and folders in "
-                f"it, and the Hub takes {MOST_ENTRIES} in one folder; build with larger groups "
+                f"it, and the Hub takes {MAX_ENTRIES} in one folder; build with larger groups "
                 "(group_size)"
             )
     large = [name for name, size in files.items() if size > LARGE]

@@ -66,7 +66,7 @@ class ImageNet(FileSource):
     """
 
     terms = TERMS["imagenet"]
-    kind, serves = "imagenet", "cls"
+    kind, supported_task = "imagenet", "cls"
     offered = (
         "ILSVRC 2012 validation images and development kit are at "
         "https://image-net.org/download.php, for registered users"

@@ -14,7 +14,7 @@ import numpy as np
 from cfqa_data.builders.sources.files import (
     Entry,
     FileSource,
-    Unfit,
+    Unsuitable,
     by_name,
     choose,
     names_in,
@@ -67,7 +67,7 @@ class Nyuv2(FileSource):
     """
 
     terms = TERMS["nyuv2"]
-    kind, serves, offered = "nyuv2", "dpt", OFFERED
+    kind, supported_task, offered = "nyuv2", "dpt", OFFERED
 
     list: str | None = None
     train: str | None = None
@@ -111,14 +111,14 @@ class Nyuv2(FileSource):
         """Return the depth in millimetres, uint16 (480, 640).
 
         Raises:
-            Unfit: No depth in the scored crop is valid.
+            Unsuitable: No depth in the scored crop is valid.
             BuildError: The depth map has another size.
         """
         depth = self._store.depth(entry)
         _check_shape(entry.truth, depth.shape)
         scored = depth[slice(*_GEOMETRY.rows), slice(*_GEOMETRY.columns)] / 1000.0
         if not ((scored > DEPTH_RANGE[0]) & (scored < DEPTH_RANGE[1])).any():
-            raise Unfit(f"{entry.name}: its depth map has no valid pixel ({entry.truth})")
+            raise Unsuitable(f"{entry.name}: its depth map has no valid pixel ({entry.truth})")
         return depth
 
     def training(self) -> Iterable[Entry]:

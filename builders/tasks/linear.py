@@ -264,8 +264,8 @@ class LinearTask(Task):
         layers = None if blocks is None else len(blocks)
         self.head = self.head_kind.load(weights, backbone.norm, layers)
         if backbone.width not in (None, self.head.dim):
-            of = f" and {layers} layer(s)" if layers else ""
-            raise BuildError(f"{weights}: not a head for features of width {backbone.width}{of}")
+            also = f" and {layers} layer(s)" if layers else ""
+            raise BuildError(f"{weights}: not a head for features of width {backbone.width}{also}")
 
     def score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
         """Return the head's score and loss."""
