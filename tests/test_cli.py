@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from mock_dataset import write_mock_dataset
 
 import cfqa_data.builders.pipeline as pipeline
 from cfqa_data.cli import main
-from cfqa_data.cli.commands import REMOVAL, RENAMED
+from cfqa_data.cli.commands import COMMANDS, REMOVAL, RENAMED
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import BuildError
 from cfqa_data.eval import evaluate, read_evaluation
@@ -49,6 +50,17 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in out
 
 
+def test_help_fits_80_columns_and_names_what_values_may_be(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in COMMANDS:
+        assert main([command, "--help"]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if "--help" not in line]
+        cut = [line for line in lines if "…" in line or re.search(r"<(int|float|bool)", line)]
+        assert cut == [], command
+
+
 def test_no_command_shows_the_help_and_is_bad_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "Usage: cfqa" in capsys.readouterr().out
@@ -65,8 +77,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["evall"], "No such command 'evall'"),
         (["info"], "Missing argument 'DIR'"),
         (["build"], "--out is missing: name the folder"),
-        (["build", "--out", "x", "--workers", "0"], "--workers"),
-        (["build", "--out", "x", "--tier", "heavy"], "--tier"),
+        (["build", "--workers", "0"], "'-j': '0' is not a whole number from 1 (see cfqa build --h"),
+        (["show", "{folder}", "x", "--level", "a"], "'--level': 'a' is not a whole number (see"),
+        (["verify", "x", "--tolerance", "nan"], "'--tolerance': 'nan' is not a number from 0 to 1"),
+        (["build", "--tier", "heavy"], "'--tier': 'heavy' is not one of full, light (see"),
         (["eval", "{folder}", "--table", "wide"], "--table"),
         (["eval", "{folder}", "--colour"], "No such option"),
         (["info", "{folder}/nowhere"], "not a CFQA dataset folder"),
@@ -147,6 +161,7 @@ def test_info_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["tier"] == "full"
     dpt = facts["tasks"]["dpt"]
     assert (dpt["sources"], dpt["features"], dpt["shape"]) == (3, 120, [2, 4, 9, 16])
+    assert dpt["tokens"] == [9, 9]
     assert (dpt["score"], dpt["codecs"]["x265"]) == ("RMSE (lower is better, m)", 10)
     assert len(facts["codecs"]) == 4
     assert len(facts["health"]) == 12
@@ -597,7 +612,7 @@ def test_a_reader_that_goes_away_is_no_error(
     out, dropped = tmp_path / "scores.parquet", []
     arguments = ["eval", str(folder), "--task", "cls", "--codec", "x265", "--out", str(out)]
     with monkeypatch.context() as patch:  # in this process, whose own stdout stays
-        patch.setattr("cfqa_data.cli.commands.drop", dropped.append)
+        patch.setattr("cfqa_data.cli.commands.discard", dropped.append)
         patch.setattr(sys, "stdout", os.fdopen(write, "w"))
         assert main(arguments) == 141
         with pytest.raises(BrokenPipeError):

@@ -477,12 +477,16 @@ def test_keys_are_the_same_in_every_process_and_by_folder_and_how_it_was_opened(
     roots: list[Path],
 ) -> None:
     opened = cfqa_data.load(roots[0])
-    name = array_feature.hold(opened)
+    name = array_feature.register(opened)
     assert opened[0].label["level"] == 0  # what has been read does not matter
-    assert array_feature.hold(opened) == name == array_feature.hold(cfqa_data.load(roots[0], "cls"))
+    assert (
+        array_feature.register(opened)
+        == name
+        == array_feature.register(cfqa_data.load(roots[0], "cls"))
+    )
     others = [cfqa_data.load(roots[1])]
     others += [cfqa_data.load(roots[0], **{how: True}) for how in ("untrusted", "follow_links")]
-    assert len({name, *map(array_feature.hold, others)}) == 4
+    assert len({name, *map(array_feature.register, others)}) == 4
 
 
 def become_another_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -452,5 +452,6 @@ def test_streams_are_no_map_style_dataset() -> None:
             return iter([1])
 
     for stream in (Stream(), iter([1])):
-        with pytest.raises(CfqaError, match="takes a map-style dataset,"):
+        message = f"takes a map-style dataset, not a {type(stream).__name__}$"
+        with pytest.raises(CfqaError, match=message):
             data_loader(stream)

@@ -27,7 +27,7 @@ with extras("build"):
     from torch.nn import functional as F
 
     from cfqa_data.builders.backbones.naming import recognise, to_official
-    from cfqa_data.format.checkpoints import known_tensor, tensors_at
+    from cfqa_data.format.checkpoints import load_tensors, required_tensor
 
 __all__ = ["PRECISIONS", "Backbone", "DinoV2", "VisionTransformer", "load_backbone"]
 
@@ -284,12 +284,12 @@ def load_backbone(
     Raises:
         BuildError: A tensor is missing, left over or misshapen; the message names it.
     """
-    state, origin = tensors_at(path_or_state_dict, "state dict")
+    state, origin = load_tensors(path_or_state_dict, "state dict")
     state, naming = recognise(state, origin)
     what = "DINOv2 backbone"
 
     def need(official: str, ndim: int) -> Tensor:
-        return known_tensor(state, naming(official)[0], ndim, origin, what)
+        return required_tensor(state, naming(official)[0], ndim, origin, what)
 
     embed, projection = need("pos_embed", 3), need("patch_embed.proj.weight", 4)
     dim, rows = int(embed.shape[-1]), int(embed.shape[1])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cfqa_data.format.checkpoints import check_tensors, without_prefix
+from cfqa_data.format.checkpoints import check_tensors, find_network
 
 __all__ = ["Naming", "recognise", "to_official"]
 
@@ -91,7 +91,7 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tenso
     """
     hub_marks = tuple(Naming(hub=True)(mark)[0] for mark in _MARKS)
     hub = any(name.endswith(hub_marks) for name in state)
-    state, prefix = without_prefix(state, hub_marks if hub else _MARKS, origin)
+    state, prefix = find_network(state, hub_marks if hub else _MARKS, origin)
     if hub:
         return state, Naming(hub=True, prefix=prefix)
     pattern = re.compile(re.escape(prefix) + r"blocks\.([0-9]{1,3})\.([0-9]{1,3})\.")

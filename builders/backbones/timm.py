@@ -13,7 +13,7 @@ import numpy as np
 from cfqa_data.builders.backbones.base import LibraryModel, join_layers, library_errors, read_config
 from cfqa_data.errors import BuildError
 from cfqa_data.extras import extras
-from cfqa_data.format.checkpoints import check_tensors, tensors_at
+from cfqa_data.format.checkpoints import check_tensors, load_tensors
 from cfqa_data.torch_state import torch_state
 
 with extras():
@@ -114,7 +114,7 @@ def _load(architecture: str, weights: Path) -> Any:
     for attribute in ("forward_intermediates", "feature_info"):
         if not hasattr(model, attribute):
             raise BuildError(f"timm: {architecture} has no {attribute}")
-    state, origin = tensors_at(weights, "state dict")
+    state, origin = load_tensors(weights, "state dict")
     classifiers = model.pretrained_cfg.get("classifier") or ()
     names = (classifiers,) if isinstance(classifiers, str) else classifiers
     heads, expected = tuple(f"{name.split('.')[0]}." for name in names), model.state_dict()

@@ -180,7 +180,7 @@ class Head(nn.Module):
     ) -> Any:
         """Load the head from a checkpoint; see `load_head`."""
         what = f"{cls.task} head"
-        tensors, origin = checkpoints.tensors_at(path_or_dict, what)
+        tensors, origin = checkpoints.load_tensors(path_or_dict, what)
         prefix = ""
         if any(name.startswith(cls.prefix) for name in tensors):
             prefix, norm_at = cls.prefix, cls.whole_norm
@@ -189,7 +189,7 @@ class Head(nn.Module):
             tensors |= {f"norm.{k.removeprefix(norm_at)}": v for k, v in own.items()}
 
         def shape_of(name: str, ndim: int) -> Sequence[int]:
-            return checkpoints.known_tensor(tensors, prefix + name, ndim, origin, what).shape
+            return checkpoints.required_tensor(tensors, prefix + name, ndim, origin, what).shape
 
         inputs, outputs = cls.sizes(shape_of)
         if inputs % (share := cls.share(layers or cls.layers)):

@@ -24,7 +24,7 @@ from cfqa_data.builders.tasks.drawing import SHOWN, Bar, Drawing
 from cfqa_data.builders.tasks.linear import LinearTask
 from cfqa_data.errors import BuildError, prefixed
 from cfqa_data.extras import extras
-from cfqa_data.format.checkpoints import known_tensor, tensors_at
+from cfqa_data.format.checkpoints import load_tensors, required_tensor
 from cfqa_data.format.facts import Loss, Score, TaskFacts, Truth
 
 with extras("build"):
@@ -125,8 +125,8 @@ class Embedder(ClsHead):
         layers: int | None = None,
     ) -> Any:
         """Load the embedder and the gallery from a file."""
-        tensors, origin = tensors_at(path_or_dict, "retrieval head")
-        gallery = [known_tensor(tensors, name, 2, origin, "retrieval head") for name in GALLERY]
+        tensors, origin = load_tensors(path_or_dict, "retrieval head")
+        gallery = [required_tensor(tensors, name, 2, origin, "retrieval head") for name in GALLERY]
         rest = {name: tensor for name, tensor in tensors.items() if name not in GALLERY}
         with prefixed(origin, BuildError):
             head = super().load(rest, norm, layers)

@@ -75,7 +75,7 @@ def check_states(jobs: Iterable[planning.Job], settings: planning.Settings) -> N
 def _read(path: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return the state in a file, if it is of a training with this provenance."""
     try:
-        state: dict[str, Any] = load_plain(path, mapped=False)
+        state: dict[str, Any] = load_plain(path, mmap=False)
         differing = planning.differences(state["made"], provenance)
     except (BuildError, *_FOREIGN) as error:
         raise _damaged(path, error) from None

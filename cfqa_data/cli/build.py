@@ -1,4 +1,4 @@
-"""`cfqa build` and `cfqa import-release`: make a dataset."""
+"""`cfqa build` and `cfqa import-release`: create a dataset."""
 
 from __future__ import annotations
 

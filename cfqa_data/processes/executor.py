@@ -67,13 +67,13 @@ class Executor(AbstractContextManager["Executor"]):
     """Runs items of stages; what it needs for that is started at the first of them.
 
     Args:
-        workers: processes to start; with 0 or 1 the work is done in this process.
-        scheduler: address of a Dask scheduler to use instead, whose workers see the same files, or
+        workers: Processes to start; with 0 or 1 the work is done in this process.
+        scheduler: Address of a Dask scheduler to use instead, whose workers see the same files, or
             a client of Dask's.
-        gpus: as CUDA_VISIBLE_DEVICES names them: the processes take one each, in turn.
+        gpus: As CUDA_VISIBLE_DEVICES names them: the processes take one each, in turn.
 
     Raises:
-        BuildError: there cannot be so many workers, both workers and a scheduler are given, or no
+        BuildError: There cannot be so many workers, both workers and a scheduler are given, or no
             process can be started from here.
     """
 
@@ -107,12 +107,12 @@ class Executor(AbstractContextManager["Executor"]):
         """Yield each item once it is done, with its result; what comes first is begun first.
 
         Args:
-            stage: whose items they are, or what returns the stage of an item. A worker is sent a
+            stage: Whose items they are, or what returns the stage of an item. A worker is sent a
                 stage once.
-            items: the items.
+            items: The items.
 
         Raises:
-            CfqaError: at the end, if items failed; all others were done before.
+            CfqaError: At the end, if items failed; all others were done before.
         """
         stage_of = stage if callable(stage) else lambda _: stage
         waiting, alone = deque(items), deque[Any]()
@@ -194,7 +194,7 @@ class Executor(AbstractContextManager["Executor"]):
         if self._scheduler is not None:
             submitted: Future[Any] = self._pool.submit(_run, task, item, priority=-place)
             return submitted
-        with spawning.environment(ENVIRONMENT), spawning.deaf_to_interrupts():
+        with spawning.environment(ENVIRONMENT), spawning.blocking_interrupts():
             try:
                 begun: Future[Any] = self._pool.submit(_run, task, item)
                 return begun
@@ -214,7 +214,7 @@ class Executor(AbstractContextManager["Executor"]):
         else:
             self._mark = self._stack.enter_context(spawning.spawning())
             # The pool's locks start multiprocessing's resource tracker.
-            with spawning.deaf_to_interrupts():
+            with spawning.blocking_interrupts():
                 self._pool = self._stack.enter_context(_pool(self._workers, self._gpus))
 
     def _send(self, stage: bytes) -> Any:
@@ -268,7 +268,7 @@ def _connected(address: str | Any) -> Iterator[Any]:
     """Use the workers of a Dask scheduler; a client that is given stays open.
 
     Raises:
-        BuildError: there is none at that address.
+        BuildError: There is none at that address.
     """
     with extras():
         from distributed import Client
@@ -318,7 +318,7 @@ class UserCodeError(BuildError):
     """What a user's class raised, with the place; it can be pickled, whatever that was.
 
     Attributes:
-        passing: whether it is tried :data:`ATTEMPTS` times even if it comes twice alike.
+        passing: Whether it is tried :data:`ATTEMPTS` times even if it comes twice alike.
     """
 
     passing = False
@@ -384,7 +384,7 @@ def _report(failures: dict[Any, CfqaError], total: int) -> None:
     """Raise one error for all items that failed.
 
     Raises:
-        CfqaError: the only one itself, or a BuildError with all of them.
+        CfqaError: The only one itself, or a BuildError with all of them.
     """
     if len(failures) == 1:
         raise next(iter(failures.values()))

@@ -18,7 +18,7 @@ import numpy as np
 from cfqa_data.codecs.hyperprior.entropy_tables import scale_table
 from cfqa_data.codecs.hyperprior.weights import PAPER_PAD, HyperpriorWeights, Pad
 from cfqa_data.errors import BuildError, CodecError, prefixed
-from cfqa_data.format.checkpoints import check_tensors, read_tensors, without_prefix
+from cfqa_data.format.checkpoints import check_tensors, find_network, read_tensors
 from cfqa_data.paths import absolute_path
 from cfqa_data.torch_state import torch_state
 
@@ -75,7 +75,7 @@ def _read_state(path: str | Path) -> dict[str, np.ndarray]:
     """
     origin = str(path)
     try:
-        tensors, prefix = without_prefix(read_tensors(path), MARKER_KEYS, origin)
+        tensors, prefix = find_network(read_tensors(path), MARKER_KEYS, origin)
         state: dict[str, Tensor] = {}
         for key, tensor in tensors.items():
             name = _normalise_key(key.removeprefix(prefix))
