@@ -27,7 +27,7 @@ from cfqa_data.format.manifest import hash_file, package_versions
 from cfqa_data.format.resources import HUB, locate
 from cfqa_data.recipe.fitted import AutoLevels
 from cfqa_data.recipe.load import CodecSpec, Recipe
-from cfqa_data.recipe.portable import local_options, rename
+from cfqa_data.recipe.portable import local_options, replace_path
 from cfqa_data.registry import naming_user_code
 
 __all__ = ["hash_sources", "hash_uris", "make_plan", "packages_of", "pinned", "weights_of"]
@@ -214,7 +214,7 @@ def hash_sources(recipe: Recipe, sources: Mapping[str, Source]) -> dict[str, str
         names = {locate(uri).as_posix(): uri for uri in uris}
         files, values = source.decides()
         for path in files:
-            hashes[rename(path.as_posix(), names)] = hash_file(path)
+            hashes[replace_path(path.as_posix(), names)] = hash_file(path)
         if values is not None:
             root = str(options.get("root", f"tasks.{task}.source"))
             values_by_root.setdefault(root, []).append(values)

@@ -21,7 +21,7 @@ from cfqa_data.format.resources import locate
 from cfqa_data.format.schema import label_schema, originals_schema
 from cfqa_data.format.storage import read_labels, remove_partials, write_table
 from cfqa_data.integrity.health import health
-from cfqa_data.recipe.portable import portable_names, recorded_recipe, rename
+from cfqa_data.recipe.portable import portable_names, recorded_recipe, replace_path
 
 __all__ = ["label_table", "originals_table", "pack"]
 
@@ -42,7 +42,7 @@ def pack(context: BuildContext, advance: Callable[[], None]) -> None:
         recipe=recorded_recipe(plan.recipe),
         tasks={task: context.entry(task) for task in plan.recipe.tasks},
         versions=plan.versions,
-        weights={rename(name, names): digest for name, digest in plan.weights.items()},
+        weights={replace_path(name, names): digest for name, digest in plan.weights.items()},
         packages=plan.packages,
     )
     tables = []

@@ -23,7 +23,7 @@ from cfqa_data.format.manifest import Manifest, read_manifest
 from cfqa_data.format.storage import PARTIAL, remove_partials, write_text
 from cfqa_data.paths import absolute_path
 from cfqa_data.recipe.load import Recipe
-from cfqa_data.recipe.portable import portable_names, recorded_recipe, rename
+from cfqa_data.recipe.portable import portable_names, recorded_recipe, replace_path
 
 __all__ = ["open_workspace", "remove_work", "status"]
 
@@ -127,13 +127,13 @@ def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
     The manifest of an import has the hashes of the files that the import used only.
     """
     names, models = portable_names(recipe), Models(recipe)
-    uris = [uri for uri in weights_of(recipe) if rename(uri, names) in manifest.weights]
-    lists = manifest.weights.keys() - {rename(uri, names) for uri in uris}
+    uris = [uri for uri in weights_of(recipe) if replace_path(uri, names) in manifest.weights]
+    lists = manifest.weights.keys() - {replace_path(uri, names) for uri in uris}
     with prefixed(f"recipe {recipe.name!r}", BuildError):
         packages = packages_of(models)
         sources = {task: models.source(task) for task in recipe.tasks if lists}
         hashes = hash_uris(uris) | hash_sources(recipe, sources)
-    current = {rename(uri, names): digest for uri, digest in hashes.items()}
+    current = {replace_path(uri, names): digest for uri, digest in hashes.items()}
     if other := [name for name, digest in manifest.weights.items() if current.get(name) != digest]:
         raise BuildError(
             f"{layout.root} contains a finished dataset of other weights or lists ({other[0]}): "

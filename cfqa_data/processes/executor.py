@@ -102,7 +102,10 @@ class Executor(AbstractContextManager["Executor"]):
         self._stack = ExitStack()
 
     def run(
-        self, stage: Stage | Callable[[Any], Stage], items: Sequence[Any]
+        self,
+        stage: Stage | Callable[[Any], Stage],
+        items: Sequence[Any],
+        split: Callable[[Any], Sequence[Any]] | None = None,
     ) -> Iterator[tuple[Any, Any]]:
         """Yield each item once it is done, with its result; what comes first is begun first.
 
@@ -110,6 +113,9 @@ class Executor(AbstractContextManager["Executor"]):
             stage: Whose items they are, or what returns the stage of an item. A worker is sent a
                 stage once.
             items: The items.
+            split: Called with an item that killed every worker that tried it. It returns the items
+                that replace it, which are run one at a time and not retried if they kill a worker
+                too; `split` is then called with those. Without it, such an item fails.
 
         Raises:
             CfqaError: At the end, if items failed; all others were done before.
@@ -137,13 +143,22 @@ class Executor(AbstractContextManager["Executor"]):
                         yield item, future.result()
                         continue
                     attempts[item] += 1
-                    if killed := isinstance(error, BrokenProcessPool):
+                    if broken := isinstance(error, BrokenProcessPool):
                         self._replace(error)
                     repeated = seen.get(item) == str(error)
                     seen[item] = str(error)
                     final = _final(item, error, attempts[item], repeated)
                     if final is None:
-                        (alone if killed else waiting).appendleft(item)
+                        (alone if broken else waiting).appendleft(item)
+                        continue
+                    if split is not None and _killed(error):
+                        parts = split(item)
+                        attempts.update(dict.fromkeys(parts, ATTEMPTS - 1))
+                        alone.extendleft(reversed(parts))
+                        # On a cluster others run meanwhile, which might kill its workers likewise.
+                        for other in [one for one in running if not one.done()]:
+                            other.cancel()
+                            waiting.appendleft(running.pop(other))
                         continue
                     failures[item] = final
                     if len(failures) >= MOST_FAILURES or isinstance(final, DiskError):
@@ -362,9 +377,7 @@ def _final(item: Any, error: BaseException, attempt: int, repeated: bool) -> Cfq
     own = isinstance(error, UserCodeError)
     if isinstance(error, CfqaError) and not own:
         return error if str(error).startswith(f"{item}") else BuildError(f"{item}: {error}")
-    if type(error).__name__ == "KilledWorker" or (
-        attempt == ATTEMPTS and isinstance(error, BrokenProcessPool)
-    ):
+    if _killed(error) and (attempt >= ATTEMPTS or not isinstance(error, BrokenProcessPool)):
         return BuildError(
             f"{item}: every worker that tried it was killed (out of memory?); run the same "
             "command again with fewer workers to resume"
@@ -378,6 +391,11 @@ def _final(item: Any, error: BaseException, attempt: int, repeated: bool) -> Cfq
         final = BuildError(f"{item} failed {attempt} times: {text}")
     final.__cause__ = error
     return final
+
+
+def _killed(error: BaseException) -> bool:
+    """Whether a worker of this machine was killed, or several of a Dask cluster."""
+    return isinstance(error, BrokenProcessPool) or type(error).__name__ == "KilledWorker"
 
 
 def _report(failures: dict[Any, CfqaError], total: int) -> None:
