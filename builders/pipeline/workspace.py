@@ -62,8 +62,8 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
             return status(recipe, out, tier=tier)
         what = f"{layout.root} contains an unfinished build"
         remedy = "finish it, delete this folder, or choose another"
-        there = recorded["recipe"]
-        _check_recipe(what, remedy, recorded["tier"], there, tier, recipe.fitted_as(there))
+        old = recorded["recipe"]
+        _check_recipe(what, remedy, recorded["tier"], old, tier, recipe.fitted_as(old))
         return "begun"
     if names - {layout.work.name} or inside - {LOCK}:
         raise BuildError(
@@ -97,8 +97,8 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
         manifest = read_manifest(layout.root)
     recorded = recorded_recipe(Recipe.from_dict(recipe.fitted_as(manifest.recipe)))
     what, remedy = f"{layout.root} contains a finished dataset", "choose another folder"
-    there = {**manifest.recipe, "name": manifest.name}
-    _check_recipe(what, remedy, manifest.tier, there, tier, recorded)
+    old = {**manifest.recipe, "name": manifest.name}
+    _check_recipe(what, remedy, manifest.tier, old, tier, recorded)
     # Different files may have the same portable name.
     if manifest.packages or _as_json(recorded) != _as_json(recipe.to_dict()):
         _check_files(layout, recipe, manifest)
