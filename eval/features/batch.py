@@ -1,12 +1,12 @@
 """Batches of features, with a cache of the quantities that several metrics derive from them.
 
-An evaluation scores forty compressed versions against one original with many metrics. What belongs
-to the original alone (its token norms, its Gram matrix) is then computed once for all of them, and
-what belongs to a compressed feature once for all metrics.
+An evaluation scores forty compressed versions of one original by many metrics. Quantities of the
+original (token norms, Gram matrices) are computed once for all versions, and those of a version
+once for all metrics.
 
 Precision: arithmetic is in the dtype of the values, float32 or float64, and means over tokens and
-slices are float64. Similarities near 1 are computed from the difference of unit vectors, on which
-float32's rounding acts in second order only, never as a quotient of products.
+slices are float64. Similarities near 1 are computed from the difference of unit vectors, where
+float32 rounding has a second-order effect only, never as a quotient of products.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ __all__ = [
 Derives = TypeVar("Derives", bound=Callable[..., Any])
 
 CHUNK, GPU_CHUNK = 2**17, 2**25
-"""Numbers of a temporary over rows: 512 kB of float32 stay in a core's cache with what they are
-made of; a GPU has few operations, in 128 MB."""
+"""Maximum number of elements of a temporary of `by_rows`. On a CPU, 512 kB of float32 stay in a
+core's cache together with the operands; on a GPU, fewer operations on up to 128 MB are faster."""
 
 MANY = 2**17
-"""Values from which on a pass over them takes a CPU longer than a few more operations do."""
+"""Number of values from which one pass over them takes a CPU longer than a few small operations."""
 
 
 class Features:
     """A batch of features (B, N, C, T, D): views, layers, tokens, channels.
 
-    What is derived is kept for as long as the object is. At the paper's largest size, (2, 4, 1611,
-    1536), ``centred`` takes about 80 MB in float32, and so does a T x T matrix.
+    Derived quantities are cached for the lifetime of the object. At the largest published size,
+    (2, 4, 1611, 1536), ``centred`` takes about 80 MB in float32, and so do T x T matrices.
 
     Attributes:
         values: (B, N, C, T, D), float32 or float64.
@@ -65,18 +65,18 @@ class Features:
         return tuple(self.values.shape)
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return what ``make()`` gives, computed when it is first asked for under this key."""
+        """Return the result of ``make()``, which is called once per key and then cached."""
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
 
     def keeps(self, key: Hashable) -> bool:
-        """Return whether something was derived under this key."""
+        """Return whether a result is cached under this key."""
         return key in self._kept
 
     @cached_property
     def norms(self) -> Tensor:
-        """Euclidean length of each token, float64 (B, N, C, T)."""
+        """Euclidean norm of each token, float64 (B, N, C, T)."""
         return torch.linalg.vector_norm(self.values, dim=-1).double()
 
     @cached_property
@@ -104,9 +104,9 @@ class Features:
 
 
 def derived(function: Derives) -> Derives:
-    """Keep what a function derives from ``(features, ...)``, or from a pair ``(x, y, ...)``.
+    """Cache the results of a function of ``(features, ...)`` or of a pair ``(x, y, ...)``.
 
-    It is kept on the features, or on ``y``, under the other arguments, and goes with them.
+    The cache is that of the features, or of ``y``; its keys are the other arguments.
     """
 
     @wraps(function)
@@ -120,12 +120,13 @@ def derived(function: Derives) -> Derives:
 
 
 def by_rows(function: Callable[..., Tensor], *batches: Tensor, share: int = 1) -> Tensor:
-    """Apply a function of rows to a few rows at a time, so that its temporaries stay in cache.
+    """Apply a function to a few tokens at a time, so that its temporaries stay in the CPU cache.
 
     Args:
-        function: Takes rows of each batch, (b or 1, rows, D), and returns float64 (b, rows).
-        batches: (B or 1, N, C, T, D or 1); the last one has all items and columns.
-        share: How many times as much the function's temporaries take on a CPU as one of float32.
+        function: Takes rows of each batch, (B or 1, rows, D), and returns float64 (B, rows).
+        batches: (B or 1, N, C, T, D or 1); the last one has all items and channels.
+        share: Divisor of the number of rows on a CPU, for functions with several or float64
+            temporaries.
 
     Returns:
         float64 (B, N, C, T).
@@ -143,17 +144,17 @@ def by_rows(function: Callable[..., Tensor], *batches: Tensor, share: int = 1) -
 
 
 def token_std(tokens: Tensor) -> Tensor:
-    """Return the standard deviation of channels, (..., D) to float64 (...), see `Features.stds`."""
+    """Return the standard deviation over channels, (..., D) to float64 (...)."""
     z = tokens - tokens.mean(-1, keepdim=True)
     stds = torch.linalg.vector_norm(z, dim=-1).double() / z.shape[-1] ** 0.5
     return stds.masked_fill(tokens.amax(-1) == tokens.amin(-1), 0.0)
 
 
 def saves_passes(values: Tensor) -> bool:
-    """Whether to save passes over values, by a formula that must look at what it finds.
+    """Return whether to use formulas with fewer passes, which branch on computed values.
 
-    That is on a CPU, with many values; no other device is to be waited for, and what gradients are
-    recorded of has one formula.
+    They are used for many values on a CPU. On other devices the branch would be a host
+    synchronisation, and gradients are recorded through one formula only.
     """
     return values.device.type == "cpu" and values.numel() >= MANY and not values.requires_grad
 
@@ -167,12 +168,12 @@ def root(squares: Tensor) -> Tensor:
 
 
 def own(temporary: Tensor) -> Tensor:
-    """Return what may be overwritten: a tensor itself, or a copy if a gradient may need it."""
+    """Return a tensor that may be overwritten: a copy where autograd may need the original."""
     return temporary.clone() if temporary.requires_grad else temporary
 
 
 def slice_mean(values: Tensor) -> Tensor:
-    """Mean of (B, N, C, ...) over all but the first axis, float64 (B,)."""
+    """Return the mean of (B, N, C, ...) over all axes but the first, float64 (B,)."""
     return values.flatten(1).mean(1, dtype=torch.float64)
 
 
@@ -190,8 +191,8 @@ def token_mean(values: Tensor) -> Tensor:
 def first_nonfinite(batch: Tensor) -> int | None:
     """Return the index of the first item that holds NaN or Inf, or None.
 
-    NaN or Inf cannot leave a sum. One of finite float32 values may overflow float32, which is when
-    the sum is taken again in float64, which it cannot overflow.
+    A sum that includes NaN or Inf is not finite. A float32 sum of finite values may overflow, too;
+    a float64 sum, which cannot, then decides.
     """
     if batch.is_floating_point() and bool(batch.sum(-1).isfinite().all()):
         return None

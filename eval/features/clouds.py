@@ -1,4 +1,4 @@
-"""The clouds of centred tokens of two slices, compared up to an orthogonal map."""
+"""Comparison of the centred tokens of two slices up to an orthogonal map."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from cfqa_data.eval.features.relations import by_slice, distances, scaled_tokens
 __all__ = ["Difference", "differences"]
 
 NEAREST = 2.0**-40
-"""Clouds whose similarity is within this of 1 are the same: the rest is rounding."""
+"""Gaps up to this value are rounding errors and count as 0."""
 
 
 class Difference(NamedTuple):
-    """How two slices' clouds differ, float64 (B or 1, N, C) each.
+    """Norms and similarity of the centred tokens of two slices, float64 (B or 1, N, C) each.
 
     Attributes:
-        before: The norm of the centred tokens of x, |Xc|.
-        after: That of y, |Yc|.
-        gap: 1 - s in [0, 1], where s is their similarity; 1 where x or y does not vary over tokens.
+        before: Norm of the centred tokens of x, |Xc|.
+        after: Norm of the centred tokens of y, |Yc|.
+        gap: 1 - s in [0, 1], where s is the similarity; 1 where x or y does not vary over tokens.
     """
 
     before: Tensor
@@ -35,11 +35,11 @@ class Difference(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """What a cloud is compared by.
+    """The factor of the centred tokens of some slices, see `_shapes`.
 
     Attributes:
-        factor: (..., m, n) float64, of a cloud of norm 1.
-        size: (...) the norm of the centred tokens.
+        factor: (..., m, n) float64, of tokens scaled to norm 1.
+        size: (...), the norm of the centred tokens before scaling.
     """
 
     factor: Tensor
@@ -53,17 +53,16 @@ class _Gap(NamedTuple):
 
 @derived
 def differences(x: Features, y: Features, channels: bool = False) -> Difference:
-    """Compare the clouds of each slice.
+    """Compare the centred tokens of each slice.
 
     Args:
         x: Original.
         y: Compressed.
-        channels: Take the similarity of the channels' covariances, ``s = |Xc Yc^T|_* / (|Xc|
-            |Yc|)``, with the nuclear norm, instead of that of shapes, ``|Xc^T Yc|_* / (|Xc|
-            |Yc|)``.
+        channels: Use the similarity of channel covariances, ``s = |Xc Yc^T|_* / (|Xc| |Yc|)``,
+            with the nuclear norm, instead of that of shapes, ``|Xc^T Yc|_* / (|Xc| |Yc|)``.
 
     Raises:
-        MetricError: The decomposition did not converge.
+        MetricError: The eigenvalue decomposition does not converge.
     """
     factors, before = _shapes(x, channels)
     tokens, width = y.shape[-2:]
@@ -75,7 +74,7 @@ def differences(x: Features, y: Features, channels: bool = False) -> Difference:
         return _Gap(_nuclear_gap(gram(crossed, lower=False), size), size / unit[..., 0, 0])
 
     def from_distances(factor: Tensor, unit: Tensor, squares: Tensor) -> _Gap:
-        # The rows of the factor sum to zero: Yc Yc^T is -1/2 of the squared distances.
+        # The rows of the factor sum to zero, so that -1/2 of the squared distances replaces Yc Yc^T.
         size = root(squares.sum((-2, -1)) / (2 * tokens))
         return _Gap(_nuclear_gap(congruent(factor, squares), size, -0.5), size / unit)
 
@@ -88,9 +87,10 @@ def differences(x: Features, y: Features, channels: bool = False) -> Difference:
 
 @derived
 def _shapes(z: Features, channels: bool) -> _Shape:
-    """Return R, upper triangular of min(T, D) rows, with R^T R = Zc^T Zc or Zc Zc^T, and |Zc|.
+    """Return R and |Zc|, where R has min(T, D) rows, is upper triangular, and R^T R = Zc^T Zc.
 
-    R alone has no gradient: if one is recorded, Zc itself stands for R.
+    Without ``channels``, R^T R = Zc Zc^T instead. The QR decomposition without Q has no gradient;
+    where gradients are recorded, Zc or its transpose replaces R.
     """
 
     def make(values: Tensor) -> _Shape:
@@ -102,7 +102,7 @@ def _shapes(z: Features, channels: bool) -> _Shape:
 
 
 def _cloud(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the centred tokens of some slices, of norm 1 (or zero), and their norm before."""
+    """Return the centred tokens of some slices, scaled to norm 1 or zero, and their norms."""
     tokens, unit = scaled_tokens(values, torch.float64)
     size = root(torch.linalg.vector_norm(tokens, dim=-1).square().sum(-1))
     scale = size.masked_fill(size == 0, torch.inf).reciprocal()
@@ -112,17 +112,18 @@ def _cloud(values: Tensor) -> tuple[Tensor, Tensor]:
 def _nuclear_gap(products: Tensor, size: Tensor, factor: float = 1.0) -> Tensor:
     """Return ``1 - |A|_* / size`` from the upper triangle of ``A A^T``: (...) in [0, 1].
 
-    The singular values are the roots of the eigenvalues: several times faster than a singular value
-    decomposition of A. In float64 this resolves singular values down to 1e-7 of the largest;
-    smaller ones are left out.
+    The singular values are the square roots of the eigenvalues, which is several times faster than
+    a singular value decomposition of A. In float64 this resolves singular values down to 1e-7 of
+    the largest; smaller ones are ignored.
 
     Args:
         products: ``A A^T / factor``, (..., m, m) float64.
         size: (...); where it is 0, the gap is 1.
-        factor: Of the products.
+        factor: Scale of the products.
     """
     try:
-        # LAPACK reads columns: without a transposed copy, the upper triangle is its lower one.
+        # LAPACK is column-major: the transpose is passed without a transposing copy, and the lower
+        # triangle that eigvalsh reads is the upper one of the products.
         squares = factor * torch.linalg.eigvalsh(products.mT)
     except torch.linalg.LinAlgError as error:
         raise MetricError("the singular values of a slice did not converge") from error

@@ -1,7 +1,8 @@
-"""Products of matrices of which a part is known beforehand: symmetric ones, and of triangular ones.
+"""Symmetric matrix products, and products with triangular matrices, without redundant operations.
 
-A large matrix is multiplied by blocks of rows on a CPU, without that part; a GPU, for which small
-products are slow, and what gradients are recorded of, multiplies all of it at once.
+On a CPU large matrices are multiplied in blocks of rows, and blocks that are zero or known by
+symmetry are skipped. On a GPU, where small products are slow, and where gradients are recorded, the
+whole product is computed at once.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from cfqa_data.eval.features.lazy_torch import Tensor, torch
 __all__ = ["UpperBlocks", "congruent", "gram", "product_upper", "upper_product"]
 
 LARGE = 192
-"""Rows of a large matrix."""
+"""Number of rows from which a matrix is multiplied in blocks."""
 
 BLOCK, BLOCKS = 256, 6
-"""Usual rows of a block; and the largest number of blocks, of which there are at least 3."""
+"""Target number of rows of a block, and maximum number of blocks; the minimum is 3."""
 
 
 def _blocks(matrices: Tensor) -> list[slice]:
-    """Return the blocks of rows in which to multiply matrices: all rows, unless they are large."""
+    """Return the blocks of rows in which to multiply matrices; a single one if they are small."""
     rows, cpu = matrices.shape[-2], matrices.device.type == "cpu"
     blocks = min(BLOCKS, max(3, rows // BLOCK)) if rows >= LARGE and cpu else 1
     step = -(-rows // blocks)
@@ -30,8 +31,11 @@ def gram(z: Tensor, lower: bool = True, out: Tensor | None = None) -> Tensor:
 
     Args:
         z: (..., m, n).
-        lower: Fill the part below the diagonal, too; in a large matrix it is copied from above.
-        out: (..., m, m), to write to.
+        lower: Whether to fill the blocks below the diagonal, too; they are copied from above.
+        out: (..., m, m), the tensor to write the product to.
+
+    Returns:
+        (..., m, m).
     """
     products = z.new_empty((*z.shape[:-1], z.shape[-2])) if out is None else out
     if z.requires_grad or len(blocks := _blocks(z)) == 1:
@@ -45,12 +49,10 @@ def gram(z: Tensor, lower: bool = True, out: Tensor | None = None) -> Tensor:
 
 
 class UpperBlocks:
-    """The symmetric product ``z @ z.mT`` as blocks of rows, each from the diagonal on.
-
-    What lies below the diagonal counts by its equal above.
+    """The blocks of the symmetric product ``z @ z.mT`` on and above the diagonal.
 
     Args:
-        z: (m, n), on a CPU, of which no gradient is recorded.
+        z: (m, n), on a CPU and without gradients.
     """
 
     def __init__(self, z: Tensor) -> None:
@@ -58,15 +60,16 @@ class UpperBlocks:
         self._blocks = [z[part] @ z[part.start :].T for part in self._parts]
 
     def gap(self, units: Tensor, floor: float = 0.0, last: bool = True) -> tuple[Tensor, float]:
-        """Return how far the matrix, made of norm 1, is from another symmetric one of norm 1.
+        """Return the squared distance of the matrix, scaled to norm 1, from another one.
 
         Args:
-            units: (m, m), the other one.
-            floor: A norm that counts as zero.
+            units: (m, m), symmetric and of norm 1.
+            floor: Norm up to which the matrix counts as zero.
             last: Whether the blocks may be overwritten.
 
         Returns:
-            The square of the distance, () float64, 2 where the norm is zero; and the norm before.
+            The squared distance, () float64, which is 2 where the matrix counts as zero, and the
+            norm of the matrix.
         """
         size = float(_symmetric_energy(self._blocks)) ** 0.5
         if size <= floor:
@@ -79,9 +82,9 @@ class UpperBlocks:
         return _symmetric_energy(changes), size
 
     def centre(self) -> None:
-        """Centre the matrix such that rows sum to zero without their diagonals, which become zero.
+        """Centre the matrix in place so that its off-diagonal rows sum to zero; zero the diagonal.
 
-        See Szekely and Rizzo 2014, U-centring.
+        This is the U-centring of Szekely and Rizzo 2014.
         """
         tokens = self._blocks[0].shape[1]
         sums = self._blocks[0].new_zeros(tokens)
@@ -98,9 +101,9 @@ class UpperBlocks:
 
 
 def _symmetric_energy(blocks: list[Tensor]) -> Tensor:
-    """Return the sum of squares of a symmetric matrix of which there are blocks from the diagonal.
+    """Return the sum of squares of a symmetric matrix from its blocks on and above the diagonal.
 
-    By rows first: float32 sums over whole matrices were off by 3e-5.
+    Norms of rows are taken first: float32 sums over whole matrices had errors of 3e-5.
     """
     halves = [block.tensor_split([len(block)], dim=1) for block in blocks]
     norms = [torch.linalg.vector_norm(half, dim=-1).double() for both in halves for half in both]
@@ -109,7 +112,7 @@ def _symmetric_energy(blocks: list[Tensor]) -> Tensor:
 
 
 def upper_product(upper: Tensor, z: Tensor) -> Tensor:
-    """Return ``upper @ z``, without the zeros below the diagonal of a large upper matrix."""
+    """Return ``upper @ z`` for an upper triangular matrix."""
     recorded = upper.requires_grad or z.requires_grad
     if recorded or len(blocks := _blocks(upper)) == 1:
         return upper @ z
@@ -122,7 +125,7 @@ def upper_product(upper: Tensor, z: Tensor) -> Tensor:
 
 
 def product_upper(z: Tensor, upper: Tensor) -> Tensor:
-    """Return ``z @ upper``, without the zeros below the diagonal of a large upper matrix."""
+    """Return ``z @ upper`` for an upper triangular matrix."""
     if z.requires_grad or len(blocks := _blocks(upper)) == 1:
         return z @ upper
     products = z.new_empty((*z.shape[:-1], upper.shape[-1]))
@@ -134,9 +137,9 @@ def product_upper(z: Tensor, upper: Tensor) -> Tensor:
 
 
 def congruent(upper: Tensor, middle: Tensor) -> Tensor:
-    """Return the upper triangle of ``upper @ middle @ upper.mT``, where the middle is symmetric.
+    """Return the upper triangle of ``upper @ middle @ upper.mT`` for a symmetric ``middle``.
 
-    The part below the diagonal is not defined.
+    The elements below the diagonal are undefined.
     """
     left = upper_product(upper, middle)
     if left.requires_grad or len(blocks := _blocks(upper)) == 1:
