@@ -74,7 +74,7 @@ def differences(x: Features, y: Features, channels: bool = False) -> Difference:
         return _Gap(_nuclear_gap(gram(crossed, lower=False), size), size / unit[..., 0, 0])
 
     def from_distances(factor: Tensor, unit: Tensor, squares: Tensor) -> _Gap:
-        # The rows of the factor sum to zero, so that -1/2 of the squared distances replaces Yc Yc^T.
+        # The rows of the factor sum to zero: -1/2 of the squared distances can replace Yc Yc^T.
         size = root(squares.sum((-2, -1)) / (2 * tokens))
         return _Gap(_nuclear_gap(congruent(factor, squares), size, -0.5), size / unit)
 

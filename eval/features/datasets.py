@@ -36,11 +36,11 @@ KEYS = ("task", "source_id", "codec", "level")
 
 
 class FeatureSource(Protocol):
-    """What is evaluated: a `cfqa_data.Dataset`, or anything that answers like one.
+    """The interface of datasets that can be evaluated, such as `cfqa_data.Dataset`.
 
-    It may also have ``codes(source_id, codec, level)``, a compressed feature as integers with the
-    tables of their values, which are then dequantised on the device; and ``tasks``, a mapping of
-    names to `cfqa_data.format.facts.TaskFacts`, for what it knows of its tasks.
+    Optional members are ``codes(source_id, codec, level)``, which returns a compressed feature as
+    integers with the tables of their values, to be dequantised on the device, and ``tasks``, a
+    mapping of task names to `cfqa_data.format.facts.TaskFacts`.
     """
 
     @property
@@ -55,14 +55,14 @@ class FeatureSource(Protocol):
 
 
 def opened(dataset: FeatureSource | str | Path, **options: Any) -> FeatureSource:
-    """Return an open dataset as it is, and that at a path opened.
+    """Open the dataset at a path; return an open dataset unchanged.
 
     Args:
         dataset: The dataset, or its path.
-        options: Of `cfqa_data.load`, for a path only.
+        options: Options of `cfqa_data.load`, for a path only.
 
     Raises:
-        MetricError: An option was given, and the dataset is open.
+        MetricError: Options were given with an open dataset.
         FormatError: The folder is not a dataset.
     """
     if isinstance(dataset, str | Path):
@@ -77,10 +77,10 @@ def opened(dataset: FeatureSource | str | Path, **options: Any) -> FeatureSource
 
 
 def dataset_identity(dataset: FeatureSource) -> str:
-    """Return what tells a dataset from others: the hash of its manifest, or else of its labels.
+    """Return a hash that identifies a dataset, that of its manifest or else of its labels.
 
-    Only what `cfqa_data.load` opened is known to hold what its manifest says. Anything else, though
-    it borrow a manifest, may give other arrays: it is identified by its labels.
+    The manifest identifies datasets that `cfqa_data.load` opened, whose files it lists with their
+    hashes. Other datasets with a manifest may return other arrays, so their labels identify them.
     """
     from cfqa_data.format.layout import Layout
     from cfqa_data.format.manifest import hash_file, manifest_text
@@ -89,17 +89,17 @@ def dataset_identity(dataset: FeatureSource) -> str:
         return table_digest(dataset.labels)
     if dataset.path is not None:
         return hash_file(Layout(dataset.path).manifest)
-    # Of a repo on the Hub: as it is written.
+    # For a repo on the Hub, hash the manifest as it would be written.
     return hashlib.sha256(manifest_text(dataset.manifest).encode()).hexdigest()
 
 
 def dataset_name(dataset: Any) -> str:
-    """Return what an open dataset is called; empty where it has no manifest."""
+    """Return the name of an open dataset; empty where it has no manifest."""
     return str(getattr(getattr(dataset, "manifest", None), "name", ""))
 
 
 def feature_count(dataset: FeatureSource) -> int:
-    """Return how many compressed features a dataset has, also of one opened in part."""
+    """Return the number of compressed features of a dataset, even if it is opened in part."""
     if not _told_by_manifest(dataset):
         return int(dataset.labels.num_rows)
     tasks = dataset.manifest.tasks.values()
@@ -107,7 +107,7 @@ def feature_count(dataset: FeatureSource) -> int:
 
 
 def dataset_facts(dataset: FeatureSource) -> dict[str, Any]:
-    """Return what an `Evaluation` keeps of its dataset, by attribute."""
+    """Return the attributes of an `Evaluation` that describe its dataset."""
     return {
         "dataset": dataset_identity(dataset),
         "dataset_name": dataset_name(dataset),
@@ -117,7 +117,7 @@ def dataset_facts(dataset: FeatureSource) -> dict[str, Any]:
 
 
 def _told_by_manifest(dataset: Any) -> TypeGuard[Dataset]:
-    """Whether a dataset was opened with a manifest of its files."""
+    """Return whether a dataset was opened with a manifest that lists its files."""
     from cfqa_data.access.dataset import Dataset
 
     manifest = getattr(dataset, "manifest", None)
@@ -125,7 +125,7 @@ def _told_by_manifest(dataset: Any) -> TypeGuard[Dataset]:
 
 
 def arrays_digest(dataset: FeatureSource) -> str:
-    """Return a hash of some features of a dataset whose labels alone would tell it from others."""
+    """Return a hash of some features; empty where the manifest identifies the dataset."""
     if _told_by_manifest(dataset):
         return ""
     found = hashlib.sha256()
@@ -138,7 +138,7 @@ def arrays_digest(dataset: FeatureSource) -> str:
 
 
 def stored_rows(dataset: FeatureSource) -> NDArray[np.bool_]:
-    """Return which rows have a feature: a folder need not hold those of every codec."""
+    """Return a mask of the rows whose features are stored; a folder may lack those of a codec."""
     labels = dataset.labels
     if "array" in labels.column_names and hasattr(dataset, "manifest"):
         return np.asarray(labels["array"].is_valid().to_numpy())
@@ -146,12 +146,12 @@ def stored_rows(dataset: FeatureSource) -> NDArray[np.bool_]:
 
 
 def table_digest(table: pa.Table) -> str:
-    """Return a hash of what a table holds, however it is cut into chunks."""
+    """Return a hash of the values of a table that does not depend on its chunks."""
     return hashlib.sha256(repr(table.to_pydict()).encode()).hexdigest()
 
 
 def task_facts(dataset: Any) -> Mapping[str, TaskFacts]:
-    """Return the facts that an open dataset gives of its tasks, by name."""
+    """Return the facts of the tasks of an open dataset, by name."""
     manifest = getattr(dataset, "manifest", None)
     if manifest is None:
         return dict(getattr(dataset, "tasks", {}))
@@ -159,10 +159,10 @@ def task_facts(dataset: Any) -> Mapping[str, TaskFacts]:
 
 
 def facts_of(task: str, given: Mapping[str, TaskFacts]) -> TaskFacts:
-    """Return the facts of a task; where none are given, what there is to assume.
+    """Return the facts of a task, with defaults where ``given`` has none.
 
-    That is what format 1 says of a task of this name, or else a score and a loss without a unit, of
-    which any difference counts.
+    The defaults are the facts of format 1 for a task of this name, or else a score and a loss
+    without a unit or a threshold of noticeable differences.
     """
     assumed = TaskFacts(task, task, Score("score", lower_better=True), Loss("loss"))
     return given.get(task) or TASKS.get(task) or assumed

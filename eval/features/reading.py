@@ -1,4 +1,4 @@
-"""Read features in batches: prefetched by threads, and as integer codes for a GPU."""
+"""Read features in batches, prefetched by threads and as integer codes for a GPU."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cfqa_data.loaders.torch.codes import CodeTensors
 
 __all__ = ["Batch", "FeatureSource", "read_batches", "usual_size"]
 
-# Compressed features per batch, in bytes of float32. Small batches stay in a CPU's cache (up to
-# three times as fast as 16 MB at 65 x 192); a GPU wants large ones.
+# Size of a batch in bytes of float32. Small batches stay in a CPU's cache (up to three times as fast
+# as 16 MB at 65 x 192); large ones use a GPU's cores.
 CPU_BATCH_BYTES = 4 * 2**20
 GPU_BATCH_BYTES = 256 * 2**20
-# Bytes of a feature from which on a CPU takes it alone: then it is not copied into a batch.
+# Size in bytes from which a feature is a batch of its own on a CPU, which saves copying it.
 ALONE = 2**20
-# Threads that read ahead of a GPU, or from the Hub, whose answers are waited for. A CPU's cores are
-# busy with the metrics: reading files beside them was 1.4 to 1.8 times slower (two cores, published
-# sizes).
+# Threads that read ahead for a GPU, or from the Hub, where latency dominates. On a CPU the metrics
+# need the cores: reading files in parallel made evaluations of the published sizes 1.4 to 1.8 times
+# slower on two cores.
 THREADS = 4
 
 
@@ -34,11 +34,12 @@ class Batch:
     """Compressed versions of one original, on the device.
 
     Attributes:
-        source_id: The original's.
+        source_id: The ID of the original.
         rows: Label rows of the versions.
-        names: How to call each version in an error.
+        names: Description of each version in error messages.
         x: The original, a batch of 1; the same object for all batches of a source.
         y: The versions.
+        codecs: The codec of each version.
     """
 
     source_id: str
@@ -49,7 +50,12 @@ class Batch:
     codecs: list[str]
 
     def parts(self, scope: str, size: int | None) -> list[Batch]:
-        """Return what a metric of a scope sees at once: of a pair's, batches of the usual size."""
+        """Return the parts that a metric of a scope scores at once.
+
+        Args:
+            scope: One of `cfqa_data.eval.metrics.base.SCOPES`.
+            size: Versions per part for the scope ``pair``; by default `usual_size`.
+        """
         if scope == "source":
             return [self]
         if scope == "ladder":
@@ -63,29 +69,29 @@ class Batch:
                 list(range(n, min(n + step, len(self.rows))))
                 for n in range(0, len(self.rows), step)
             ]
-        return [self._part(tuple(of_part)) for of_part in places]
+        return [self._part(tuple(part)) for part in places]
 
     def _part(self, places: tuple[int, ...]) -> Batch:
-        """Return the versions at some places; the same object each time, with what is derived."""
+        """Return the versions at some positions; the same cached object for the same positions."""
         if len(places) == len(self.rows):
             return self
 
-        def of_part(values: Sequence[Any]) -> list[Any]:
+        def select(values: Sequence[Any]) -> list[Any]:
             return [values[place] for place in places]
 
         def make() -> Batch:
-            following = places[-1] - places[0] + 1 == len(places)
-            index: Any = slice(places[0], places[-1] + 1) if following else list(places)
+            contiguous = places[-1] - places[0] + 1 == len(places)
+            index: Any = slice(places[0], places[-1] + 1) if contiguous else list(places)
             y = Features(self.y.values[index])
-            rows, names = of_part(self.rows), of_part(self.names)
-            return Batch(self.source_id, rows, names, self.x, y, of_part(self.codecs))
+            rows, names = select(self.rows), select(self.names)
+            return Batch(self.source_id, rows, names, self.x, y, select(self.codecs))
 
         part: Batch = self.y.once(places, make)
         return part
 
 
 def usual_size(x: Features) -> int:
-    """Return how many versions of an original make a batch, where it lies."""
+    """Return the default number of versions per batch on the device of an original."""
     cpu, size = x.values.device.type == "cpu", 4 * x.values.numel()
     if cpu and size >= ALONE:
         return 1
@@ -95,18 +101,18 @@ def usual_size(x: Features) -> int:
 def read_batches(
     dataset: FeatureSource, rows: Sequence[int], device: str, size: int | None = None
 ) -> Iterator[Batch]:
-    """Yield the features of some label rows, each original once.
-
-    Sources may have different shapes; a batch is of one source.
+    """Yield the features of some label rows in batches of one source, reading each original once.
 
     Args:
-        dataset: What to read.
-        rows: Places in ``dataset.labels``, any order; grouped by source.
+        dataset: The dataset to read.
+        rows: Indices of rows of ``dataset.labels`` in any order.
         device: Torch device.
-        size: Features per batch; by default as many as make 2 MiB on a CPU, or 256 MiB elsewhere.
+        size: Features per batch. By default a batch has at most 4 MiB on a CPU, where features of
+            1 MiB or more are batches of their own, and 256 MiB on other devices.
 
     Raises:
-        MetricError: A feature holds NaN or Inf, or has not its original's shape; it is named.
+        MetricError: A feature holds NaN or Inf, or its shape is not that of its original; the
+            message names it.
     """
     columns = [dataset.labels[name].to_pylist() for name in ("source_id", "codec", "level")]
     keys = {row: (columns[0][row], columns[1][row], int(columns[2][row])) for row in rows}
@@ -119,7 +125,7 @@ def read_batches(
         for source_id, of_source in by_source.items():
             original = np.array(dataset.original(source_id), dtype=np.float32)[None]
             values = torch.from_numpy(original)
-            if first_nonfinite(values) is not None:  # where it is: a device would be waited for
+            if first_nonfinite(values) is not None:  # on the host, to avoid a synchronisation
                 raise MetricError(f"original {source_id} holds NaN or Inf")
             x = Features(values.to(device))
             step = size or usual_size(x)
@@ -130,7 +136,7 @@ def read_batches(
         return *job, [read(*keys[row]) for row in job[2]]
 
     ready: Iterator[tuple[Any, ...]] = map(versions, jobs())
-    if device != "cpu" or getattr(dataset, "path", "") is None:  # None: it lies on the Hub
+    if device != "cpu" or getattr(dataset, "path", "") is None:  # None: it is read from the Hub
         ready = read_ahead(versions, jobs(), threads=THREADS, ahead=1)
     for source_id, x, part, arrays in ready:
         names = ["compressed feature {}, {}, level {}".format(*keys[row]) for row in part]
@@ -139,20 +145,20 @@ def read_batches(
             if shape != x.shape[1:]:
                 raise MetricError(f"{name}: its shape is {shape}, the original's {x.shape[1:]}")
         y = Features(_stacked(arrays, device))
-        finite = bool(y.norms.isfinite().all())  # which metrics need anyway
+        finite = bool(y.norms.isfinite().all())  # most metrics need the norms, too
         if not finite and (item := first_nonfinite(y.values)) is not None:
             raise MetricError(f"{names[item]} holds NaN or Inf")
         yield Batch(source_id, part, names, x, y, [keys[row][1] for row in part])
 
 
 def _reader(dataset: FeatureSource, device: str) -> Callable[[str, str, int], Any]:
-    """Return what reads a compressed feature: integers for a device that is not the CPU."""
+    """Return the function that reads compressed features, as integer codes for other devices."""
     codes, manifest = (getattr(dataset, name, None) for name in ("codes", "manifest"))
     if device == "cpu" or codes is None:
         return dataset.compressed
     tasks = manifest.tasks.values() if manifest else ()
     held = [codec for task in tasks for codec in task.codecs.values()]
-    plain = {codec.name for codec in held if codec.quantizer is None}  # of which there are none
+    plain = {codec.name for codec in held if codec.quantizer is None}  # these store no codes
 
     def read(source_id: str, codec: str, level: int) -> Any:
         return (dataset.compressed if codec in plain else codes)(source_id, codec, level)

@@ -1,7 +1,7 @@
-"""Quantities that several metrics derive from the relations among a slice's tokens, cached.
+"""Cached T x T matrices of the relations among the tokens of a slice, for several metrics.
 
-T x T matrices: what stays is kept in the dtype of the features, or in float64 where differences of
-it matter, and temporaries are of one slice at a time.
+Matrices are cached in the dtype of the features, or in float64 where their differences matter.
+Large temporaries are of one slice at a time.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ __all__ = [
 Made = TypeVar("Made")
 
 ROUNDING = 2.0**-44
-"""Differences of inner products in float64 up to this, relative to the products, are rounding."""
+"""Relative difference of inner products up to which it is attributed to float64 rounding."""
 
 CPU_GROUP = 2**20
 GPU_GROUP = 2**25
-"""Numbers of a temporary over several slices, unless one slice has more: 8 MB of float64, as a
-CPU's cache holds, or 256 MB."""
+"""Maximum number of elements of a temporary over several slices, 8 MB or 256 MB of float64; one
+slice may have more."""
 
 
 class UnitArrays(NamedTuple):
@@ -61,7 +61,7 @@ class UnitArrays(NamedTuple):
 
     Attributes:
         arrays: (B, N, C, ...); zero where ``missing``.
-        missing: (B, N, C): there was nothing to normalise.
+        missing: (B, N, C), whether the norm was zero.
     """
 
     arrays: Tensor
@@ -69,15 +69,15 @@ class UnitArrays(NamedTuple):
 
 
 def by_slice(make: Callable[..., Made], *batches: Tensor) -> Made:
-    """Apply a function to as many slices at once as fit a temporary, be it one.
+    """Apply a function to groups of slices whose temporaries are small, or to single slices.
 
     Args:
-        make: Takes a part (b or 1, n, c, ...) of each batch and returns a tensor (b, n, c, ...), or
-            a named tuple of them. A part has all views and layers, or one.
+        make: Takes a part (b or 1, n, c, ...) of each batch and returns a tensor (b, n, c, ...) or
+            a named tuple of such tensors. A part has all views and layers, or one of each.
         batches: (B, N, C, ...) tensors; all but the last may have a batch of 1.
 
     Returns:
-        What ``make`` returns, each as (B, N, C, ...) and in its dtype.
+        The results of ``make``, each concatenated to (B, N, C, ...) in its dtype.
     """
     whole = batches[-1]
     items, *slices = whole.shape[:3]
@@ -108,10 +108,11 @@ def by_slice(make: Callable[..., Made], *batches: Tensor) -> Made:
 def per_slice(
     *sources: Callable[[Features], Tensor],
 ) -> Callable[[Callable[..., Made]], Callable[[Features], Made]]:
-    """Derive from features, by `by_slice`, what the function below makes of their slices.
+    """Turn a function of slices into a cached function of features, see `by_slice`.
 
     Args:
-        sources: Derive more tensors, whose slices the function takes after those of the values.
+        sources: Functions of the features, whose results the function takes, slice by slice, after
+            the values.
     """
 
     def define(make: Callable[..., Made]) -> Callable[[Features], Made]:
@@ -126,25 +127,24 @@ def per_slice(
 
 
 def centred_tokens(values: Tensor, dtype: Any = None) -> Tensor:
-    """Return the centred tokens of some slices in units of a power of two, see `scaled_tokens`."""
+    """Return the centred tokens of some slices, scaled by a power of two, see `scaled_tokens`."""
     return scaled_tokens(values, dtype)[0]
 
 
 def scaled_tokens(values: Tensor, dtype: Any = None) -> tuple[Tensor, Tensor]:
-    """Return the centred tokens of some slices in units of a power of two, and these units.
+    """Return the centred tokens of some slices, scaled by a power of two, and the scales.
 
-    The unit brings the greatest magnitude of a slice to between 1/2 and 1, so that no product
-    overflows or vanishes; a power of two, so that nothing is rounded. The first token is subtracted
-    before the mean, as in `Features.centred`. Where tokens differ by much more than their mean is
-    rounded, and are neither large nor small, the unit is 1 and the mean is subtracted at once.
+    The scale brings the greatest magnitude of a slice to between 1/2 and 1, so that products
+    neither overflow nor underflow; a power of two does not round. The first token is subtracted
+    before the mean, as in `Features.centred`. Where tokens differ by far more than the rounding of
+    their mean, and are neither large nor small, the scale is 1 and only the mean is subtracted.
 
     Args:
         values: (..., T, D).
-        dtype: To compute in; by default that of the values.
+        dtype: The dtype to compute in; by default that of the values.
 
     Returns:
-        (..., T, D), exactly zero where all tokens are equal, and what they were multiplied by,
-        (..., 1, 1).
+        (..., T, D), exactly zero where all tokens are equal, and the scales, (..., 1, 1).
     """
     if saves_passes(values):
         means = token_mean(values)[..., None, :].to(dtype or values.dtype)
@@ -162,7 +162,7 @@ def scaled_tokens(values: Tensor, dtype: Any = None) -> tuple[Tensor, Tensor]:
 
 
 def _usual(z: Tensor, means: Tensor) -> bool:
-    """Whether tokens less their means are well above rounding, and their products in range."""
+    """Return whether centred tokens are far above rounding errors and their products in range."""
     sizes = torch.linalg.vector_norm(z, dim=(-2, -1), keepdim=True)
     offsets = torch.linalg.vector_norm(means, dim=-1, keepdim=True) * z.shape[-2] ** 0.5
     usual = (sizes > 2.0**-7 * offsets) & (sizes > 2.0**-20) & (sizes < 2.0**30)
@@ -170,8 +170,8 @@ def _usual(z: Tensor, means: Tensor) -> bool:
 
 
 def _power_of_two(z: Tensor) -> Tensor:
-    """Return what brings each token's greatest magnitude to between 1/2 and 1, (..., T, 1)."""
-    # A maximum and a minimum take a fraction of the time of the norm. Steps have no gradient.
+    """Return the powers of 2 that scale each token's greatest magnitude to [1/2, 1), (..., T, 1)."""
+    # Maximum and minimum take a fraction of the time of a norm. The scale has no gradient.
     z = z.detach()
     sizes = z.amax(-1, keepdim=True).maximum(-z.amin(-1, keepdim=True))
     scales = torch.frexp(sizes).mantissa / sizes
@@ -179,11 +179,11 @@ def _power_of_two(z: Tensor) -> Tensor:
 
 
 class Distances(NamedTuple):
-    """Squared Euclidean distances between the tokens of each slice, in units of its own.
+    """Squared Euclidean distances between the scaled tokens of each slice.
 
     Attributes:
         squares: (B, N, C, T, T) float64.
-        unit: (B, N, C) what tokens were multiplied by, a power of two.
+        unit: (B, N, C), the scale of the tokens, a power of two.
     """
 
     squares: Tensor
@@ -192,17 +192,17 @@ class Distances(NamedTuple):
 
 @derived
 def distances(z: Features) -> Distances:
-    """Compute the distances between the tokens of each slice.
+    """Return the distances between the tokens of each slice.
 
-    Expanded, but in float64 and of centred tokens, so that what cancels is far below the rounding
-    of float32 features; what could be rounding alone is 0, as it is for equal tokens.
+    They are expanded into inner products, but of centred tokens in float64, whose cancellation is
+    far below the rounding of float32 features. Distances within rounding errors of 0 are 0.
     """
     squares = z.values.new_empty((*z.shape[:-1], z.shape[-2]), dtype=torch.float64)
     return Distances(squares, by_slice(_write_distances, squares, z.values))
 
 
 def _write_distances(squares: Tensor, values: Tensor) -> Tensor:
-    """Write the squared distances of some slices and return their units."""
+    """Write the squared distances of some slices and return the scales, see `Distances`."""
     tokens, unit = scaled_tokens(values, torch.float64)
     gram(tokens, out=squares)
     lengths = squares.diagonal(dim1=-2, dim2=-1).clone()
@@ -214,7 +214,7 @@ def _write_distances(squares: Tensor, values: Tensor) -> Tensor:
 
 
 def _rows_in_cache(matrices: Tensor) -> list[slice]:
-    """Return groups of rows of (..., m, n) matrices that stay in a CPU's cache."""
+    """Return groups of rows of (..., m, n) matrices that fit a CPU's cache."""
     step = rows = matrices.shape[-2]
     if matrices.device.type == "cpu" and not matrices.requires_grad:
         step = max(1, CHUNK * rows // matrices.numel())
@@ -222,13 +222,13 @@ def _rows_in_cache(matrices: Tensor) -> list[slice]:
 
 
 def squared_distances(z: Features) -> Tensor:
-    """Squared Euclidean distances between tokens, (B, N, C, T, T), see `distances`."""
+    """Return squared Euclidean distances between tokens, (B, N, C, T, T), see `distances`."""
     return distances(z).squares
 
 
 @derived
 def token_cosines(z: Features) -> Tensor:
-    """Cosines between the tokens of a slice, not centred; 0 with a zero token.
+    """Return the cosines between the tokens of each slice, not centred; 0 for zero tokens.
 
     Returns:
         (B, N, C, T, T) float64.
@@ -244,15 +244,18 @@ def token_cosines(z: Features) -> Tensor:
 
 
 def with_token_cosines(make: Callable[..., Made], z: Features, *others: Tensor) -> Made:
-    """Apply a function to slices, by `by_slice`, of other tensors and of `token_cosines`.
+    """Apply a function to slices of other tensors and of `token_cosines`, see `by_slice`.
 
-    Of many values on a CPU the cosines are not kept, but computed from the distances, which other
-    metrics need, too. They have the same digits.
+    For many values on a CPU, the cosines are not cached but computed from the cached distances,
+    which other metrics need, too. They are bit for bit those of `token_cosines`.
 
     Args:
         make: Takes the slices of the others, then the cosines.
         z: Features.
         others: (B or 1, N, C, ...) tensors.
+
+    Returns:
+        The results of ``make``, see `by_slice`.
     """
     if not saves_passes(z.values):
         return by_slice(make, *others, token_cosines(z))
@@ -271,9 +274,9 @@ def _cosines(values: Tensor) -> Tensor:
 
 
 def _cosines_of_distances(squares: Tensor, units: Tensor, values: Tensor) -> Tensor:
-    """Return the cosines of some slices by the law of cosines, in a third of the time.
+    """Return the cosines of some slices by the law of cosines, which is faster than products.
 
-    Where the lengths of tokens are so different that rounding would show, they are products.
+    Where the lengths of tokens differ so much that rounding would matter, use products.
     """
     norms = torch.linalg.vector_norm(values.double(), dim=-1).mul_(units[..., None])
     least, most = norms.aminmax(dim=-1)
@@ -289,7 +292,7 @@ def _cosines_of_distances(squares: Tensor, units: Tensor, values: Tensor) -> Ten
 
 
 def upper(matrices: Tensor) -> Tensor:
-    """Return what is above the diagonal, (..., T, T) to (..., T (T - 1) / 2)."""
+    """Return the elements above the diagonal, row by row, (..., T, T) to (..., T (T - 1) / 2)."""
     tokens = matrices.shape[-1]
     plain = matrices.device.type == "cpu" and not matrices.requires_grad
     if plain and matrices.numel() == tokens**2 > 0:
@@ -303,7 +306,7 @@ def upper(matrices: Tensor) -> Tensor:
 def unit(matrices: Tensor, floor: float = 0.0) -> UnitArrays:
     """Divide (..., m, n) matrices by their norms, in place; zeros where the norm is <= ``floor``.
 
-    The norm is taken by rows first: float32 sums over whole matrices were off by 3e-5.
+    Norms of rows are taken first: float32 sums over whole matrices had errors of 3e-5.
     """
     norms = root(torch.linalg.vector_norm(matrices, dim=-1).double().square().sum(-1))
     missing = norms <= floor
@@ -312,9 +315,10 @@ def unit(matrices: Tensor, floor: float = 0.0) -> UnitArrays:
 
 
 def alignment(x: UnitArrays, y: UnitArrays) -> Tensor:
-    """Cosine of the angle between two matrices, per slice; 0 where one of the two is missing.
+    """Return the cosine of the angle between two matrices of each slice; 0 where one is missing.
 
-    ``1 - |x - y|^2 / 2`` keeps the digits that a sum of products loses near 1.
+    It is computed as ``1 - |x - y|^2 / 2``, which keeps the digits that a sum of products loses
+    near 1.
 
     Args:
         x: Matrices, (B or 1, N, C, m, n).
@@ -332,7 +336,7 @@ def alignment(x: UnitArrays, y: UnitArrays) -> Tensor:
 
 
 def centred_units(make: Callable[[Tensor], Tensor], relations: Tensor) -> UnitArrays:
-    """Return matrices made of relations, centred by rows and columns and of norm 1.
+    """Return functions of relations, centred by rows and columns and scaled to norm 1.
 
     Args:
         make: Takes (b, n, c, T, T) float64 and returns new symmetric matrices of that shape.
@@ -351,16 +355,16 @@ def centred_units(make: Callable[[Tensor], Tensor], relations: Tensor) -> UnitAr
 
 
 def centred_alignment(x: UnitArrays, make: Callable[[Tensor], Tensor], relations: Tensor) -> Tensor:
-    """Cosine of the angle between two symmetric matrices that are centred by rows and columns.
+    """Return the cosine of the angle between two symmetric matrices, centred by rows and columns.
 
-    Those of y are not centred: of matrices that are centred, the inner product with others is that
-    with them as they are, and their norm is known from the sums of their rows. It is for float64,
-    whose digits near 1 are enough.
+    The matrices of y are not centred explicitly: the inner product with a centred matrix does not
+    change by centring, and the norm after centring follows from the sums of rows. The sums of
+    products are float64, which has enough digits near 1.
 
     Args:
-        x: Of the original, by `centred_units`.
-        make: See there.
-        relations: Of y.
+        x: Matrices of the original, from `centred_units`.
+        make: See `centred_units`.
+        relations: (B, N, C, T, T) float64, of y.
 
     Returns:
         (B, N, C) float64 in [-1, 1]; 0 where a matrix of x or y is constant.
@@ -380,7 +384,7 @@ def centred_alignment(x: UnitArrays, make: Callable[[Tensor], Tensor], relations
 
 
 def _from_first(matrices: Tensor) -> Tensor:
-    """Subtract the first entry of matrices that may be overwritten: equal ones become zero."""
+    """Subtract the first element of each matrix, in place: constant matrices become zero."""
     first = matrices[..., :1, :1].clone()
     return own(matrices).sub_(first)
 
