@@ -17,8 +17,8 @@ from cfqa_data.loaders.torch.codes import CodeTensors
 
 __all__ = ["Batch", "FeatureSource", "read_batches", "usual_size"]
 
-# Size of a batch in bytes of float32. Small batches stay in a CPU's cache (up to three times as fast
-# as 16 MB at 65 x 192); large ones use a GPU's cores.
+# Size of a batch in bytes of float32. Small batches stay in a CPU's cache (up to three times as
+# fast as 16 MB at 65 x 192); large ones use a GPU's cores.
 CPU_BATCH_BYTES = 4 * 2**20
 GPU_BATCH_BYTES = 256 * 2**20
 # Size in bytes from which a feature is a batch of its own on a CPU, which saves copying it.

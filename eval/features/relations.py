@@ -170,7 +170,7 @@ def _usual(z: Tensor, means: Tensor) -> bool:
 
 
 def _power_of_two(z: Tensor) -> Tensor:
-    """Return the powers of 2 that scale each token's greatest magnitude to [1/2, 1), (..., T, 1)."""
+    """Return powers of 2 that scale each token's greatest magnitude to [1/2, 1), (..., T, 1)."""
     # Maximum and minimum take a fraction of the time of a norm. The scale has no gradient.
     z = z.detach()
     sizes = z.amax(-1, keepdim=True).maximum(-z.amin(-1, keepdim=True))

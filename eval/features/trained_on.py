@@ -1,4 +1,4 @@
-"""What the training of a metric has seen."""
+"""The training data of a metric."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["TrainedOn"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOn:
-    """What one or several trainings of a metric have seen.
+    """The data that a metric was trained on, in one or several trainings.
 
     Attributes:
-        folds: Folds of all trainings together; in an evaluation each was trained on those but the
-            one that it scores.
-        codecs: Codecs.
-        originals: How many originals.
-        target: Label column that was followed.
+        folds: Union of the folds of all trainings; in an evaluation, each training leaves out the
+            fold that it scores.
+        codecs: Codecs of the compressed features.
+        originals: Number of originals.
+        target: Label column that the metric was fitted to.
     """
 
     folds: tuple[int, ...]
@@ -31,7 +31,7 @@ class TrainedOn:
 
     @classmethod
     def of(cls, labels: pa.Table, folds: Iterable[int], target: str) -> TrainedOn:
-        """Return what rows of labels show a training."""
+        """Return the description of a training on some rows of labels."""
         return cls(
             folds=tuple(folds),
             codecs=tuple(sorted(labels["codec"].unique().to_pylist())),
@@ -41,10 +41,10 @@ class TrainedOn:
 
     @classmethod
     def from_dict(cls, facts: Any) -> TrainedOn:
-        """Return what `dataclasses.asdict` made a dictionary of.
+        """Return the object that `dataclasses.asdict` turned into ``facts``.
 
         Raises:
-            TypeError, ValueError, LookupError: It is something else.
+            TypeError, ValueError, LookupError: ``facts`` is not such a dictionary.
         """
         return cls(
             folds=tuple(map(int, facts["folds"])),

@@ -1,4 +1,4 @@
-"""What a metric is trained on: rows of a dataset, and nothing else of it."""
+"""Training sets of metrics, which give access to some rows of a dataset only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["KnownScores", "TrainingSet", "training_set"]
 
 
 class KnownScores:
-    """Scores of metrics on the rows of a dataset, computed once for all that is trained on them.
+    """Cached scores of metrics on the rows of a dataset, shared by all trainings.
 
     Args:
         dataset: An open dataset.
@@ -37,7 +37,7 @@ class KnownScores:
     def of(
         self, metrics: Sequence[Metric], rows: NDArray[np.intp], progress: Progress
     ) -> NDArray[np.float64]:
-        """Return the scores of M metrics on some rows, (rows, M); infinite where not defined."""
+        """Return the scores of M metrics on some rows, (rows, M); infinite where undefined."""
         columns = []
         for metric in metrics:
             nothing = metric, np.full(self._dataset.labels.num_rows, np.nan)
@@ -61,15 +61,15 @@ class KnownScores:
 
 
 class TrainingSet(Dataset):
-    """The rows of a dataset that a metric is trained on; it gives no feature of any other.
+    """The rows of a dataset that a metric is trained on; other features cannot be read.
 
-    It is a `cfqa_data.Dataset`: `len`, rows, `labels`, `source_ids`, slices, and what loaders make
-    of it. Of a dataset without a manifest, what that would tell is missing.
+    It is a `cfqa_data.Dataset`, with `len`, rows, `labels`, `source_ids` and slices, and loaders
+    accept it. Members that need a manifest are missing where the dataset has none.
 
     Attributes:
-        target: Label column that the scores are to follow.
-        progress: To be told how far training is: ``start("train", epochs, "epochs")``,
-            ``advance()``, ``finish()``.
+        target: Label column that the scores are fitted to.
+        progress: Progress bar of the training, to be called as ``start("train", epochs,
+            "epochs")``, ``advance()``, ``finish()``.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class TrainingSet(Dataset):
         known: KnownScores | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Take rows of a dataset.
+        """Initialise the training set from rows of a dataset.
 
         Args:
-            dataset: It.
-            rows: Places in its labels; all if None.
-            target: See above.
-            known: Scores of that dataset, which other parts of it may have asked for before.
-            progress: See above.
+            dataset: The dataset.
+            rows: Indices of rows of its labels; all if None.
+            target: Label column that the scores are fitted to.
+            known: Cached scores of the dataset, shared with other parts of it.
+            progress: Progress bar of the training.
 
         Raises:
             MetricError: The labels have no such column.
@@ -112,20 +112,23 @@ class TrainingSet(Dataset):
 
     @property
     def folds(self) -> list[int]:
-        """The folds of its sources, in order; none where the dataset has no folds."""
+        """The folds of the sources in ascending order; empty where the dataset has no folds."""
         known = "fold" in self.labels.column_names
         return sorted({int(fold) for fold in self.labels["fold"].to_pylist()}) if known else []
 
     def split(self, fold: int | None = None) -> tuple[TrainingSet, TrainingSet]:
-        """Return the rows of all folds but one to train on, and those of that one to validate on.
+        """Split into the rows of all folds but one, for training, and of that one, for validation.
 
-        A group that has sources in both is to validate on only.
+        Sources of a group that is in both are left out of the training part.
 
         Args:
-            fold: The one to validate on; the last one if None.
+            fold: Fold for validation; by default the last one.
+
+        Returns:
+            The training part and the validation part.
 
         Raises:
-            MetricError: There is no such fold, or no other.
+            MetricError: There is no such fold, or it is the only one.
         """
         fold = self.folds[-1] if fold is None and self.folds else fold
         if fold not in self.folds or len(self.folds) < 2:
@@ -146,12 +149,12 @@ class TrainingSet(Dataset):
     ) -> NDArray[np.float64]:
         """Return the scores of M metrics, which need no training, on some rows, (rows, M).
 
-        They are computed once for all trainings of an evaluation.
+        Scores are computed once for all trainings of an evaluation.
 
         Args:
-            metrics: What `cfqa_data.create_metric` returned.
-            rows: Places in the labels; all if None.
-            device: Where they are computed, if they are not known.
+            metrics: Metrics from `cfqa_data.create_metric`.
+            rows: Indices of rows of the labels; all if None.
+            device: Torch device for scores that are not cached.
 
         Raises:
             MetricError: A metric cannot score a feature.
@@ -167,7 +170,7 @@ class TrainingSet(Dataset):
 
 
 class _RowsOnly:
-    """What reads a dataset, without the features that no row of some labels names."""
+    """A view of the reader of a dataset that refuses features outside some rows of labels."""
 
     def __init__(self, dataset: Any, labels: Any) -> None:
         self._reader = dataset._folder if isinstance(dataset, Dataset) else dataset
@@ -231,7 +234,7 @@ class _RowsOnly:
 
 
 def training_set(training: Any, target: str | None, progress: Progress) -> Any:
-    """Return a dataset as one to train on; what has no labels, such as a test's, as it is."""
+    """Return the training set of a dataset; objects without labels, as in tests, unchanged."""
     if not hasattr(training, "labels"):
         return training
     if isinstance(training, TrainingSet):

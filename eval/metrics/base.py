@@ -3,17 +3,17 @@
 Conventions, shared by all metrics and not repeated at each:
 
 * A function takes `Features` ``x`` and ``y``, an original and a compressed batch of shape
-  (B, N, C, T, D): items, views, layers, tokens, channels. ``x`` may also have a batch of 1, which
-  stands for the same original against all of ``y``; work on it (a Gram matrix, say) is then done
-  once. Arrays are finite and of agreeing shapes.
+  (B, N, C, T, D): items, views, layers, tokens, channels. ``x`` may also have a batch of 1, one
+  original for all of ``y``; its derived quantities, such as Gram matrices, are then computed once.
+  Arrays are finite and of agreeing shapes.
 * A slice is the T x D matrix of one view and layer. A function returns a number for each slice
-  (B, N, C), or for parts of it such as its tokens (B, N, C, T): their mean is the item's score, and
-  is clamped to the range, which rounding may leave. One that returns (B,) has averaged by itself.
+  (B, N, C), or for parts of slices such as tokens (B, N, C, T): their mean is the item's score,
+  clamped to the range of the metric. A function that returns (B,) has averaged by itself.
 * Scores are float64. Arithmetic is in the input's dtype, float32 or float64 (anything else becomes
   float32), and sums over anything but channels are float64; see `cfqa_data.eval.features.batch`.
 * An item's score does not depend on the rest of its batch but for rounding in that dtype.
-* What a formula leaves undefined, such as the cosine of a zero token, has a stated value. Only of
-  fewer tokens than ``least_tokens`` the score is undefined, NaN.
+* Where a formula is undefined, as is the cosine of a zero token, the docstring states the value.
+  With fewer tokens than ``least_tokens``, the score is NaN.
 * Invariances are about transforming the compressed feature alone: ``m(x, a(y)) == m(x, y)``.
 * In formulas x and y are slices, Xc and Yc slices whose tokens are centred; x_t are tokens and x_tj
   values; mean_t is over the tokens of all slices, mean_nc over slices; <a, b> is the inner product
@@ -93,7 +93,7 @@ SCOPES = {
     "ladder": "all versions of a source by one codec",
     "source": "all versions of a source",
 }
-"""What a metric sees at once to score it."""
+"""The versions that a metric scores in one call."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,33 +105,33 @@ class Metric(Described):
         family: One of `FAMILIES`.
         formula: The definition in one line.
         function: ``(x, y, **options) -> (B,)`` on `Features` on ``device``.
-        lower_better: Whether a smaller score is a better reconstruction; None when the author of
-            a custom metric did not say.
+        lower_better: Whether a smaller score is a better reconstruction; None if a custom metric
+            does not declare it.
         score_range: Closed interval of possible scores.
         identity: Score of a feature against itself (where it varies over tokens), or None.
         invariances: Subset of `INVARIANCES`.
-        citation: Where the definition comes from.
+        citation: Source of the definition.
         cost: One of `COSTS`.
-        least_tokens: Number of tokens from which on the metric is defined. Of fewer the score is
-            NaN, whatever the features.
-        differentiable: Whether gradients go through it, finite wherever the features are.
+        least_tokens: Minimum number of tokens. With fewer the score is NaN for any feature.
+        differentiable: Whether the score has gradients, which are finite for finite features.
         options: Keyword arguments of the function and their values.
-        made_with: Of a user's class, the options that the object was made with.
+        made_with: Constructor options of the object, where the metric was made from a class.
         needs: Names of `STATISTICS` that the function takes as keyword arguments. The evaluator
-            gives them; used alone, `with_options` or `create_metric` does.
-        tasks: Names of the tasks that it is for; all, if there is none. It has no score on others.
-        scope: One of `SCOPES`. Of a wider one than ``pair`` the function takes one original and all
-            its versions (of one codec), in any order; the scores may depend on one another.
+            passes them; without one, pass them to `with_options` or `create_metric`.
+        tasks: Names of the tasks that the metric applies to; empty for all. On other tasks it has
+            no score.
+        scope: One of `SCOPES`. With a scope wider than ``pair``, the function takes one original
+            and all its versions (of one codec) in any order; scores may depend on one another.
         no_reference: Whether the function takes compressed features only, ``(y, **options)``.
-        fit: For a metric that is trained: takes a `cfqa_data.eval.features.training.TrainingSet`
-            and the device, and returns a metric. The evaluator trains it for each task and fold on
-            the other folds' sources.
-        inputs: Metrics whose scores ``fit`` asks for (``training.scores``), so that the evaluator
-            computes them once, before all training.
-        weights: What training found, for people: the share of each input, by its name.
-        model: What ``fit`` of a user's metric returned, which `save_metric` saves.
-        trained_on: What the training has seen; None if it is not trained, or that is not known.
-        left_out: For one that is trained: the codec whose features the training does without.
+        fit: Training function of a metric that must be trained. It takes a
+            `cfqa_data.eval.features.training.TrainingSet` and the device, and returns a metric.
+            The evaluator calls it for each task and fold with the sources of the other folds.
+        inputs: Metrics whose scores ``fit`` requests from ``training.scores``; the evaluator
+            computes them once, before all trainings.
+        weights: Share of each input in the trained metric by name, for display.
+        model: Result of ``fit`` of a user's metric, which `save_metric` saves.
+        trained_on: The training data; None if the metric is not trained or the data are unknown.
+        left_out: Codec whose features are left out of the training.
         device: Torch device on which the metric runs.
     """
 
@@ -232,11 +232,11 @@ class Metric(Described):
 
     @property
     def base_name(self) -> str:
-        """The name, without what says which codec is left out."""
+        """The name without the suffix that names the codec left out of the training."""
         return self.name.removesuffix(f" without {self.left_out}")
 
     def _names(self, attribute: str) -> tuple[str, ...]:
-        """Return the names that an attribute holds, one or several."""
+        """Return the names in an attribute that is one name or several."""
         given = getattr(self, attribute)
         names = (given,) if isinstance(given, str) else given
         if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
@@ -247,14 +247,15 @@ class Metric(Described):
         return MetricError(f"metric {self.name!r}{why}")
 
     def with_options(self, **options: Any) -> Metric:
-        """Return the same metric with other values for some of its options.
+        """Return the metric with other values for some of its options.
 
         Args:
-            options: Any of ``options`` and ``needs``; statistics become float64 tensors. A metric
-                that is trained and has all that training finds is not trained any more.
+            options: Values for names in ``options`` and ``needs``; statistics are converted to
+                float64 tensors. If the values include all results of training, the returned
+                metric needs no training.
 
         Raises:
-            MetricError: It has no such option (its own are listed), or a statistic is no array.
+            MetricError: The metric has no such option, or a statistic is not an array.
         """
         known = [*self.options, *self.needs]
         for name in options:
@@ -273,16 +274,15 @@ class Metric(Described):
         target: str | None = None,
         progress: Progress | Literal["auto"] | None = "auto",
     ) -> Metric:
-        """Return the metric that training on a dataset makes of this one.
+        """Train the metric on a dataset and return the trained one.
 
         Args:
-            training: Labelled sources, as a dataset, of which ``fit`` gets a `TrainingSet`.
-            target: Label to follow; by default that of a `TrainingSet`, or else the distortion.
-            progress: Told how far training is; ``auto`` shows a bar in a terminal or a notebook,
-                None shows nothing.
+            training: Dataset with labels, which ``fit`` gets as a `TrainingSet`.
+            target: Label column to fit; by default that of a `TrainingSet`, or else the distortion.
+            progress: Progress bar; ``auto`` shows one in a terminal or a notebook, None does not.
 
         Raises:
-            MetricError: It is not a trained metric, or training fails.
+            MetricError: The metric cannot be trained, or training fails.
         """
         from cfqa_data.eval.features.trained_on import TrainedOn
         from cfqa_data.eval.features.training import TrainingSet, training_set
@@ -290,7 +290,7 @@ class Metric(Described):
         if self.fit is None:
             raise self._error(" is not a trained metric")
         try:
-            # Gradients, also while an evaluation runs.
+            # Training needs gradients, which an evaluation disables.
             with listener(progress or Silent()) as shown, torch_state(grad=True):
                 rows = training_set(training, target, shown)
                 found = self.fit(rows, self.device)
@@ -310,19 +310,18 @@ class Metric(Described):
             raise self._error(f" cannot be trained: {error_line(error)}") from error
 
     def to(self, device: str) -> Metric:
-        """Return the same metric on another torch device."""
+        """Return the metric on another torch device."""
         return replace(self, device=check_device(device))
 
     @torch_state()
     def __call__(self, x: Any, y: Any = None) -> Tensor:
-        """Score a batch.
+        """Score a batch of tensors or arrays; a single feature (N, C, T, D) is a batch of one.
 
-        Tensors or arrays; a single feature (N, C, T, D) counts as a batch of one. Scores do not
-        depend on the state of torch around the call (see `cfqa_data.torch_state`).
+        Scores do not depend on global settings of torch (see `cfqa_data.torch_state`).
 
         Args:
-            x: Originals, (B, N, C, T, D), or (1, N, C, T, D) for one original against all. Of a
-                metric without a reference, compressed features, if they are given alone.
+            x: Originals, (B, N, C, T, D), or (1, N, C, T, D) for one original of all versions. For
+                a metric without a reference, this may be the compressed features alone.
             y: Compressed features, (B, N, C, T, D).
 
         Returns:
@@ -330,7 +329,7 @@ class Metric(Described):
             tokens than ``least_tokens``.
 
         Raises:
-            MetricError: These are not numbers, shapes disagree, or an item holds NaN or Inf.
+            MetricError: The arrays are not numeric, shapes disagree, or an item holds NaN or Inf.
         """
         x = self._batch(x)
         y = x if y is None and self.no_reference else self._batch(y)
@@ -356,11 +355,11 @@ class Metric(Described):
 
     @torch_state()
     def score(self, x: Features, y: Features) -> Tensor:
-        """Score features that are already checked and on the device; only the result is checked.
+        """Score features that are already checked and on the device, and check the scores.
 
         Raises:
-            MetricError: A statistic that the metric needs was not given or has another shape, there
-                are fewer tokens than ``least_tokens``, or the function's result is not one finite
+            MetricError: A statistic that the metric needs is missing or has a wrong shape, there
+                are fewer tokens than ``least_tokens``, or the function does not return one finite
                 number per item.
         """
         if y.shape[-2] < self.least_tokens:
@@ -368,7 +367,7 @@ class Metric(Described):
         return self._score(x, y)
 
     def unchecked(self, x: Features, y: Features) -> Tensor:
-        """Return scores as `score` does, but not looked at: a device need not be waited for."""
+        """Return scores as `score` does, without a check for NaN, which would synchronise."""
         if self.fit is not None:
             how = "evaluate() trains it fold by fold; otherwise use .fitted(training)"
             raise self._error(f" must be trained first: {how}")
@@ -395,19 +394,19 @@ def metric(
     invariances: Iterable[str] = (),
     **facts: Any,
 ) -> Callable[[Callable[..., Tensor]], Metric]:
-    """Make a `Metric` of the function below, under its name; the conventions are the module's.
+    """Return a decorator that makes a `Metric` of a function with the conventions of this module.
 
     After ``x`` and ``y``, or ``y`` alone where ``no_reference`` is True, the function takes
-    statistics of the dataset, which have no default (``needs``), and options, which have one
-    (``options``).
+    statistics of the dataset as parameters without a default (``needs``), and options as
+    parameters with one (``options``).
 
     Args:
-        lower_better: Direction; by default a distance.
-        score_range: Scores are clamped to it.
-        invariances: Names of those that hold.
-        facts: ``formula``, ``citation``, and any other attribute of `Metric`. Unless they are
-            given, ``family`` is the module's name if there is such a family, ``identity`` the
-            better end of the range, and it is differentiable.
+        lower_better: Whether a smaller score is better; by default True, as for a distance.
+        score_range: Range that scores are clamped to.
+        invariances: Names of `INVARIANCES` that hold.
+        facts: ``formula``, ``citation``, and any other attribute of `Metric`. By default,
+            ``family`` is the module's name if there is such a family, ``identity`` the better end
+            of the range, and ``differentiable`` True.
     """
     low, high = score_range
 
@@ -451,7 +450,7 @@ relational_agreement = partial(relational, lower_better=False, score_range=(0.0,
 
 
 def error_line(error: BaseException) -> str:
-    """Return the type of an error and the first line of what it says."""
+    """Return the type of an error and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
