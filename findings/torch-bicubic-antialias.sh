@@ -6,7 +6,7 @@
 # Seen: bilinear yes, bicubic no: with antialias the cubic has a parameter of -0.5 (as Pillow's), without
 # -0.75. Normal values differ by up to a third of their deviation, 8% on average. timm 1.0.31 enlarges
 # with antialias, transformers 5.24 without: two DINOv2 of equal weights agree to the last bit at the
-# size of their weights, and differ by 5% at any other.
+# size of their weights, and differ by 5% at larger ones.
 set -euo pipefail
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
