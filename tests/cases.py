@@ -19,8 +19,8 @@ def each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Any], 
     once, so that a test which changes what it is given must not use this.
 
     Args:
-        names: of the parameters that a case gives.
-        cases: their values.
+        names: Of the parameters that a case gives.
+        cases: Their values.
     """
     wanted = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
     rows = [dict(zip(wanted, case if len(wanted) > 1 else [case], strict=True)) for case in cases]

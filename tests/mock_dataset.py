@@ -103,11 +103,11 @@ def write_mock_dataset(
     """Write a dataset folder of all tasks, codecs and levels, and return it.
 
     Args:
-        root: the folder.
-        sources: originals per task.
-        seed: of the features and the noise.
+        root: The folder.
+        sources: Originals per task.
+        seed: Of the features and the noise.
         tier: "light" or "full".
-        recipe: one like :func:`toy_recipe`'s; fewer tasks or codecs give a smaller folder.
+        recipe: One like :func:`toy_recipe`'s; fewer tasks or codecs give a smaller folder.
         weak: (task, codec) of ladders whose levels do no harm to the score, so that they are not
             healthy.
     """
