@@ -20,7 +20,7 @@ from cfqa_data.integrity.summary import summarise
 from cfqa_data.integrity.verify import verify
 from cfqa_data.recipe.load import Recipe
 
-__all__ = ["InRanges", "little_dataset"]
+__all__ = ["InRanges", "small_dataset"]
 
 PARTS = (
     {},
@@ -30,7 +30,7 @@ PARTS = (
 )
 
 
-def little_dataset(folder: Path, tier: str = "full") -> Path:
+def small_dataset(folder: Path, tier: str = "full") -> Path:
     """Write a dataset of two tasks with a codec each, two sources per task."""
     recipe = toy_recipe_dict(2)
     tasks = recipe["tasks"]
@@ -71,7 +71,7 @@ def _files(*patterns: str):  # type: ignore[no-untyped-def]
     """Return a maker of samples: a dataset's files that are like the patterns."""
 
     def make(folder: Path) -> dict[str, bytes]:
-        little_dataset(folder)
+        small_dataset(folder)
         found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
         return {p.relative_to(folder).as_posix(): p.read_bytes() for p in found}
 

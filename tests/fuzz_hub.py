@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz_files import little_dataset
+from fuzz_files import small_dataset
 from fuzzing import Target, register
 from loopback_handler import Handler
 from loopback_hub import LoopbackHub, loopback_hub, point_clients_at
@@ -98,7 +98,7 @@ def _server(folder: Path) -> LoopbackHub:
     patch = pytest.MonkeyPatch()  # for the life of the process
     point_clients_at(_hub, patch, folder / "cache", token=None)
     if REPO not in _hub.repos:
-        _hub.put(REPO, little_dataset(folder / "data"))
+        _hub.put(REPO, small_dataset(folder / "data"))
     return _hub
 
 

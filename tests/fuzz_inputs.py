@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fuzz_files import little_dataset
+from fuzz_files import small_dataset
 from fuzzing import Target, register
 from mock_dataset import toy_recipe_dict
 from mutations import in_header, in_json, in_lines, in_toml, in_zip, of_bytes
@@ -160,7 +160,7 @@ def _read_recipe(name: str, data: bytes, folder: Path) -> None:
 
 
 def _scores(folder: Path) -> dict[str, bytes]:
-    root = little_dataset(folder / "data")
+    root = small_dataset(folder / "data")
     dataset = cfqa_data.load(root)
     metrics = [create_metric("mse"), create_metric("cosine")]
     values = np.random.default_rng(0).random((len(dataset), 2))

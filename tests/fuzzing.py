@@ -227,13 +227,13 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         return
     watch, _watch = _watch, None
     try:
-        if told := _unlawful(event, arguments, watch[0], watch[1]):
+        if told := _violation(event, arguments, watch[0], watch[1]):
             watch[2].append(told)
     finally:
         _watch = watch
 
 
-def _unlawful(event: str, arguments: tuple[Any, ...], folder: str, target: Target) -> str:
+def _violation(event: str, arguments: tuple[Any, ...], folder: str, target: Target) -> str:
     """Return what is wrong with an event of the interpreter."""
     if event in ("open", "os.listdir", "os.scandir", *_CHANGES):
         path = arguments[1 if event == "os.symlink" else 0]  # a link leads wherever it likes

@@ -203,7 +203,9 @@ def draw(random_: random.Random, kinds: tuple[str, ...], events: int) -> list[Fa
     ]
 
 
-def undisturbed(builder: Builder, workers: int = 0) -> tuple[dict[str, str], tuple[str, ...]]:
+def build_without_fault(
+    builder: Builder, workers: int = 0
+) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return hashes and events of a build without fault; load here what it had to load."""
     from pipeline_toy import tree
 
@@ -232,7 +234,7 @@ def main() -> None:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a sync costs nothing there
     with TemporaryDirectory(prefix="cfqa-faults-", dir=memory) as scratch:
         builder = prepare(Path(scratch))
-        expected, events = undisturbed(builder, options.workers)
+        expected, events = build_without_fault(builder, options.workers)
         random_ = random.Random(options.seed)
         known = named(events)
         chosen = known if options.named == [] else options.named or ()

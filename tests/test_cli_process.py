@@ -111,13 +111,13 @@ def test_a_command_that_is_terminated_goes_on(
     assert not (tmp_path / "stopped.parquet.unfinished").exists()
 
 
-class Stops:
+class InterruptAfter:
     """Progress that is interrupted at a step."""
 
     def __init__(self, at: int) -> None:
         self.left = at
 
-    def __enter__(self) -> Stops:
+    def __enter__(self) -> InterruptAfter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -156,7 +156,9 @@ def test_an_export_that_is_interrupted_at_any_step_ends_as_another(
     stops = 0
     for at in range(12):
         capsys.readouterr()
-        monkeypatch.setattr(cfqa_data.console.terminal, "show_progress", lambda at=at: Stops(at))
+        monkeypatch.setattr(
+            cfqa_data.console.terminal, "show_progress", lambda at=at: InterruptAfter(at)
+        )
         status = main([*words, "--out", str(tmp_path / "out")])
         if status == 0:
             break

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import typer
-from walk import PROGRESS, Sandbox, as_anybody, broken_law, run
+from walk import PROGRESS, Sandbox, contract_faults, run, without_root_rights
 
 from cfqa_data.builders.pipeline import build
 from cfqa_data.cli import app
@@ -299,7 +299,7 @@ def test_bad_values(command: str, most: int, sandbox: Sandbox) -> None:
         first = alike.index((command, name)) % shares
         for value in list(sandbox.bad[kind].values())[first::shares]:
             words = [str(value) if word == "\a" else word for word in template]
-            found.append(broken_law(sandbox, words))
+            found.append(contract_faults(sandbox, words))
     assert [fault for fault in found if fault] == []
 
 
@@ -311,12 +311,12 @@ def test_options_without_their_value(command: str, sandbox: Sandbox) -> None:
         words = sandbox.fill(with_value(command, name, ""))
         if parameter.param_type_name == "option":
             found += [
-                broken_law(sandbox, words[:-1], "requires an argument", f"{command} --help"),
-                broken_law(sandbox, [*words[:-2], f"{parameter.opts[0]}="], "is empty"),
+                contract_faults(sandbox, words[:-1], "requires an argument", f"{command} --help"),
+                contract_faults(sandbox, [*words[:-2], f"{parameter.opts[0]}="], "is empty"),
             ]
         elif parameter.required:
             rest = words[words.index("\a") + 2 :]
-            found.append(broken_law(sandbox, [command, *rest], "issing"))
+            found.append(contract_faults(sandbox, [command, *rest], "issing"))
     assert [fault for fault in found if fault] == []
 
 
@@ -327,7 +327,7 @@ SCHEDULED = [command for command, name in PARAMETERS if name == "scheduler"]
 def test_workers_and_a_scheduler_exclude_each_other(command: str, sandbox: Sandbox) -> None:
     words = sandbox.fill(with_value(command, "workers", ""))
     words = [*words[:-1], "2", "--scheduler", "tcp://127.0.0.1:9"]
-    assert broken_law(sandbox, words, "give one of them, not both") == ""
+    assert contract_faults(sandbox, words, "give one of them, not both") == ""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -345,9 +345,9 @@ def test_options_that_there_are_not(command: str, sandbox: Sandbox) -> None:
         files = several and not words[0].startswith("-")
         if words != ["--"]:
             said = "no such file" if files else f"cfqa {command} --help"
-            assert broken_law(sandbox, [command, *good, *words], said) == ""
-    assert broken_law(sandbox, ["no-such-command", *good], "cfqa --help") == ""
-    assert broken_law(sandbox, ["--no-such-option", command, *good], "cfqa --help") == ""
+            assert contract_faults(sandbox, [command, *good, *words], said) == ""
+    assert contract_faults(sandbox, ["no-such-command", *good], "cfqa --help") == ""
+    assert contract_faults(sandbox, ["--no-such-option", command, *good], "cfqa --help") == ""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -355,7 +355,7 @@ def test_flags_take_no_value(command: str, sandbox: Sandbox) -> None:
     good = sandbox.fill(COMMANDS[command].good)
     options = [p for p in KNOWN.commands[command].params if p.param_type_name == "option"]
     flags = [p.opts[0] for p in options if p.is_flag and p.opts[0] != "--help"]
-    found = [broken_law(sandbox, [command, *good, f"{flag}=yes"], flag) for flag in flags]
+    found = [contract_faults(sandbox, [command, *good, f"{flag}=yes"], flag) for flag in flags]
     assert [fault for fault in found if fault] == []
 
 
@@ -398,7 +398,7 @@ def test_files_that_may_not_be_read(command: str, sandbox: Sandbox, tmp_path: Pa
         mode = path.stat().st_mode
         path.chmod(0)
         try:
-            with as_anybody():
+            with without_root_rights():
                 status, out, lines = run(words)
         finally:
             path.chmod(mode)
@@ -417,8 +417,8 @@ def test_folders_that_may_not_be_written_to(command: str, sandbox: Sandbox) -> N
     name = "scores.csv" if command == "eval" else "out.html" if command == "report" else "out"
     words = sandbox.fill(with_value(command, "out", ""))
     words = [str(closed / name) if word == "\a" else word for word in words]
-    with as_anybody():
-        assert broken_law(sandbox, words, str(closed), "Permission denied") == ""
+    with without_root_rights():
+        assert contract_faults(sandbox, words, str(closed), "Permission denied") == ""
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "eval", "report", "export", "publish"])
@@ -432,7 +432,7 @@ def test_a_dataset_that_may_only_be_read_is_enough(
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = sandbox.state()
     try:
-        with as_anybody():
+        with without_root_rights():
             status, _, lines = run([command, *sandbox.fill(COMMANDS[command].good)])
         assert sandbox.state() == before
         assert status in GOOD.get(command, (0,)), lines

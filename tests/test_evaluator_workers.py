@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from memory_dataset import MemoryDataset, Stops
+from memory_dataset import InterruptAfter, MemoryDataset
 from mock_dataset import write_mock_dataset
 from pickling_pool import PicklingPool, replace_workers
 
@@ -150,7 +150,7 @@ def test_an_interrupted_run_is_gone_on_from_by_workers(
     whole = evaluate(folder, ["mse", "cka"], workers=2)
     submitted = pool.calls
     with pytest.raises(KeyboardInterrupt):
-        evaluate(folder, ["mse", "cka"], workers=2, out=out, progress=Stops(300))
+        evaluate(folder, ["mse", "cka"], workers=2, out=out, progress=InterruptAfter(300))
     pool.calls = 0
     check_equal(whole, evaluate(folder, ["mse", "cka"], workers=2, out=out))
     assert 0 < pool.calls < submitted
