@@ -202,7 +202,7 @@ def test_processes_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = get_context("spawn").Value("i", 0)
     seen = []
     for _ in range(3):
-        executor._take_gpu(begun, ["4", "GPU-7"])
+        executor._select_gpu(begun, ["4", "GPU-7"])
         seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
     assert seen == ["4", "GPU-7", "4"]
 
