@@ -1,4 +1,4 @@
-"""Every command with every kind of bad argument: one line, exit status 2, and nothing happened."""
+"""Every command with every kind of bad argument: one line, exit status 2, and no change."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ PARAMETERS = [
     if parameter.param_type_name == "argument" or not parameter.is_flag
 ]
 SHARES = 3
-"""Parameters of one kind take turns with its bad values: each gets one of so many shares."""
+"""Number of shares of a kind's bad values; each parameter of the kind is tested with one share."""
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
 
 
 def begun(*_: Any) -> None:
-    """Stand for the first thing of a build that takes long."""
+    """Replaces the first slow step of a build."""
     raise AssertionError("the build began")
 
 
@@ -269,7 +269,7 @@ def parameter_of(command: str, name: str) -> Any:
 
 
 def with_value(command: str, name: str, value: str) -> list[str]:
-    """Return the good arguments of a command with another value of one parameter."""
+    """Return the valid arguments of a command with another value of one parameter."""
     walked, parameter = COMMANDS[command], parameter_of(command, name)
     words = list(walked.needs.get(name, walked.good))
     if parameter.param_type_name == "argument":
@@ -359,11 +359,11 @@ def test_flags_take_no_value(command: str, sandbox: Sandbox) -> None:
     assert [fault for fault in found if fault] == []
 
 
-# What the good arguments do, and what they do where files may not be read or written.
+# Valid arguments, also with files that may not be read or written.
 
 
 GOOD = {"verify": (0, 1)}
-"""Statuses of good arguments, where not 0: whether the mock is without fault is not asked."""
+"""Exit statuses of valid arguments that are not 0, because the mock dataset has faults."""
 
 
 @pytest.mark.parametrize(
