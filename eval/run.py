@@ -20,7 +20,7 @@ from cfqa_data.eval.cross_fitting import CrossFitter
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.scoring import Scorer
-from cfqa_data.eval.workers import Pickled, SourceItem, SourceStage
+from cfqa_data.eval.workers import READ_ONLY, Pickled, SourceItem, SourceStage
 
 if TYPE_CHECKING:
     from cfqa_data.eval.score_file import ScoreFile
@@ -183,16 +183,53 @@ class Run:
             how = self._device, self._precision, self._batch
             return SourceStage(dataset, metrics, fitted, *how)
 
-        whole = enumerate(chain(*work.values()))
-        items = [SourceItem(one, order, self._rows, self._scored) for order, one in whole]
+        items = [
+            SourceItem(one, order, self._rows[one.indices], self._scored)
+            for order, one in enumerate(chain(*work.values()))
+        ]
         sizes = {task: size(sources) for task, sources in work.items()}
         items.sort(key=lambda item: sizes[item.work.task], reverse=True)
         names = [metric.name for metric in metrics]
-        for item, part in executor.run(lambda item: stage(item.work.task, item.work.fold), items):
-            done = int(self._scored.missing(item.work.indices).any(axis=1).sum())
+
+        def stage_of(item: SourceItem) -> SourceStage:
+            return stage(item.work.task, item.work.fold)
+
+        def split(item: SourceItem) -> list[SourceItem]:
+            return self._split(item, work[item.work.task])
+
+        for item, part in executor.run(stage_of, items, split):
+            before = int(self._scored.missing(item.work.indices).any(axis=1).sum())
             self._account.merge(item.work.indices, part, names, item.order)
             self._give_up(work[item.work.task])
-            yield done
+            yield max(0, before - int(self._scored.missing(item.work.indices).any(axis=1).sum()))
+
+    def _split(self, item: SourceItem, sources: Sequence[Work]) -> list[SourceItem]:
+        """Split an item that kills its workers, or give up what the last split has found.
+
+        A source is first only read and then scored by one metric at a time. A metric that kills its
+        worker is given up for the whole task, since each further attempt would cost a worker.
+
+        Args:
+            item: The item that killed every worker that tried it.
+            sources: All sources of its task.
+
+        Returns:
+            The items that replace it; none if it cannot be split further.
+        """
+        indices = item.work.indices
+        columns = np.flatnonzero(self._scored.missing(indices).any(axis=0)).tolist()
+        if item.only is None:
+            return item.split(columns)
+        why = f"{item}: the processes that read its features were killed (out of memory?)"
+        if item.only != READ_ONLY:
+            columns, indices = [item.only], np.concatenate([one.indices for one in sources])
+            name = self._metrics[item.only].name
+            why = f"the processes that scored {item} with it were killed (out of memory?)"
+            why = f"metric {name!r} is given up: {why}"
+        for column in columns:
+            self._account.add_error(self._metrics[column].name, why)
+            self._scored.failed[indices[self._scored.missing(indices)[:, column]], column] = True
+        return []
 
     def _give_up(self, sources: Sequence[Work]) -> None:
         """Skip metrics that failed on all features of the first sources of a task."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,7 +24,10 @@ from cfqa_data.torch_state import torch_state
 if TYPE_CHECKING:
     from cfqa_data.eval.run import Work
 
-__all__ = ["Pickled", "SourceItem", "SourceStage"]
+__all__ = ["READ_ONLY", "Pickled", "SourceItem", "SourceStage"]
+
+READ_ONLY = -1
+"""In place of a metric's column: the item reads the source's features and scores nothing."""
 
 
 class SourceItem:
@@ -34,11 +38,24 @@ class SourceItem:
         order: Position among all items.
         rows: Numbers of its label rows.
         scored: The scores of the evaluation; in a worker, those of this source.
+        only: Column of the only metric to score with, or `READ_ONLY`; None scores with all.
     """
 
-    def __init__(self, work: Work, order: int, rows: NDArray[np.intp], scored: Scored) -> None:
-        self.work, self.order, self.rows, self.scored = work, order, rows[work.indices], scored
+    def __init__(
+        self,
+        work: Work,
+        order: int,
+        rows: NDArray[np.intp],
+        scored: Scored,
+        only: int | None = None,
+    ) -> None:
+        self.work, self.order, self.rows, self.scored, self.only = work, order, rows, scored, only
         self._selected = False
+
+    def split(self, columns: Iterable[int]) -> list[SourceItem]:
+        """Return one item that only reads the source, and one per metric."""
+        whole = self.work, self.order, self.rows, self.scored
+        return [SourceItem(*whole, only) for only in (READ_ONLY, *columns)]
 
     def __str__(self) -> str:
         return f"source {self.work.source_id} of {self.work.task}"
@@ -149,7 +166,16 @@ class SourceStage(Stage):
         index_of_row = {row: index for index, row in enumerate(rows)}
         scorer = Scorer(self.metrics, account, lambda column, _: self.fitted[column], self.size)
         with torch_state(grad=False, precision=self.precision):
+            if item.only == READ_ONLY:
+                deque(read_batches(dataset, rows, self.device, item.work.size), maxlen=0)
+                return account
+            failed = item.scored.failed.copy()
+            if item.only is not None:  # hide the other metrics from the scorer
+                item.scored.failed[:, np.arange(len(self.metrics)) != item.only] = True
             while item.scored.missing().any():
                 for whole in read_batches(dataset, rows, self.device, item.work.size):
                     scorer.score(whole, index_of_row, item.work.position)
+            if item.only is not None:
+                failed[:, item.only] = item.scored.failed[:, item.only]
+                item.scored.failed[:] = failed
         return account

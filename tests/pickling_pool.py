@@ -8,14 +8,19 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
 from cfqa_data.processes import executor
 
-__all__ = ["replace_workers"]
+__all__ = ["Killed", "PicklingPool", "replace_workers"]
+
+
+class Killed(BaseException):
+    """Raised by an item: the kernel has killed the worker that does it."""
 
 
 class PicklingPool:
@@ -30,6 +35,8 @@ class PicklingPool:
         try:
             result = call(*pickle.loads(pickle.dumps(arguments)))
             future.set_result(pickle.loads(pickle.dumps(result)))
+        except Killed:
+            future.set_exception(BrokenProcessPool("a worker was killed"))
         except Exception as error:
             future.set_exception(pickle.loads(pickle.dumps(error)))
         return future
@@ -41,7 +48,8 @@ def replace_workers(monkeypatch: pytest.MonkeyPatch) -> PicklingPool:
 
     @contextmanager
     def start(*_: Any) -> Iterator[PicklingPool]:
-        yield pool
+        with suppress(BrokenProcessPool):
+            yield pool
 
     monkeypatch.setattr(executor, "_pool", start)
     return pool

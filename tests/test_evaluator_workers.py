@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
 from memory_dataset import InterruptAfter, MemoryDataset
 from mock_dataset import write_mock_dataset
-from pickling_pool import PicklingPool, replace_workers
+from pickling_pool import Killed, PicklingPool, replace_workers
 
 from cfqa_data import load
 from cfqa_data.cli import main
@@ -68,6 +69,23 @@ def kills_a_worker(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         mark.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
     return error(x, y)
+
+
+def kills_on_two_layers(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    if x.shape[1] == 2:
+        raise Killed
+    return error(x, y)
+
+
+class Deadly(MemoryDataset):
+    """Of one source, the original cannot be read by a worker and live."""
+
+    deadly = "cls-1"
+
+    def original(self, source_id: str) -> Any:
+        if source_id == self.deadly:
+            raise Killed
+        return super().original(source_id)
 
 
 @pytest.fixture
@@ -155,6 +173,34 @@ def test_an_interrupted_run_is_gone_on_from_by_workers(
     check_equal(whole, evaluate(folder, ["mse", "cka"], workers=2, out=out))
     assert 0 < pool.calls < submitted
     assert read_evaluation(load(folder), out).scores.equals(whole.scores)
+
+
+def test_a_metric_that_kills_workers_costs_its_own_scores_alone(
+    tmp_path: Path, pool: PicklingPool
+) -> None:
+    dataset, out = MemoryDataset(), tmp_path / "scores.parquet"
+    with pytest.warns(MetricWarning, match="kills_on_two_layers' is given up: the processes that"):
+        found = evaluate(dataset, ["mse", kills_on_two_layers, "cka"], workers=2, out=out)
+    whole = evaluate(dataset, ["mse", error, "cka"])
+    by_metric = found.scores.group_by("metric").aggregate([("value", "count")])
+    assert sorted(by_metric["value_count"].to_pylist()) == [60, 120, 120]
+    for name in ("mse", "cka"):
+        one, other = (r.scores.filter(pc.field("metric") == name) for r in (found, whole))
+        assert one.equals(other)
+    (message,) = found.failures.values()
+    assert message.endswith("(out of memory?); 60 of 120 features have no score")
+    # Two sources together, the first again, its parts, and five other sources.
+    assert pool.calls == 2 + (executor.ATTEMPTS - 1) + 4 + 5
+
+
+def test_a_source_that_kills_workers_when_it_is_read_costs_no_metric(pool: PicklingPool) -> None:
+    with pytest.warns(MetricWarning, match="the processes that read its features were killed"):
+        found = evaluate(Deadly(), ["mse", "cka"], workers=2)
+    lacking = found.scores.filter(pc.field("value").is_null())
+    assert set(lacking["source_id"].to_pylist()) == {Deadly.deadly}
+    (message,) = set(found.failures.values())
+    assert message.startswith("source cls-1 of cls: the processes that read its features were kil")
+    assert found.correlations.num_rows
 
 
 def test_a_feature_that_is_none_is_named_and_the_other_scores_are_kept(

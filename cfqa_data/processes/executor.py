@@ -101,7 +101,10 @@ class Executor(AbstractContextManager["Executor"]):
         self._stack = ExitStack()
 
     def run(
-        self, stage: Stage | Callable[[Any], Stage], items: Sequence[Any]
+        self,
+        stage: Stage | Callable[[Any], Stage],
+        items: Sequence[Any],
+        split: Callable[[Any], Sequence[Any]] | None = None,
     ) -> Iterator[tuple[Any, Any]]:
         """Yield each item with its result as soon as it is done; items are started in order.
 
@@ -109,6 +112,9 @@ class Executor(AbstractContextManager["Executor"]):
             stage: Stage of the items, or a function that returns the stage of an item. Each stage
                 is sent to the workers once.
             items: Items to run.
+            split: Function of an item that killed every worker that tried it. It returns items
+                that replace it, which are run one at a time. If one of these kills a worker too, it
+                is not retried but split again. Without a function, such an item fails.
 
         Raises:
             CfqaError: Items failed. It is raised after all other items were processed, or after
@@ -137,13 +143,22 @@ class Executor(AbstractContextManager["Executor"]):
                         yield item, future.result()
                         continue
                     attempts[item] += 1
-                    if killed := isinstance(error, BrokenProcessPool):
+                    if broken := isinstance(error, BrokenProcessPool):
                         self._replace(error)
                     repeated = last_errors.get(item) == str(error)
                     last_errors[item] = str(error)
                     final = _final(item, error, attempts[item], repeated)
                     if final is None:
-                        (alone if killed else waiting).appendleft(item)
+                        (alone if broken else waiting).appendleft(item)
+                        continue
+                    if split is not None and _killed(error):
+                        parts = split(item)
+                        attempts.update(dict.fromkeys(parts, ATTEMPTS - 1))
+                        alone.extendleft(reversed(parts))
+                        # On a cluster, other items are running, which might kill workers as well.
+                        for other in [one for one in running if not one.done()]:
+                            other.cancel()
+                            waiting.appendleft(running.pop(other))
                         continue
                     failures[item] = final
                     if len(failures) >= MOST_FAILURES or isinstance(final, DiskError):
@@ -364,9 +379,7 @@ def _final(item: Any, error: BaseException, attempt: int, repeated: bool) -> Cfq
     own = isinstance(error, UserCodeError)
     if isinstance(error, CfqaError) and not own:
         return error if str(error).startswith(f"{item}") else BuildError(f"{item}: {error}")
-    if type(error).__name__ == "KilledWorker" or (
-        attempt == ATTEMPTS and isinstance(error, BrokenProcessPool)
-    ):
+    if _killed(error) and (attempt >= ATTEMPTS or not isinstance(error, BrokenProcessPool)):
         return BuildError(
             f"{item}: every worker that tried it was killed (out of memory?); run the same "
             "command again with fewer workers to resume"
@@ -380,6 +393,11 @@ def _final(item: Any, error: BaseException, attempt: int, repeated: bool) -> Cfq
         final = BuildError(f"{item} failed {attempt} times: {text}")
     final.__cause__ = error
     return final
+
+
+def _killed(error: BaseException) -> bool:
+    """Return whether a local worker was killed, or several workers of a Dask cluster."""
+    return isinstance(error, BrokenProcessPool) or type(error).__name__ == "KilledWorker"
 
 
 def _report(failures: dict[Any, CfqaError], total: int) -> None:
