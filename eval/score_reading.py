@@ -237,7 +237,7 @@ def read_scores(path: Path, features: int = 0) -> Evaluation:
     Args:
         path: The file.
         features: Number of compressed features of the dataset, if known. A file of more scores
-            than these, and than the general limit `MOST_ROWS`, is refused.
+            than these, and than the general limit `MAX_ROWS`, is refused.
 
     Raises:
         MetricError: If the file is not a complete score file.

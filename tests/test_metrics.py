@@ -14,7 +14,7 @@ from twins_structure import STRUCTURE_TWINS
 from twins_tokens import TOKEN_TWINS
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features import Features, batch, order, products
+from cfqa_data.eval.features import Features, batch, order, products, relations
 from cfqa_data.eval.metrics import METRICS, Metric, create_metric
 
 Array = np.ndarray
@@ -47,6 +47,17 @@ def test_equals_its_brute_force_twin(metric: Metric, shape: tuple[int, ...]) -> 
     assert scores.shape == (3,)
     assert scores.dtype == torch.float64
     np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-11, atol=1e-13)
+
+
+@metrics
+def test_slices_score_one_by_one_as_together(
+    metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = ready(metric, (2, 3, 9, 4))
+    x, y = (z.double() for z in pair((2, 3, 9, 4)))
+    together = metric(x[:1], y)
+    monkeypatch.setattr(relations, "CPU_GROUP", 1)
+    np.testing.assert_allclose(metric(x[:1], y).numpy(), together.numpy(), rtol=1e-11, atol=1e-13)
 
 
 @metrics

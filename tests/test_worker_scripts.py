@@ -101,7 +101,7 @@ def test_workers_start_where_they_can_import_the_script(
         ):
             start()
     Executor(1)
-    Executor(2, "tcp://elsewhere:1")
+    Executor(1, "tcp://elsewhere:1")
     with spawning.spawning("fork"):
         pass
 

@@ -21,7 +21,7 @@ from cfqa_data.format.resources import locate
 from cfqa_data.format.schema import label_schema, originals_schema
 from cfqa_data.format.storage import read_labels, remove_partials, write_table
 from cfqa_data.integrity.health import health
-from cfqa_data.recipe.portable import portable_names, recorded_recipe, rename
+from cfqa_data.recipe.portable import portable_names, recorded_recipe, replace_path
 
 __all__ = ["label_table", "originals_table", "pack"]
 
@@ -31,8 +31,7 @@ def pack(context: BuildContext, advance: Callable[[], None]) -> None:
 
     Args:
         context: Context of a build whose items are all done.
-        advance: Function that is called after each task, and after the originals, the card and
-            the manifest.
+        advance: Function called after each task, the originals, the card and the manifest.
     """
     layout, plan = context.layout, context.plan
     remove_partials(layout.root)
@@ -43,7 +42,7 @@ def pack(context: BuildContext, advance: Callable[[], None]) -> None:
         recipe=recorded_recipe(plan.recipe),
         tasks={task: context.entry(task) for task in plan.recipe.tasks},
         versions=plan.versions,
-        weights={rename(name, names): digest for name, digest in plan.weights.items()},
+        weights={replace_path(name, names): digest for name, digest in plan.weights.items()},
         packages=plan.packages,
     )
     tables = []
@@ -67,11 +66,6 @@ def pack(context: BuildContext, advance: Callable[[], None]) -> None:
 
 def label_table(context: BuildContext, entry: TaskEntry, version: int) -> pa.Table:
     """Return the label table of a task, sorted by source, codec and level.
-
-    Args:
-        context: Context of the build.
-        entry: The task's entry in the manifest.
-        version: Version of the dataset format.
 
     Raises:
         BuildError: A row violates the format.

@@ -23,7 +23,7 @@ from cfqa_data.format.manifest import Manifest, read_manifest
 from cfqa_data.format.storage import PARTIAL, remove_partials, write_text
 from cfqa_data.paths import absolute_path
 from cfqa_data.recipe.load import Recipe
-from cfqa_data.recipe.portable import portable_names, recorded_recipe, rename
+from cfqa_data.recipe.portable import portable_names, recorded_recipe, replace_path
 
 __all__ = ["open_workspace", "remove_work", "status"]
 
@@ -62,8 +62,8 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
             return status(recipe, out, tier=tier)
         what = f"{layout.root} contains an unfinished build"
         remedy = "finish it, delete this folder, or choose another"
-        there = recorded["recipe"]
-        _check_recipe(what, remedy, recorded["tier"], there, tier, recipe.fitted_as(there))
+        old = recorded["recipe"]
+        _check_recipe(what, remedy, recorded["tier"], old, tier, recipe.fitted_as(old))
         return "begun"
     if names - {layout.work.name} or inside - {LOCK}:
         raise BuildError(
@@ -97,8 +97,8 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
         manifest = read_manifest(layout.root)
     recorded = recorded_recipe(Recipe.from_dict(recipe.fitted_as(manifest.recipe)))
     what, remedy = f"{layout.root} contains a finished dataset", "choose another folder"
-    there = {**manifest.recipe, "name": manifest.name}
-    _check_recipe(what, remedy, manifest.tier, there, tier, recorded)
+    old = {**manifest.recipe, "name": manifest.name}
+    _check_recipe(what, remedy, manifest.tier, old, tier, recorded)
     # Different files may have the same portable name.
     if manifest.packages or _as_json(recorded) != _as_json(recipe.to_dict()):
         _check_files(layout, recipe, manifest)
@@ -127,13 +127,13 @@ def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
     The manifest of an import has the hashes of the files that the import used only.
     """
     names, models = portable_names(recipe), Models(recipe)
-    uris = [uri for uri in weights_of(recipe) if rename(uri, names) in manifest.weights]
-    lists = manifest.weights.keys() - {rename(uri, names) for uri in uris}
+    uris = [uri for uri in weights_of(recipe) if replace_path(uri, names) in manifest.weights]
+    lists = manifest.weights.keys() - {replace_path(uri, names) for uri in uris}
     with prefixed(f"recipe {recipe.name!r}", BuildError):
         packages = packages_of(models)
         sources = {task: models.source(task) for task in recipe.tasks if lists}
         hashes = hash_uris(uris) | hash_sources(recipe, sources)
-    current = {rename(uri, names): digest for uri, digest in hashes.items()}
+    current = {replace_path(uri, names): digest for uri, digest in hashes.items()}
     if other := [name for name, digest in manifest.weights.items() if current.get(name) != digest]:
         raise BuildError(
             f"{layout.root} contains a finished dataset of other weights or lists ({other[0]}): "

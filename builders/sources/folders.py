@@ -94,8 +94,7 @@ class ImageFolder(_UserData):
             of the subfolders; an id consists of the names of folder and file. With `labels`, or
             for a task that needs no truths, the images may also be in one folder.
         labels: CSV or Parquet table with `source_id` (a file's name without its suffix), `truth`
-            and optionally `group`, which replaces the classes of folders; only images that it
-            names are used.
+            and optionally `group`, instead of the classes of folders; other images are not used.
         train: Folder of training images, with or without subfolders.
         train_labels: Table of their truths, like `labels`. Without it, the truth of a training
             image is the class of its folder. Only the calibration of levels uses these truths.

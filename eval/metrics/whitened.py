@@ -49,7 +49,8 @@ def mse_whitened(x: Features, y: Features, deviation: Tensor, floor: float = 1.0
     def lengths(scales: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return torch.linalg.vector_norm(own(b - a).mul_(scales), dim=-1).double()
 
-    sizes = by_slice(lengths, scales[None, None, :, None], x.values, y.values)
+    each = scales[:, None].expand(1, y.shape[1], -1, -1, -1)
+    sizes = by_slice(lengths, each, x.values, y.values)
     return slice_mean(sizes.square()) / y.shape[-1]
 
 

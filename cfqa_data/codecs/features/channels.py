@@ -47,15 +47,12 @@ class _ReducedCodec(_ChannelCodec):
     """Base class of codecs that reduce (N, C, T, D) to (N, C, T, k)."""
 
     def layout(self, parameter: int, shape: Shape) -> Layout:
-        """See :meth:`PackedCodec.layout`."""
         return self.value_format.layout((*shape[:-1], self.check_channels(parameter, shape)))
 
     def codes(self, feature: np.ndarray, parameter: int) -> Sequence[np.ndarray]:
-        """See :meth:`PackedCodec.codes`."""
         return self.value_format.encode(self.reduce(feature, parameter))
 
     def values(self, codes: Sequence[np.ndarray], parameter: int, shape: Shape) -> np.ndarray:
-        """See :meth:`PackedCodec.values`."""
         return self.restore(self.value_format.decode(codes), shape)
 
     def reduce(self, feature: np.ndarray, kept: int) -> np.ndarray:
@@ -113,18 +110,15 @@ class Prune(_FittedChannelCodec):
         self.importance = importance
 
     def learn(self, tokens: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-        """See :meth:`FittedCodec.learn`."""
         by_variance = self.importance == "variance"
         weights = tokens.var(axis=1) if by_variance else np.abs(tokens).mean(axis=1)
         order = np.argsort(-weights, axis=-1, kind="stable").astype(np.int32)
         return {"mean": tokens.mean(axis=1).astype(np.float32), "order": order}
 
     def reduce(self, feature: np.ndarray, kept: int) -> np.ndarray:
-        """See :meth:`_ReducedCodec.reduce`."""
         return np.take_along_axis(feature, self._kept_channels(feature.shape, kept), axis=-1)
 
     def restore(self, kept: np.ndarray, shape: Shape) -> np.ndarray:
-        """See :meth:`_ReducedCodec.restore`."""
         feature = np.broadcast_to(self.mean(shape), shape).copy()
         np.put_along_axis(feature, self._kept_channels(shape, kept.shape[-1]), kept, axis=-1)
         return feature
@@ -150,7 +144,6 @@ class LowRank(_FittedChannelCodec):
     title = "principal components"
 
     def learn(self, tokens: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-        """See :meth:`FittedCodec.learn`."""
         mean = tokens.mean(axis=1).astype(np.float32)
         # The small triangular factor has the same right singular vectors as the tokens.
         triangles = np.linalg.qr(tokens - mean[:, None], mode="r")
@@ -159,12 +152,10 @@ class LowRank(_FittedChannelCodec):
         return {"mean": mean, "axes": rounded(axes * np.sign(largest))}
 
     def reduce(self, feature: np.ndarray, kept: int) -> np.ndarray:
-        """See :meth:`_ReducedCodec.reduce`."""
         axes = self._axes(feature.shape, kept).swapaxes(-1, -2)
         return exact_product(feature - self.mean(feature.shape), axes)
 
     def restore(self, kept: np.ndarray, shape: Shape) -> np.ndarray:
-        """See :meth:`_ReducedCodec.restore`."""
         return self.mean(shape) + exact_product(kept, self._axes(shape, kept.shape[-1]))
 
     def _axes(self, shape: Shape, kept: int) -> np.ndarray:
@@ -185,14 +176,12 @@ class TopK(_ChannelCodec):
     title = "the largest values"
 
     def layout(self, parameter: int, shape: Shape) -> Layout:
-        """See :meth:`PackedCodec.layout`."""
         channels, kept = shape[-1], (*shape[:-1], self.check_channels(parameter, shape))
         width = max(1, (channels - 1).bit_length())
         places = (shape, 1) if channels <= parameter * width else (kept, width)
         return [places, *self.value_format.layout(kept)]
 
     def codes(self, feature: np.ndarray, parameter: int) -> Sequence[np.ndarray]:
-        """See :meth:`PackedCodec.codes`."""
         order = np.argsort(-np.abs(feature), axis=-1, kind="stable")
         places = np.sort(order[..., :parameter], axis=-1)
         values = self.value_format.encode(np.take_along_axis(feature, places, axis=-1))
@@ -203,7 +192,6 @@ class TopK(_ChannelCodec):
         return [places, *values]
 
     def values(self, codes: Sequence[np.ndarray], parameter: int, shape: Shape) -> np.ndarray:
-        """See :meth:`PackedCodec.values`."""
         places = codes[0].astype(np.int64)
         if places.shape == shape and self.layout(parameter, shape)[0][1] == 1:
             if (places.sum(axis=-1) != parameter).any():

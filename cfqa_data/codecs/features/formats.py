@@ -59,15 +59,12 @@ class Plain(Format):
     numbers: Numbers
 
     def layout(self, shape: Shape) -> Layout:
-        """See :meth:`Format.layout`."""
         return [(shape, self.numbers.bits)]
 
     def encode(self, values: np.ndarray) -> list[np.ndarray]:
-        """See :meth:`Format.encode`."""
         return [self.numbers.encode(values)]
 
     def decode(self, codes: Sequence[np.ndarray]) -> np.ndarray:
-        """See :meth:`Format.decode`."""
         return self.numbers.decode(codes[0])
 
 
@@ -91,12 +88,10 @@ class Scaled(Format):
         return isinstance(self.numbers, Integer) and not self.numbers.signed
 
     def layout(self, shape: Shape) -> Layout:
-        """See :meth:`Format.layout`."""
         group = tuple(1 if axis in self.axes else n for axis, n in enumerate(shape))
         return [(group, FLOAT32.bits)] * (1 + self._has_offset) + [(shape, self.numbers.bits)]
 
     def encode(self, values: np.ndarray) -> list[np.ndarray]:
-        """See :meth:`Format.encode`."""
         values = np.asarray(values, np.float64)
         lows = []
         if self._has_offset:
@@ -107,7 +102,6 @@ class Scaled(Format):
         return [*lows, scales, self.numbers.encode(_divide(values, FLOAT32.decode(scales)))]
 
     def decode(self, codes: Sequence[np.ndarray]) -> np.ndarray:
-        """See :meth:`Format.decode`."""
         *lows, scales, numbers = codes
         values = self.numbers.decode(numbers) * FLOAT32.decode(scales)
         return values + FLOAT32.decode(lows[0]) if lows else values
@@ -136,18 +130,15 @@ class Blocks(Format):
         """Return the values of the scales."""
 
     def layout(self, shape: Shape) -> Layout:
-        """See :meth:`Format.layout`."""
         return [((*shape[:-1], -(-shape[-1] // self.size)), 8), (shape, self.numbers.bits)]
 
     def encode(self, values: np.ndarray) -> list[np.ndarray]:
-        """See :meth:`Format.encode`."""
         values = np.asarray(values, np.float64)
         starts = range(0, values.shape[-1], self.size)
         scales = self.scales(np.maximum.reduceat(np.abs(values), starts, axis=-1))
         return [*scales, self.numbers.encode(_divide(values, self._spread(scales, values.shape)))]
 
     def decode(self, codes: Sequence[np.ndarray]) -> np.ndarray:
-        """See :meth:`Format.decode`."""
         *scales, numbers = codes
         return self.numbers.decode(numbers) * self._spread(scales, numbers.shape)
 
@@ -170,13 +161,11 @@ class Microscaling(Blocks):
     saturating: bool = False
 
     def scales(self, peaks: np.ndarray) -> list[np.ndarray]:
-        """See :meth:`Blocks.scales`."""
         (fractions, exponents), (most, top) = np.frexp(peaks), np.frexp(self.numbers.largest)
         exponents = exponents - top + (0 if self.saturating else fractions > most)
         return [np.where(peaks > 0, np.clip(exponents, -127, 127) + 127, 0).astype(np.uint32)]
 
     def steps(self, scales: Sequence[np.ndarray]) -> np.ndarray:
-        """See :meth:`Blocks.steps`."""
         codes = scales[0].astype(np.int64)
         return np.where(codes == 255, np.nan, np.ldexp(1.0, codes - 127))
 
@@ -190,17 +179,14 @@ class Nvfp4Blocks(Blocks):
     E4M3 = FLOATS["e4m3"]
 
     def layout(self, shape: Shape) -> Layout:
-        """See :meth:`Format.layout`."""
         return [((1,), FLOAT32.bits), *super().layout(shape)]
 
     def scales(self, peaks: np.ndarray) -> list[np.ndarray]:
-        """See :meth:`Blocks.scales`."""
         peaks = peaks / self.numbers.largest
         scale = FLOAT32.encode(peaks.max().reshape(1) / self.E4M3.largest)
         return [scale, self.E4M3.encode(_divide(peaks, FLOAT32.decode(scale)))]
 
     def steps(self, scales: Sequence[np.ndarray]) -> np.ndarray:
-        """See :meth:`Blocks.steps`."""
         return FLOAT32.decode(scales[0]) * self.E4M3.decode(scales[1])
 
 

@@ -97,7 +97,6 @@ class PackedCodec(FeatureCodec):
         """Return the feature of arrays of codes, with NaN where they are invalid."""
 
     def encode(self, feature: np.ndarray, parameter: float) -> bytes:
-        """See :meth:`FeatureCodec.encode`."""
         feature = check_feature(self.name, feature)
         number = int(self.check_parameter(parameter))
         layout = self.layout(number, feature.shape)
@@ -108,7 +107,6 @@ class PackedCodec(FeatureCodec):
         return body + _checksum(body, feature.shape)
 
     def decode(self, bitstream: Bitstream, shape: Any) -> np.ndarray:
-        """See :meth:`FeatureCodec.decode`."""
         data, shape = check_bitstream(self.name, bitstream), tuple(map(int, shape))
         damaged = CodecError(f"{self.name}: the bitstream is damaged, or not one of shape {shape}")
         body = data[:-CHECKSUM_BYTES]
@@ -136,7 +134,6 @@ class PackedCodec(FeatureCodec):
         return 8 * (len(bitstream) - CHECKSUM_BYTES)
 
     def version(self) -> dict[str, str]:
-        """See :meth:`FeatureCodec.version`."""
         return {"encoder": f"{self.name} 1"}
 
     def check_channels(self, kept: int, shape: Shape) -> int:
@@ -162,15 +159,12 @@ class FormatCodec(PackedCodec):
         """
 
     def layout(self, parameter: int, shape: Shape) -> Layout:
-        """See :meth:`PackedCodec.layout`."""
         return self.format(parameter).layout(shape)
 
     def codes(self, feature: np.ndarray, parameter: int) -> Sequence[np.ndarray]:
-        """See :meth:`PackedCodec.codes`."""
         return self.format(parameter).encode(feature)
 
     def values(self, codes: Sequence[np.ndarray], parameter: int, shape: Shape) -> np.ndarray:
-        """See :meth:`PackedCodec.values`."""
         return self.format(parameter).decode(codes)
 
 
@@ -184,7 +178,6 @@ class FittedCodec(PackedCodec):
         """Return the tables for training tokens, float64 (C, tokens, D); their first axis is C."""
 
     def fit(self, items: Iterable[np.ndarray], seed: int) -> None:
-        """See :meth:`FeatureCodec.fit`."""
         features = [_subsample(check_feature(self.name, item)) for item in items]
         sizes = sorted({(f.shape[1], f.shape[3]) for f in features})
         if len(sizes) != 1:
@@ -194,7 +187,6 @@ class FittedCodec(PackedCodec):
         self.learned = self.learn(np.concatenate(tokens, axis=1).astype(np.float64), seed)
 
     def tables(self) -> Mapping[str, np.ndarray]:
-        """See :meth:`FeatureCodec.tables`."""
         return self.learned
 
     def table(self, key: str, shape: Shape) -> np.ndarray:

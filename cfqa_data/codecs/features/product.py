@@ -52,7 +52,6 @@ class ProductQuantizer(FittedCodec):
         self.learned = dict(tables or {})
 
     def learn(self, tokens: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-        """See :meth:`FittedCodec.learn`."""
         generator = np.random.default_rng(seed)
         sample = generator.permutation(tokens.shape[1])[:MAX_TOKENS]
         step = np.ldexp(1.0, np.frexp(np.abs(tokens).max())[1] - VALUE_BITS)
@@ -70,11 +69,9 @@ class ProductQuantizer(FittedCodec):
         return tables | {"step": np.full(tokens.shape[0], step)}
 
     def layout(self, parameter: int, shape: Shape) -> Layout:
-        """See :meth:`PackedCodec.layout`."""
         return [((*shape[:3], -(-shape[3] // self.group)), parameter)]
 
     def codes(self, feature: np.ndarray, parameter: int) -> Sequence[np.ndarray]:
-        """See :meth:`PackedCodec.codes`."""
         step = self.table("step", feature.shape[1:2]).max()
         limit = 1 << VALUE_BITS + 3
         tokens = feature.swapaxes(0, 1).astype(np.float64)
@@ -94,7 +91,6 @@ class ProductQuantizer(FittedCodec):
         return [codes.reshape(c, -1, n, t).transpose(2, 0, 3, 1)]
 
     def values(self, codes: Sequence[np.ndarray], parameter: int, shape: Shape) -> np.ndarray:
-        """See :meth:`PackedCodec.values`."""
         centres = self._centres(parameter, shape)
         layers, groups = np.ogrid[: shape[1], : centres.shape[1]]
         decoded = centres[layers[:, None], groups[:, None], codes[0]]

@@ -50,7 +50,6 @@ class Int(FormatCodec):
         self.symmetric = symmetric
 
     def format(self, parameter: int) -> Format:
-        """See :meth:`FormatCodec.format`."""
         return Scaled(Integer(parameter, self.symmetric), self.axes)
 
 
@@ -64,11 +63,9 @@ class _FloatCodec(FormatCodec):
 
     @classmethod
     def grid(cls) -> tuple[float, ...]:
-        """See :meth:`FormatCodec.grid`."""
         return tuple(map(float, cls.sizes))
 
     def check_parameter(self, value: Any) -> float:
-        """See :meth:`FormatCodec.check_parameter`."""
         bits = super().check_parameter(value)
         if bits not in self.sizes:
             sizes = ", ".join(map(str, self.sizes))
@@ -101,7 +98,6 @@ class Minifloat(_FloatCodec):
         self.scaled = scale == "token"
 
     def format(self, parameter: int) -> Format:
-        """See :meth:`FormatCodec.format`."""
         numbers = self.numbers(parameter)
         return Scaled(numbers) if self.scaled else Plain(numbers)
 
@@ -125,7 +121,6 @@ class Mxfp(_FloatCodec):
         self.saturating = scale == "down"
 
     def format(self, parameter: int) -> Format:
-        """See :meth:`FormatCodec.format`."""
         return Microscaling(self.numbers(parameter), saturating=self.saturating)
 
 
@@ -138,9 +133,7 @@ class Nvfp4(FormatCodec):
 
     @classmethod
     def grid(cls) -> tuple[float, ...]:
-        """See :meth:`FormatCodec.grid`."""
         return (16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
     def format(self, parameter: int) -> Format:
-        """See :meth:`FormatCodec.format`."""
         return Nvfp4Blocks(FLOATS["e2m1"], parameter)

@@ -44,7 +44,6 @@ class X265(VideoCodec):
         self.parameters = {**ENCODERS["x265"]["parameters"], **(parameters or {})}
 
     def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
-        """See :meth:`VideoCodec.encode_picture`."""
         if min(plane.shape) < 16:
             raise CodecError(f"x265: {plane.shape} is smaller than its minimum of 16 x 16")
         av = import_av()
@@ -78,7 +77,6 @@ class X265(VideoCodec):
         return super().decode(bitstream, shape)
 
     def version(self) -> dict[str, str]:
-        """See :meth:`Codec.version`."""
         libavcodec = ".".join(map(str, import_av().library_versions["libavcodec"]))
         return {
             "encoder": f"libx265 in {av_version()} (libavcodec {libavcodec})",

@@ -91,7 +91,6 @@ class VVenC(VideoCodec, highest=63):
         return self._encode(checked, qp) if checked else []
 
     def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
-        """See :meth:`VideoCodec.encode_picture`."""
         return self._encode([plane], qp)[0]
 
     def _encode(self, planes: list[np.ndarray], qp: int) -> list[bytes]:
@@ -118,7 +117,6 @@ class VVenC(VideoCodec, highest=63):
         return -(-(coded * 9 // 4 + 512) // cols)
 
     def version(self) -> dict[str, str]:
-        """See :meth:`Codec.version`."""
         ffmpeg = ffmpeg_path()
         return {
             "encoder": encoder_version(ffmpeg),

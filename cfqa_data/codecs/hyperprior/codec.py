@@ -186,7 +186,6 @@ class HyperpriorCodec(Codec):
         return np.clip(np.rint(plane * 256.0), 0, 255).astype(np.uint8)
 
     def version(self) -> dict[str, str]:
-        """See :meth:`Codec.version`."""
         return {
             "encoder": f"cfqa-data {version('cfqa-data')} scale hyperprior",
             "models": self.models,
@@ -214,7 +213,6 @@ class MultiTask(HyperpriorCodec):
 
     @classmethod
     def weights(cls, options: Mapping[str, Any]) -> list[str]:
-        """See :meth:`Codec.weights`."""
         return [str(options.get("models") or SHIPPED.format(cls.name))]
 
 
@@ -234,7 +232,6 @@ class TaskSpecific(HyperpriorCodec):
 
     @classmethod
     def weights(cls, options: Mapping[str, Any]) -> list[str]:
-        """See :meth:`Codec.weights`."""
         models, task = options.get("models"), options.get("task")
         if not models and task is None:
             raise CodecError(f"{cls.name}: needs models=FILE or task='cls'|'seg'|'dpt'")

@@ -140,15 +140,12 @@ class IsolatedCodec(Codec):
         return plane.reshape(rows, cols)
 
     def encode(self, plane: np.ndarray, parameter: float) -> bytes:
-        """See :meth:`Codec.encode`."""
         return self._direct.encode(plane, parameter)
 
     def encode_many(self, planes: Sequence[np.ndarray], parameter: float) -> list[bytes]:
-        """See :meth:`Codec.encode_many`."""
         return self._direct.encode_many(planes, parameter)
 
     def version(self) -> dict[str, str]:
-        """See :meth:`Codec.version`."""
         return self._direct.version()
 
     @cached_property
