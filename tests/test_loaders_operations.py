@@ -12,6 +12,7 @@ import pickle
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -314,7 +315,7 @@ STREAM: dict[str, Callable[[Case], Rows]] = {
 
 
 def of_sql(case: Case) -> list[str]:
-    with sqlite3.connect(case.tmp / "a.db") as connection:
+    with closing(sqlite3.connect(case.tmp / "a.db")) as connection:
         case.rows.to_sql("rows", connection)
         return [cell for (cell,) in connection.execute("select compressed from rows")]
 

@@ -31,7 +31,7 @@ def test_what_leads_nowhere_is_told_in_one_line(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CfqaError, match=r"^~nobody-of-that-name/x: .* write \./~nobody"):
         real_path("~nobody-of-that-name/x")
-    with pytest.raises(CfqaError, match="cannot be resolved: embedded null byte"):
+    with pytest.raises(CfqaError, match=r"cannot be resolved: .*embedded null"):
         real_path("a\0b")
 
 
