@@ -1,7 +1,6 @@
 """Compressed Feature Quality Assessment: read and evaluate CFQA dataset folders.
 
-What is named here, and every module below, is imported on first use, so that `import cfqa_data`
-costs next to nothing.
+The public names, and all submodules, are imported on first use, so that `import cfqa_data` is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Import hook for the old names of moved modules: warns and returns the new module."""
+"""Import hook for the former names of moved modules: it warns and returns the new module."""
 
 from __future__ import annotations
 
@@ -46,38 +46,37 @@ _HOMES = {
         "features": "opening=datasets pairs reading relations",
     },
 }
-"""Package -> its sub-package -> the modules that moved there, and their new names if any."""
+"""Package -> subpackage -> modules that moved there, as "former=new" if the name changed too."""
 
 _MOVED = {
     f"{package}.{old}": ".".join(filter(None, (package, folder, new or old)))
     for package, folders in _HOMES.items()
     for folder, names in folders.items()
     for old, _, new in (name.partition("=") for name in names.split())
+} | {
+    "cfqa_data.builders.spawning": "cfqa_data.processes.spawning",
+    "cfqa_data.builders.checkpoints": "cfqa_data.format.checkpoints",
+    "cfqa_data.builders.calibration.ladders": "cfqa_data.builders.pipeline.ladders",
 }
 
 
-_MOVED["cfqa_data.builders.spawning"] = "cfqa_data.processes.spawning"
-_MOVED["cfqa_data.builders.checkpoints"] = "cfqa_data.format.checkpoints"
-_MOVED["cfqa_data.builders.calibration.ladders"] = "cfqa_data.builders.pipeline.ladders"
-
-
 class MovedModules(MetaPathFinder, Loader):
-    """Finds modules by their old names."""
+    """Finds modules by their former names."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of an old name; None for any other."""
+        """Return the spec of a former name; None for any other."""
         return ModuleSpec(name, self) if name in _MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Return the module at its new home."""
+        """Warn, and return the module of the new name."""
         home = _MOVED[spec.name]
         warnings.warn(f"{spec.name} is now {home}", DeprecationWarning, stacklevel=2)
         spec.loader_state = import_module(home).__spec__
         return sys.modules[home]
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module, which has been run, its own spec again."""
+        """Restore the module's own spec; the module has been executed already."""
         assert module.__spec__ is not None
         module.__spec__ = module.__spec__.loader_state

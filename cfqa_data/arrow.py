@@ -1,4 +1,4 @@
-"""PyArrow, imported on first use: reading a manifest does without it."""
+"""PyArrow, imported on first use, since reading a manifest does not need it."""
 
 from __future__ import annotations
 

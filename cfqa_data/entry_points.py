@@ -1,4 +1,4 @@
-"""The entry points of installed packages, read once while nothing is installed."""
+"""Entry points of installed packages, cached until a package may have been installed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["entry_points"]
 def entry_points(group: str) -> metadata.EntryPoints:
     """Return the entry points of a group.
 
-    The installed packages are read again only after a change of `sys.path` or of a folder in it.
+    The result is cached until `sys.path`, or a folder in it, changes.
     """
-    return _read(group, tuple((path, _changed(path)) for path in sys.path))
+    return _read(group, tuple((path, _modified(path)) for path in sys.path))
 
 
-def _changed(path: str) -> int:
+def _modified(path: str) -> int:
     try:
         return os.stat(path or os.curdir).st_mtime_ns
     except OSError:

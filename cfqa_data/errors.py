@@ -1,4 +1,4 @@
-"""The exceptions of this package; a message is one line: what is wrong, and what to do."""
+"""Exceptions of this package. A message is one line: what is wrong, and what to do."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cfqa_data.console.text import printable, without_styles
 __all__ = [
     "BuildError",
     "CfqaError",
+    "CfqaWarning",
     "CodecError",
     "DiskError",
     "FormatError",
@@ -31,9 +32,10 @@ __all__ = [
 ]
 
 MOST_SHOWN = 16
+"""Most known names that a message lists."""
 
 LONGEST_MESSAGE = 4000
-"""Characters of a message; of a longer one, what is in the middle is left out."""
+"""Most characters of a message; the middle of a longer one is left out."""
 
 _DISK_ERRORS = {
     errno.ENOSPC: "no space left",
@@ -46,10 +48,10 @@ _DISK_ERRORS = {
 
 
 class CfqaError(Exception):
-    """Base of all errors of this package; the command line shows it without a traceback.
+    """Base class of the errors of this package; the command line prints them without a traceback.
 
-    Its text is one line that any terminal can show: names and values in it may come from files of
-    untrusted sources, so what cannot be printed is escaped, and what is very long is cut.
+    The message is one printable line. Since it may quote untrusted files, unprintable characters
+    are escaped and long messages are shortened.
     """
 
     def __str__(self) -> str:
@@ -58,19 +60,19 @@ class CfqaError(Exception):
 
 
 class RecipeError(CfqaError):
-    """A recipe is not there, has an unknown key, or asks for something impossible."""
+    """A recipe does not exist, has an unknown key, or an invalid value."""
 
 
 class FormatError(CfqaError):
-    """A dataset folder, or a file in it, is not what its format says it should be."""
+    """A dataset folder, or a file in it, is missing, damaged, or does not follow the format."""
 
 
 class FormatVersionError(FormatError):
-    """A dataset folder is of a version of the format that this package does not read."""
+    """A dataset folder has a format version that this package cannot read."""
 
 
 class HubError(CfqaError):
-    """A repo on the Hub is not there, may not be read or written, or cannot be reached."""
+    """A repo on the Hub does not exist, may not be read or written, or cannot be reached."""
 
 
 class BuildError(CfqaError):
@@ -78,36 +80,40 @@ class BuildError(CfqaError):
 
 
 class DiskError(CfqaError):
-    """A file could not be written: the disk is full, or may not be written to."""
+    """A file could not be written, because the disk is full or write-protected."""
 
 
 class CodecError(CfqaError):
-    """A codec was given something it cannot encode or decode."""
+    """A codec does not exist, or cannot encode or decode its input."""
 
 
 class MetricError(CfqaError):
-    """A metric was given something it cannot score."""
+    """A metric does not exist, or cannot score its input."""
 
 
 class UndefinedError(MetricError):
-    """A metric is not defined for the features of a task; its message says where it is not."""
+    """A metric is not defined for the features of a task."""
 
 
-class MetricWarning(UserWarning):
-    """A metric has no score for some features, or its scores are not what they should be."""
+class CfqaWarning(UserWarning):
+    """Base class of the warnings of this package; the command line prints each as one line."""
+
+
+class MetricWarning(CfqaWarning):
+    """A metric has no score for some features, or unexpected scores."""
 
 
 class MissingDependencyError(CfqaError, ImportError):
-    """An optional dependency is needed for this and is not installed."""
+    """A required optional dependency is not installed."""
 
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
-    """Return one line saying that ``name`` is not a known ``what``, with the near names first.
+    """Return the message for an unknown name: similar names, then the known names.
 
     Args:
-        what: the kind of thing, as in "codec" or "key".
-        name: what was asked for.
-        known: the names that would have been right, in the order to show them.
+        what: Kind of name, such as "codec" or "key".
+        name: The unknown name.
+        known: The known names, in the order to list them.
     """
     names = [str(entry) for entry in known]
     hint = near_names(name, names)
@@ -118,11 +124,11 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
 
 
 def near_names(name: object, known: Iterable[str]) -> str:
-    """Return a question whether a near name was meant, or nothing where none is near.
+    """Return "did you mean ...?" with similar names, or an empty string.
 
     Args:
-        name: what was asked for.
-        known: the names that would have been right; ``NAME:OPTION=VALUE`` is a variant of NAME.
+        name: The unknown name.
+        known: The known names; ``NAME:OPTION=VALUE`` is a variant of NAME.
     """
     names = list(known)
     variants = [one for one in names if one.startswith(f"{name}:")]
@@ -133,14 +139,17 @@ def near_names(name: object, known: Iterable[str]) -> str:
 def check_known(
     what: str, name: Any, known: Collection[str], error: type[CfqaError], where: object = ""
 ) -> Any:
-    """Return a name that is known; raise an error of :func:`unknown_name` of any other.
+    """Return a name after checking that it is known.
 
     Args:
-        what: the kind of thing.
-        name: what was asked for.
-        known: the names that are right.
-        error: kind of error that is raised.
-        where: the place, to put in front.
+        what: Kind of name, such as "codec" or "key".
+        name: The name.
+        known: The known names.
+        error: Type of the error to raise.
+        where: Location that prefixes the message, such as a file.
+
+    Raises:
+        CfqaError: The name is unknown; see :func:`unknown_name`.
     """
     if not isinstance(name, str) or name not in known:
         message = unknown_name(what, name, known)
@@ -150,12 +159,12 @@ def check_known(
 
 @contextmanager
 def prefixed(where: object, error: type[CfqaError], *kinds: type[Exception]) -> Iterator[None]:
-    """Put the place in front of an error's message, where it does not begin with it.
+    """Prefix the messages of errors with a location, unless they begin with it already.
 
     Args:
-        where: the place.
-        error: kind of error that is raised.
-        kinds: of what may go wrong; errors of this package if none are given.
+        where: The location, such as a file.
+        error: Type of the error to raise.
+        kinds: Types of the errors to catch; `CfqaError` by default.
     """
     caught = kinds or (CfqaError,)
     try:
@@ -168,10 +177,13 @@ def prefixed(where: object, error: type[CfqaError], *kinds: type[Exception]) -> 
 
 @contextmanager
 def clear_disk_errors(what: str) -> Iterator[None]:
-    """Turn a full or forbidden disk into one line that says what was being written.
+    """Convert the `OSError` of a full or write-protected disk to a one-line error.
+
+    Args:
+        what: The work that failed, for the message.
 
     Raises:
-        DiskError: instead of an OSError of that kind; every other exception passes.
+        DiskError: Replaces such an `OSError`; other exceptions are not changed.
     """
     try:
         yield
@@ -186,7 +198,7 @@ def clear_disk_errors(what: str) -> Iterator[None]:
 
 
 def _cut(text: str) -> str:
-    """Return a text of at most LONGEST_MESSAGE characters, without its middle if need be."""
+    """Shorten a text to about LONGEST_MESSAGE characters by leaving out its middle."""
     if len(text) <= LONGEST_MESSAGE:
         return text
     return f"{text[: LONGEST_MESSAGE * 3 // 4]} ... {text[-LONGEST_MESSAGE // 5 :]}"

@@ -27,19 +27,19 @@ EXTRAS = {
     "torch": "eval",
     "transformers": "transformers",
 }
-"""Module that may be absent -> the extra that brings it."""
+"""Optional module -> the extra that installs it."""
 
 INCLUDED = {"build": ("build", "codecs", "eval")}
-"""Extra that brings others -> all that it brings."""
+"""Extra that includes others -> all extras that it installs."""
 
 
 @contextmanager
 def extras(extra: str | None = None) -> Iterator[None]:
-    """Say of a package that is not installed which extra brings it; a decorator too.
+    """Report a missing optional package with the extra that installs it; also a decorator.
 
     Args:
-        extra: The one to name if it brings the package; else, the package's own is named. Of
-            several around each other the outermost decides.
+        extra: Extra to name if it installs the package; otherwise the package's own is named. If
+            blocks are nested, the outermost one with an extra decides.
 
     Raises:
         MissingDependencyError: A package of an extra is not installed.
@@ -47,7 +47,7 @@ def extras(extra: str | None = None) -> Iterator[None]:
     try:
         yield
     except (ModuleNotFoundError, MissingDependencyError) as error:
-        module = error.name or ""  # with a dot, it is a part that an installed package lacks
+        module = error.name or ""  # a submodule, such as "scipy.stats", is no key
         already_handled = isinstance(error, MissingDependencyError) and extra is None
         if already_handled or module not in EXTRAS:
             raise

@@ -1,8 +1,8 @@
-"""Detect scripts without a `__main__` guard, which `spawn` would start again and again.
+"""Detect scripts without a `__main__` guard, which would start worker processes recursively.
 
-A process that `spawn` starts imports the main script. A script without `if __name__ == "__main__":`
-would start its processes again there. The child process detects this and reports it to its parent,
-which raises an error; without a listening parent it is printed on stderr.
+A process started by `spawn` imports the main script. Without `if __name__ == "__main__":` the
+script would start its workers again there. The child process detects this and reports it to its
+parent, which raises an error; if the parent is not this package, the child prints it on stderr.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ GUARD = (
 )
 
 MARK = "CFQA_UNGUARDED"
-"""In the environment of processes: the file that one makes which finds no guard."""
+"""Environment variable with the path of the file that a child creates if it finds no guard."""
 
 
 def check_guard() -> None:
-    """End this process if it is one that imports the script that started it.
+    """Exit if this process is a child that is still importing the main script.
 
-    To be called by whatever starts processes, before it does anything.
+    Functions that start processes call this first.
     """
-    # What multiprocessing itself looks at, when a process is started in such a one.
+    # multiprocessing checks the same attribute before it starts a process.
     if not getattr(multiprocessing.current_process(), "_inheriting", False):
         return
     if mark := os.environ.get(MARK):
         Path(mark).touch()
-    else:  # processes that another library started
+    else:  # another library started this process
         print(f"cfqa: {GUARD}", file=sys.stderr, flush=True)
     with suppress(Exception):
-        _read_process()
+        _drain_pipe()
     os._exit(1)
 
 
-def _read_process() -> None:
-    """Read, without unpickling, what the parent still writes to this process.
+def _drain_pipe() -> None:
+    """Read, without unpickling, the data that the parent is still writing to this process.
 
-    The parent holds the reading end open as well: what a pipe cannot take it would write for ever.
+    The parent keeps the reading end of the pipe open too, so its write would block forever.
     """
     frame: FrameType | None = sys._getframe()
     while frame is not None:

@@ -1,4 +1,4 @@
-"""Lazy imports: submodules and public names of a package are imported on first access."""
+"""Import submodules and public names of a package on first access."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["LazyModule", "lazy_modules"]
 
 
 class LazyModule:
-    """Stands for a module, which is imported when something of it is used first."""
+    """Proxy of a module that is imported when an attribute is first used."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
-        found = getattr(import_module(self._name), attribute)
-        setattr(self, attribute, found)  # so that it is looked up once
-        return found
+        value = getattr(import_module(self._name), attribute)
+        setattr(self, attribute, value)  # later accesses do not call __getattr__
+        return value
 
 
 def lazy_modules(
@@ -28,9 +28,9 @@ def lazy_modules(
     """Return a package's ``__getattr__`` and ``__dir__``.
 
     Args:
-        package: Its name.
-        path: Its ``__path__``.
-        names: What it gives out: name -> module that has it.
+        package: Name of the package.
+        path: ``__path__`` of the package.
+        names: Public names of the package: name -> module that defines it.
     """
     homes = dict(names or {})
 

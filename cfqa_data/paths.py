@@ -1,7 +1,7 @@
-"""Make paths given by the user absolute; what cannot be a path is reported in one line.
+"""Make the paths that users pass absolute, and report invalid ones in one line.
 
-Every path that is passed to this package goes through :func:`absolute_path` (or :func:`real_path`,
-which also resolves links) at once, so that a later change of the working directory has no effect.
+Public functions pass every path through :func:`absolute_path` (or :func:`real_path`, which also
+resolves links) at once, so that a later change of the working directory has no effect.
 """
 
 from __future__ import annotations
@@ -11,30 +11,14 @@ from pathlib import Path
 
 from cfqa_data.errors import CfqaError
 
-__all__ = ["absolute_path", "absolute_program", "exists", "expanded", "is_file", "real_path"]
-
-
-def is_file(path: Path) -> bool:
-    """Return whether there is such a file; of a name that no file can have, there is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def exists(path: Path) -> bool:
-    """Return whether there is such a file or folder; see :func:`is_file`."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
+__all__ = ["absolute_path", "absolute_program", "expanded", "real_path"]
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with the home folder in place of ``~`` or ``~user``.
+    """Expand ``~`` and ``~user`` in a path.
 
     Raises:
-        CfqaError: there is no user of that name on this machine.
+        CfqaError: The user does not exist.
     """
     text = os.fspath(path)
     home = os.path.expanduser(text)
@@ -47,14 +31,14 @@ def expanded(path: str | Path) -> Path:
 
 
 def absolute_path(path: str | Path, base: str | Path = "") -> Path:
-    """Return a path that means the same wherever the process goes; links and ``..`` stay.
+    """Return an absolute path, with ``~`` expanded; links and ``..`` are not resolved.
 
     Args:
-        path: as the user gave it: ``~`` is the home folder.
-        base: folder that a relative path starts from; the working directory if it is empty.
+        path: Path from the user.
+        base: Folder of a relative path; the working directory if empty.
 
     Raises:
-        CfqaError: the working directory is gone, or see :func:`expanded`.
+        CfqaError: The working directory no longer exists, or the user of ``~user`` does not.
     """
     try:
         return (Path(base) / expanded(path)).absolute()
@@ -64,19 +48,19 @@ def absolute_path(path: str | Path, base: str | Path = "") -> Path:
         ) from None
 
 
-def absolute_program(given: str | Path) -> str | Path:
-    """Return the absolute path of a program; a bare name is of one on PATH, and stays."""
-    return absolute_path(given) if os.path.dirname(given) else given
+def absolute_program(program: str | Path) -> str | Path:
+    """Return the absolute path of a program; a bare name, to find on PATH, is not changed."""
+    return absolute_path(program) if os.path.dirname(program) else program
 
 
 def real_path(path: str | Path) -> Path:
-    """Return an absolute path without links, ``..`` and ``~``, whether or not it exists.
+    """Return an absolute path with links, ``..`` and ``~`` resolved, whether or not it exists.
 
     Raises:
-        CfqaError: links go in a circle, a part is too long, or see :func:`absolute_path`.
+        CfqaError: Links form a loop, a name is too long, or the path cannot be made absolute.
     """
     try:
         return absolute_path(path).resolve()
-    except (RuntimeError, ValueError, OSError) as error:  # which, depends on Python's version
+    except (RuntimeError, ValueError, OSError) as error:  # the type depends on Python's version
         why = error.strerror if isinstance(error, OSError) else error
         raise CfqaError(f"{path}: cannot be resolved: {why}") from None

@@ -1,4 +1,4 @@
-"""8-bit RGB images, and what image backbones take: values normalised by ImageNet's statistics."""
+"""Convert 8-bit RGB images to the inputs of image backbones, and back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 __all__ = ["MEAN", "STD", "normalise", "pixels_of"]
 
-#: ImageNet's statistics of RGB in 0..1, as every published DINOv2 evaluation normalises.
+#: Mean and standard deviation of RGB in [0, 1] over ImageNet, as in published DINOv2 evaluations.
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 STD = np.array((0.229, 0.224, 0.225), np.float32)
 
@@ -18,9 +18,9 @@ def normalise(images: np.ndarray) -> np.ndarray:
 
 
 def pixels_of(values: np.ndarray) -> np.ndarray | None:
-    """Return the nearest uint8 RGB images (..., H, W, 3) of normalised ones (..., 3, H, W).
+    """Invert :func:`normalise`: (..., 3, H, W) to the nearest uint8 RGB images (..., H, W, 3).
 
-    None if some value, of NaN and infinity too, is that of no pixel.
+    Return None if a value is not finite or is outside the range of pixels.
     """
-    found = np.rint((np.moveaxis(values, -3, -1) * STD + MEAN) * np.float32(255))
-    return found.astype(np.uint8) if ((found >= 0) & (found <= 255)).all() else None
+    pixels = np.rint((np.moveaxis(values, -3, -1) * STD + MEAN) * np.float32(255))
+    return pixels.astype(np.uint8) if ((pixels >= 0) & (pixels <= 255)).all() else None

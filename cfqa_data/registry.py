@@ -1,7 +1,7 @@
-"""Find classes by name: built-in ones, installed entry points, and `module:Class`.
+"""Find classes by name: built-in classes, installed entry points, and `module:Class`.
 
-Tasks, backbones, sources and codecs are looked up the same way. A manifest is untrusted: its names
-are looked up among built-in classes and installed entry points only. A recipe is the user's own and
+Tasks, backbones, sources and codecs all have such a registry. Manifests are untrusted, so their
+names are looked up among built-in classes and installed entry points only. A recipe is trusted and
 may also name a class as `module:Class`.
 """
 
@@ -43,7 +43,7 @@ __all__ = [
 PACKAGE = "cfqa-data"
 
 _USER_MODULES: set[str] = set()
-"""Top-level modules of the classes found that are not built in, and of their base classes."""
+"""Top-level modules of the user-defined classes found so far, and of their base classes."""
 
 Plugins: TypeAlias = str | type | Iterable[str | type]
 
@@ -53,12 +53,12 @@ class RegistryEntry:
     """A class with its name and origin.
 
     Attributes:
-        name: by which it was found.
-        target: the class, or a function that makes an object.
-        package: the distribution that has it, or its top-level module where it belongs to none.
-        version: of that distribution; "" without one.
-        sha256: of all Python files of its top-level package, as hex; "" for built-in ones.
-        given: whether the caller gave it, as one of the plugins.
+        name: Name by which the class was found.
+        target: The class, or a function that creates an object.
+        package: Distribution that contains it; its top-level module if there is none.
+        version: Version of the distribution; "" if there is none.
+        sha256: SHA-256 of all Python files of its top-level package as hex; "" if built in.
+        given: Whether the caller passed it as a plugin.
     """
 
     name: str
@@ -70,7 +70,7 @@ class RegistryEntry:
 
     @property
     def builtin(self) -> bool:
-        """Whether it comes with this package."""
+        """Whether the class is part of this package."""
         return self.package == PACKAGE and not self.sha256
 
 
@@ -78,10 +78,10 @@ class Registry:
     """The classes of one kind.
 
     Args:
-        kind: what they are, for messages: "codec".
-        builtin: name -> `module:attribute`, in the order that tables show them.
-        error: kind of error that is raised.
-        contract: what they must be subclasses of; anything that can be called if not given.
+        kind: Kind of class, such as "codec". The entry point group is "cfqa.codecs".
+        builtin: Name -> `module:attribute` of the built-in classes, in the order to list them.
+        error: Type of the errors to raise.
+        contract: Required base class or classes; any callable is accepted if not given.
     """
 
     def __init__(
@@ -103,38 +103,38 @@ class Registry:
         """Return the class of a name.
 
         Args:
-            name: of a built-in class or an entry point.
-            classes: whether it may be `module:Class` too, whose module is then imported.
-            plugins: classes, or `module:Class` of some, that are found by :func:`own_name` too.
-                Those that are of another kind are passed over.
+            name: Name of a built-in class, a plugin or an entry point, in this order.
+            classes: Whether the name may also be `module:Class`, which imports the module.
+            plugins: Further classes, as classes or `module:Class`, that are found by their
+                :func:`own_name`. Classes of another kind are ignored.
 
         Raises:
-            CfqaError: there is none, or it cannot be imported.
+            CfqaError: There is no class of that name, or it cannot be imported.
         """
         if isinstance(name, str):
             if name in self.builtin:
                 return RegistryEntry(name, resolve_name(self.builtin[name]), PACKAGE)
             for plugin in as_plugins(plugins):
-                found = self._plugin(plugin)
-                if own_name(found.target) == name and self._fits(found.target):
-                    return self._checked(replace(found, name=name, given=True))
+                candidate = self._plugin(plugin)
+                if own_name(candidate.target) == name and self._fits(candidate.target):
+                    return self._checked(replace(candidate, name=name, given=True))
             if (entry := self._installed().get(name)) is not None:
-                of = (entry.dist.name, entry.dist.version) if entry.dist else (entry.module, "")
-                return self._checked(self._load(name, entry.value, *of))
+                dist = (entry.dist.name, entry.dist.version) if entry.dist else (entry.module, "")
+                return self._checked(self._load(name, entry.value, *dist))
             if classes and ":" in name:
                 return self._checked(self._plugin(name))
             if classes and re.fullmatch(r"\w+(\.\w+)+", name):
                 module, _, attribute = name.rpartition(".")
-                meant = f"did you mean '{module}:{attribute}' (module:Class)?"
-                raise self.error(f"unknown {self.kind} {name!r}: {meant}")
+                hint = f"did you mean '{module}:{attribute}' (module:Class)?"
+                raise self.error(f"unknown {self.kind} {name!r}: {hint}")
         message = unknown_name(self.kind, name, self.names())
         remedy = "; name a class as module:Class" if classes and not self.names() else ""
         raise self.error(message + remedy)
 
     def recorded(self, name: str) -> str:
-        """Return how a manifest calls a class that a recipe names: never by `module:Class`.
+        """Return the name to record in a manifest for a class that a recipe names.
 
-        It is the name of its entry point, if it has one, else :func:`own_name`.
+        For `module:Class` it is the name of its entry point, if any, or its :func:`own_name`.
         """
         if ":" not in name:
             return name
@@ -142,7 +142,7 @@ class Registry:
         return next(entries, None) or own_name(self.find(name, classes=True).target)
 
     def _plugin(self, plugin: str | type) -> RegistryEntry:
-        """Return a class that was given, or named by `module:Class`."""
+        """Return the entry of a class or of `module:Class`."""
         if isinstance(plugin, str):
             return self._load(plugin, plugin, *_distribution(plugin.partition(":")[0]))
         module = plugin.__module__
@@ -157,15 +157,15 @@ class Registry:
     def _is_candidate(self, target: Any) -> bool:
         return isinstance(target, type) and self._fits(target) and not inspect.isabstract(target)
 
-    def _checked(self, found: RegistryEntry) -> RegistryEntry:
-        if not self._fits(found.target):
+    def _checked(self, entry: RegistryEntry) -> RegistryEntry:
+        if not self._fits(entry.target):
             required = " or ".join(kind.__name__ for kind in self.contract) or "class"
-            raise self.error(f"{self.kind} {found.name!r}: {found.target!r} is not a {required}")
-        check_declared(found.target, f"{self.kind} {found.name!r}", self.error)
-        bases = filter(self._fits, found.target.__mro__) if self.contract else [found.target]
+            raise self.error(f"{self.kind} {entry.name!r}: {entry.target!r} is not a {required}")
+        check_declared(entry.target, f"{self.kind} {entry.name!r}", self.error)
+        bases = filter(self._fits, entry.target.__mro__) if self.contract else [entry.target]
         _USER_MODULES.update(base.__module__.partition(".")[0] for base in bases)
         _USER_MODULES.discard("cfqa_data")
-        return found
+        return entry
 
     def _installed(self) -> Mapping[str, metadata.EntryPoint]:
         return {entry.name: entry for entry in entry_points(self.group)}
@@ -176,41 +176,38 @@ class Registry:
         module, _, path = where.partition(":")
         try:
             target: Any = import_module(module)
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # importing runs third-party code, which may raise anything
+        except (Exception, SystemExit) as error:  # importing runs third-party code
             why = f"{type(error).__name__}: {error}"
             if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-                why = f"no module {error.name!r} in {_looked_in()}"
+                why = f"no module {error.name!r} in {_import_path()}"
             raise self.error(f"{self.kind} {name!r}: cannot import {where}: {why}") from error
         for part in path.split("."):
             if not hasattr(target, part):
-                there = [n for n, v in vars(target).items() if self._is_candidate(v)]
-                message = unknown_name(f"class of {module}", part, there)
+                available = [n for n, v in vars(target).items() if self._is_candidate(v)]
+                message = unknown_name(f"class of {module}", part, available)
                 raise self.error(f"{self.kind} {name!r}: {message}")
             target = getattr(target, part)
         return RegistryEntry(name, target, package, version, source_hash(where.partition(".")[0]))
 
 
 def as_plugins(plugins: Plugins | None) -> tuple[str | type, ...]:
-    """Return classes, or `module:Class` of some, as a tuple; one may be given alone.
+    """Return one plugin, or several, as a tuple of classes and `module:Class` strings.
 
     Raises:
-        CfqaError: one is neither.
+        CfqaError: A plugin is neither a class nor a string.
     """
-    alone = isinstance(plugins, str | type) or not isinstance(plugins, Iterable)
-    found = (plugins,) if alone and plugins is not None else tuple(plugins or ())  # type: ignore[arg-type]
-    for plugin in found:
+    single = isinstance(plugins, str | type) or not isinstance(plugins, Iterable)
+    several = (plugins,) if single and plugins is not None else tuple(plugins or ())  # type: ignore[arg-type]
+    for plugin in several:
         if not isinstance(plugin, str | type):
             raise CfqaError(f"plugins must be classes or 'module:Class' strings, not {plugin!r}")
-    return found  # type: ignore[return-value]
+    return several  # type: ignore[return-value]
 
 
 def own_name(target: Any) -> str:
-    """Return the name that a class declares: its `name`, or that of its facts; else its `__name__`.
+    """Return the name that a class declares: `name`, `facts.name`, or its lower-case `__name__`.
 
-    A manifest records it for a class without entry point, and `plugins` are looked up by it.
+    Manifests record it for a class without an entry point, and plugins are found by it.
     """
     for name in (getattr(target, "name", None), getattr(vars(target).get("facts"), "name", None)):
         if isinstance(name, str) and name:
@@ -218,23 +215,23 @@ def own_name(target: Any) -> str:
     return str(target.__name__).lower()
 
 
-def _looked_in() -> str:
-    """Return the folders that modules are imported from, in words."""
+def _import_path() -> str:
+    """Return the folders of `sys.path`, without those of the Python installation, as text."""
     python = sys.prefix, sys.base_prefix
-    own = [os.path.abspath(path) for path in sys.path if not path.startswith(python)]
-    return ", ".join([*own, "or the installed packages"])
+    folders = [os.path.abspath(path) for path in sys.path if not path.startswith(python)]
+    return ", ".join([*folders, "or the installed packages"])
 
 
 def check_declared(thing: Any, what: str, error: type[CfqaError]) -> None:
-    """Check the attributes that a class or an object must have, as ``declared`` of its base says.
+    """Check that a class or object has the attributes that its base lists in ``declared``.
 
     Args:
-        thing: a class, whose properties are passed over, or an object.
-        what: names it in errors.
-        error: kind of error that is raised.
+        thing: A class, whose properties are not checked, or an object.
+        what: Name of the class or object in messages.
+        error: Type of the error to raise.
 
     Raises:
-        CfqaError: an attribute is missing, or of another type.
+        CfqaError: An attribute is missing or has another type.
     """
     owner = thing if isinstance(thing, type) else type(thing)
     for name, kinds in getattr(owner, "declared", {}).items():
@@ -251,21 +248,22 @@ def check_declared(thing: Any, what: str, error: type[CfqaError]) -> None:
 
 
 def user_failure(failure: BaseException) -> str | None:
-    """Return an exception as one line with the place in a user's class that it comes from.
+    """Return an exception of user-defined code as one line with its file, line and function.
 
-    That is the deepest frame in a module of a class that was found; None without such a frame.
+    The location is the innermost frame in a module of a user-defined class. Return None if there is
+    no such frame.
     """
-    place = None
+    location = None
     for frame, line in traceback.walk_tb(failure.__traceback__):
         if str(frame.f_globals.get("__name__")).partition(".")[0] in _USER_MODULES:
             code = frame.f_code
-            place = f"{Path(code.co_filename).name}:{line}, {code.co_qualname}"
-    return place and f"{type(failure).__name__}: {failure} in {place}"
+            location = f"{Path(code.co_filename).name}:{line}, {code.co_qualname}"
+    return location and f"{type(failure).__name__}: {failure} in {location}"
 
 
 @contextmanager
 def naming_user_code(error: type[CfqaError]) -> Iterator[None]:
-    """Raise what a user's class raises as an error of this package that names class and line."""
+    """Convert exceptions of user-defined code to an error that names its file and line."""
     try:
         yield
     except CfqaError:
@@ -278,7 +276,7 @@ def naming_user_code(error: type[CfqaError]) -> Iterator[None]:
 
 @cache
 def _distribution(module: str) -> tuple[str, str]:
-    """Return name and version of the distribution that has a module, if any has."""
+    """Return the name and version of a module's distribution, or the top-level module and ""."""
     top = module.partition(".")[0]
     for name in metadata.packages_distributions().get(top, ()):
         return name, metadata.version(name)
@@ -302,17 +300,17 @@ def source_hash(module: str) -> str:
 def bind_options(
     target: Any, options: Mapping[str, Any], what: str, error: type[CfqaError], **given: Any
 ) -> dict[str, Any]:
-    """Return the keyword arguments that make an object of a class.
+    """Return the keyword arguments to create an object from a user's options.
 
     Args:
-        target: the class, whose signature says which options there are, and of which types.
-        options: of the user; a text becomes a `Path` where the annotation says so.
-        what: names the object in errors.
-        error: kind of error that is raised.
-        given: keyword arguments that are ours to give, left out where the class does not take them.
+        target: The class, whose signature defines the options and their types.
+        options: Options from the user. A string is converted to `Path` if annotated so.
+        what: Name of the object in messages.
+        error: Type of the error to raise.
+        given: Keyword arguments of this package, left out if the class does not accept them.
 
     Raises:
-        CfqaError: there is no such option, one is missing, or a value is of another type.
+        CfqaError: An option is unknown or missing, or a value has the wrong type.
     """
     signature = inspect.signature(target)
     known = {
@@ -320,14 +318,14 @@ def bind_options(
         for name, parameter in signature.parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-    anything = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     hints = _hints(target)
-    bound = {name: value for name, value in given.items() if name in known or anything}
-    own = [name for name in known if name not in given]
+    bound = {name: value for name, value in given.items() if name in known or takes_any}
+    available = [name for name in known if name not in given]
     for name, value in options.items():
-        if name in given or (name not in known and not anything):
+        if name in given or (name not in known and not takes_any):
             none = f"unknown option {name!r}: it takes none"
-            raise error(f"{what}: {unknown_name('option', name, own) if own else none}")
+            raise error(f"{what}: {unknown_name('option', name, available) if available else none}")
         bound[name] = _as_type(value, hints.get(name, Any), f"{what}: option {name}", error)
     missing = [n for n, p in known.items() if p.default is p.empty and n not in bound]
     if missing:
@@ -346,16 +344,16 @@ def path_options(target: Any) -> set[str]:
 
 
 def _hints(target: Any) -> dict[str, Any]:
-    """Return the annotations of what makes an object of a class."""
+    """Return the annotations of a function, or of the constructor of a class."""
     call = target.__init__ if inspect.isclass(target) else target
     try:
         return typing.get_type_hints(call)
-    except Exception:  # names that only a type checker imports
+    except Exception:  # such as names imported under TYPE_CHECKING
         return {}
 
 
 def _as_type(value: Any, hint: Any, what: str, error: type[CfqaError]) -> Any:
-    """Return a value as its annotation has it, where that is one that can be checked."""
+    """Check and convert a value to its annotated type, if the annotation can be checked."""
     if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
         raise error(f"{what} cannot be {value!r}")
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)

@@ -1,4 +1,4 @@
-"""Numbers as NumPy has them, where Python's are meant."""
+"""Convert NumPy scalars to Python values."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ __all__ = ["python_value"]
 
 
 def python_value(value: Any) -> Any:
-    """Return a NumPy number, truth value or text as Python's, and anything else as it is."""
+    """Convert a NumPy scalar to a Python value; return anything else unchanged."""
     return value.item() if isinstance(value, np.generic) else value

@@ -1,4 +1,4 @@
-"""Run the scripts of the package, `python -m cfqa_data....`: options in, exit status out."""
+"""Run the scripts of the package, `python -m cfqa_data....`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def run_script(
     arguments: Sequence[str] | None,
     run: Callable[[argparse.Namespace], Any],
 ) -> int:
-    """Run a script and return its exit status; what is wrong is one line on stderr.
+    """Run a script and return its exit status; print an error as one line on stderr.
 
     Args:
-        parser: of its options.
-        arguments: of the command line; those of the process if None.
-        run: does what the options ask for.
+        parser: Parser of the script's options.
+        arguments: Command-line arguments; those of the process if None.
+        run: Function of the parsed options that does the work.
     """
     try:
         run(parser.parse_args(arguments))

@@ -13,17 +13,17 @@ __all__ = ["as_tensor", "unmasked"]
 
 
 def unmasked(values: Any) -> Any:
-    """Return a masked array with NaN where it has no value, and anything else as it is."""
+    """Replace masked values of an array by NaN; return anything else unchanged."""
     return values.astype(np.float64).filled(np.nan) if np.ma.is_masked(values) else values
 
 
 def as_tensor(values: Any) -> Tensor:
-    """Return a tensor as it is, and an array as a tensor of its dtype.
+    """Convert an array to a tensor of the same dtype; return a tensor unchanged.
 
-    Memory is shared where the array is plain and may be written to.
+    The tensor shares the memory of a C-contiguous, writable array.
 
     Raises:
-        TypeError: It holds no real numbers; the message says what it is.
+        TypeError: The values are not a dense array of real numbers.
     """
     import torch
 
@@ -31,7 +31,7 @@ def as_tensor(values: Any) -> Tensor:
     if not isinstance(values, torch.Tensor):
         try:
             array = np.asarray(unmasked(values))
-            if array.dtype.kind == "V":  # bfloat16 and its like, which NumPy itself has not
+            if array.dtype.kind == "V":  # bfloat16 and similar dtypes of ml_dtypes
                 array = array.astype(np.float32)
             elif array.dtype == np.longdouble:
                 array = array.astype(np.float64)

@@ -1,7 +1,7 @@
 """A context of fixed global torch settings, in which scores, features and labels are computed.
 
-Autocast, a default device or dtype, inference mode, the precision of float32 products and which
-kernels may be used are global settings that change what torch computes. Every function that returns
+Autocast, the default device and dtype, inference mode, the precision of float32 matrix products and
+the enabled kernels are global settings that change results. Every public function that returns
 computed values therefore computes them inside `torch_state`.
 """
 
@@ -19,25 +19,24 @@ from cfqa_data.extras import extras
 __all__ = ["threads_for", "torch_state"]
 
 SMALL = 2**18
-"""Values of a feature up to which its work is done before threads have met. Where other programs
-take the cores, two threads take three to four times as long as one for 2 x 4 x 65 x 192 values; on
-idle cores, four fifths."""
+"""Most values of a feature for which one thread is used. For 2 x 4 x 65 x 192 values, two threads
+take 0.8 times as long as one on idle cores, but three to four times as long on busy cores."""
 
 AUTOCAST = ("cpu", "cuda", "xpu")
-"""Devices that autocast may be on for."""
+"""Device types with autocast."""
 
 EXACT = ("none", "ieee")
-"""Names of full precision."""
+"""Values of `fp32_precision` that mean full precision."""
 
 _precision: ContextVar[str] = ContextVar("precision", default="highest")
 
 
 @contextmanager
 def threads_for(values: int) -> Iterator[None]:
-    """Compute with one thread where features are small, and with as many as before where not.
+    """Compute with one thread if features are small; otherwise keep the number of threads.
 
     Args:
-        values: How many values a feature has.
+        values: Number of values of a feature.
     """
     import torch
 
@@ -51,48 +50,48 @@ def threads_for(values: int) -> Iterator[None]:
 
 @contextmanager
 def torch_state(grad: bool | None = None, precision: str | None = None) -> Iterator[None]:
-    """Compute with fixed global settings, whatever the caller has set; restore them afterwards.
+    """Compute with fixed global torch settings, and restore the caller's settings afterwards.
 
-    No autocast, no default device or other function mode, float32 as the default dtype, no
-    inference mode, convolutions and recurrent layers in float32, all kernels of attention and
-    oneDNN. The number of threads, deterministic algorithms, the detection of anomalies, and which
-    algorithms NVIDIA's libraries choose stay as they are: they change no value by more than
-    rounding. As a decorator, it is entered for each call.
+    Inside, autocast, inference mode, the default device and other function modes are off, the
+    default dtype is float32, convolutions and recurrent layers compute in float32, and all kernels
+    of attention and oneDNN are enabled. The number of threads, deterministic algorithms, anomaly
+    detection, and the algorithms that NVIDIA's libraries choose are not changed, since they affect
+    only rounding. As a decorator, the context is entered for each call.
 
     Args:
-        grad: Whether gradients are recorded; by default as they are, and not in inference mode.
-        precision: Of float32 matrix products, ``highest`` or ``high``, which also lets cuDNN use
-            TF32; by default that of the `torch_state` around this one, or ``highest``.
+        grad: Whether to record gradients; by default as the caller does.
+        precision: Precision of float32 matrix products: ``highest``, or ``high``, which also lets
+            cuDNN use TF32. By default that of an enclosing `torch_state`, or ``highest``.
 
     Raises:
-        MissingDependencyError: torch is not installed.
+        MissingDependencyError: Torch is not installed.
     """
-    torch, stack = _torch()
-    modes = [stack._pop_mode() for _ in range(stack._len_torch_function_stack())]
-    cast = {device: torch.is_autocast_enabled(device) for device in AUTOCAST}
-    recorded, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-    recording = recorded if grad is None else grad
-    outer = _precision.set(precision or _precision.get())
+    torch, overrides = _torch()
+    modes = [overrides._pop_mode() for _ in range(overrides._len_torch_function_stack())]
+    autocast = {device: torch.is_autocast_enabled(device) for device in AUTOCAST}
+    grad_before, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    grad = grad_before if grad is None else grad
+    token = _precision.set(precision or _precision.get())
     _enter(_precision.get())
     try:
-        _cast(dict.fromkeys(AUTOCAST, False))
-        with nullcontext() if recording == recorded and not inference else _recording(recording):
+        _set_autocast(dict.fromkeys(AUTOCAST, False))
+        with nullcontext() if grad == grad_before and not inference else _set_grad(grad):
             yield
     finally:
-        _cast(cast)
-        if torch.is_grad_enabled() != recorded:
-            torch.set_grad_enabled(recorded)
-        _precision.reset(outer)
+        _set_autocast(autocast)
+        if torch.is_grad_enabled() != grad_before:
+            torch.set_grad_enabled(grad_before)
+        _precision.reset(token)
         _leave(_precision.get())
-        for _ in range(stack._len_torch_function_stack()):
-            stack._pop_mode()
+        for _ in range(overrides._len_torch_function_stack()):
+            overrides._pop_mode()
         for mode in reversed(modes):
-            stack._push_mode(mode)
+            overrides._push_mode(mode)
 
 
 @cache
 def _torch() -> tuple[Any, Any]:
-    """Return torch, and where its stack of function modes is."""
+    """Return torch and `torch.overrides`, which has the stack of function modes."""
     with extras():
         import torch
         import torch.overrides
@@ -100,7 +99,7 @@ def _torch() -> tuple[Any, Any]:
     return torch, torch.overrides
 
 
-def _cast(enabled: dict[str, bool]) -> None:
+def _set_autocast(enabled: dict[str, bool]) -> None:
     torch, _ = _torch()
     for device, enable in enabled.items():
         if torch.is_autocast_enabled(device) != enable:
@@ -108,21 +107,21 @@ def _cast(enabled: dict[str, bool]) -> None:
 
 
 @contextmanager
-def _recording(grad: bool) -> Iterator[None]:
+def _set_grad(grad: bool) -> Iterator[None]:
     torch, _ = _torch()
     with torch.inference_mode(False), torch.set_grad_enabled(grad):
         yield
 
 
 class _Setting(NamedTuple):
-    """What torch has once for all threads.
+    """A setting that torch shares between all threads.
 
     Attributes:
-        get: Returns the value.
-        put: Sets it.
-        highest: The value in `torch_state`.
-        high: The value there for the precision of that name.
-        operations: What newer versions of torch set the precision of by itself too.
+        get: Function that returns the value.
+        put: Function that sets the value.
+        highest: Value inside `torch_state`.
+        high: Value inside `torch_state` with the precision ``high``.
+        operations: Operations that have a precision of their own in newer versions of torch.
     """
 
     get: Callable[[], Any]
@@ -133,77 +132,78 @@ class _Setting(NamedTuple):
 
     def read(self) -> tuple[Any, list[str]]:
         """Return the value, and the precision of each operation."""
-        each = [operation.fp32_precision for operation in self.operations]
+        precisions = [operation.fp32_precision for operation in self.operations]
         try:
-            return self.get(), each
-        except RuntimeError:  # torch does not tell the value while an operation differs from it
+            return self.get(), precisions
+        except RuntimeError:  # torch refuses to return the value while an operation differs
             for operation in self.operations:
                 operation.fp32_precision = "ieee"
         try:
             value = self.get()
-        except RuntimeError:  # then it is not the one of full precision
+        except RuntimeError:  # the value differs from "ieee", so it is the lower precision
             value = self.high
-        self.write(value, each)
-        return value, each
+        self.write(value, precisions)
+        return value, precisions
 
-    def write(self, value: Any, each: list[str]) -> None:
+    def write(self, value: Any, precisions: list[str]) -> None:
+        """Set the value, and the precision of each operation."""
         self.put(value)
-        for operation, precision in zip(self.operations, each, strict=True):
+        for operation, precision in zip(self.operations, precisions, strict=True):
             if operation.fp32_precision != precision:
-                operation.fp32_precision = "none"  # as the setting for all, if there is one
+                operation.fp32_precision = "none"  # inherit the backend's precision
             if operation.fp32_precision != precision:
                 operation.fp32_precision = precision
 
-    def define(self, precision: str, found: tuple[Any, list[str]]) -> None:
-        """Set what `torch_state` computes with, where another value was found."""
+    def apply(self, precision: str, current: tuple[Any, list[str]]) -> None:
+        """Set the value inside `torch_state`, if the current one differs."""
         target = self.high if precision == "high" else self.highest
-        exact = EXACT if target == self.highest else ("tf32",)
-        value, each = found
-        if value != target or not all(name in exact for name in each):
-            self.write(target, [exact[-1]] * len(each))
+        accepted = EXACT if target == self.highest else ("tf32",)
+        value, precisions = current
+        if value != target or not all(name in accepted for name in precisions):
+            self.write(target, [accepted[-1]] * len(precisions))
 
 
-# Several threads may be inside: the first saves the settings, the last restores them.
+# The first thread that enters saves the settings, and the last one that leaves restores them.
 _lock = threading.Lock()
 _inside = 0
 _before: list[tuple[Any, list[str]]]
-_defined: dict[str, list[tuple[Any, list[str]]]] = {}
-"""What is found once a precision is defined: then there is nothing to do."""
+_applied: dict[str, list[tuple[Any, list[str]]]] = {}
+"""Precision -> values of the settings after they were applied."""
 
 
 def _enter(precision: str) -> None:
-    """Set what threads share."""
+    """Apply the settings that threads share."""
     global _inside, _before
     with _lock:
-        found = [setting.read() for setting in _settings()]
+        current = [setting.read() for setting in _settings()]
         if not _inside:
-            _before = found
+            _before = current
         _inside += 1
-        _define(precision, found)
+        _apply(precision, current)
 
 
 def _leave(precision: str) -> None:
-    """Set it as it is around; as it was, if no thread is inside any more."""
+    """Apply the settings of the enclosing context; restore them if no thread is inside."""
     global _inside
     with _lock:
         _inside -= 1
-        found = [setting.read() for setting in _settings()]
+        current = [setting.read() for setting in _settings()]
         if _inside:
-            _define(precision, found)
-        elif found != _before:
-            for setting, value, before in zip(_settings(), found, _before, strict=True):
+            _apply(precision, current)
+        elif current != _before:
+            for setting, value, before in zip(_settings(), current, _before, strict=True):
                 if value != before:
                     setting.write(*before)
 
 
-def _define(precision: str, found: list[tuple[Any, list[str]]]) -> None:
-    """Set what `torch_state` computes with, where something else was found."""
-    if found == _defined.get(precision):
+def _apply(precision: str, current: list[tuple[Any, list[str]]]) -> None:
+    """Set the values inside `torch_state` for settings whose current values differ."""
+    if current == _applied.get(precision):
         return
-    for setting, value in zip(_settings(), found, strict=True):
-        setting.define(precision, value)
-    if precision not in _defined:
-        _defined[precision] = [setting.read() for setting in _settings()]
+    for setting, value in zip(_settings(), current, strict=True):
+        setting.apply(precision, value)
+    if precision not in _applied:
+        _applied[precision] = [setting.read() for setting in _settings()]
 
 
 @cache

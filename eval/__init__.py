@@ -1,4 +1,4 @@
-"""Score quality metrics on a CFQA dataset: metrics, correlations with the labels, the evaluator."""
+"""Evaluate quality metrics on a CFQA dataset: scores, and their correlation with the labels."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ __all__ = [
     "save_metric",
 ]
 
-_LATE = {"TrainingSet": "cfqa_data.eval.features.training"}  # which imports torch
+_LATE = {"TrainingSet": "cfqa_data.eval.features.training"}  # the module imports torch
 __getattr__, __dir__ = lazy_modules(__name__, __path__, _LATE)

@@ -1,4 +1,4 @@
-"""The account of an evaluation: what its scores cost, what failed and why, what trainings saw."""
+"""The state of an evaluation: scores computed so far, their cost, and failures."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Account", "Scored"]
 
-MOST_WEIGHTS = 5
-"""Inputs of a trained metric that its note names."""
+MAX_WEIGHTS = 5
+"""Maximum number of inputs of a trained metric that its note names."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What an evaluation has so far, and goes on from after an interruption.
+    """The scores of an evaluation so far, from which an interrupted run resumes.
 
     Attributes:
-        values: (rows, M) scores of M metrics, NaN where there is none yet.
-        notes: What else is to be known of a metric's scores, by name.
+        values: (rows, M) scores of M metrics; NaN where there is none yet.
+        notes: Remarks on the scores of a metric, by name.
         alone: Names of the metrics that score one feature at a time.
-        provenance: Where each metric's scores come from, by name.
-        earlier: Labels of the rows that a metric has scored before, by name.
-        failed: (rows, M) what is not tried any more.
-        undefined: (rows, M) what of that has no score by the metric's definition.
+        provenance: Origin of each metric's scores, by name.
+        earlier: Labels of the rows that an earlier run scored with a metric, by name.
+        failed: (rows, M) whether a score will not be tried again.
+        undefined: (rows, M) whether it failed because the metric is undefined there.
     """
 
     values: NDArray[np.float64]
@@ -59,35 +59,35 @@ class Scored:
                 object.__setattr__(self, name, np.zeros(self.values.shape, dtype=bool))
 
     @classmethod
-    def nothing(cls, rows: int, provenance: Mapping[str, Provenance]) -> Scored:
-        """Return what there is at the start, of metrics of which the provenance is known."""
+    def empty(cls, rows: int, provenance: Mapping[str, Provenance]) -> Scored:
+        """Return the state before anything is scored."""
         return cls(np.full((rows, len(provenance)), np.nan), provenance=dict(provenance))
 
     def missing(self, *where: Any) -> NDArray[np.bool_]:
-        """Return which scores, of all or at some places, are still to be made."""
+        """Return which scores are still to be computed, of all or at an index."""
         return np.asarray(np.isnan(self.values[where]) & ~self.failed[where])
 
-    def part(self, places: NDArray[np.intp]) -> Scored:
-        """Return a copy of what there is at some places; of it nothing is spent yet."""
-        spent: dict[str, Any] = {"seconds": None, "training_seconds": None, "features": None}
-        begun = {name: replace(one, **spent) for name, one in self.provenance.items()}
-        rows = (values[places] for values in (self.failed, self.undefined))
-        return Scored(self.values[places], {}, set(self.alone), begun, {}, *rows)
+    def part(self, indices: NDArray[np.intp]) -> Scored:
+        """Return a copy of some rows, with costs of zero."""
+        cost: dict[str, Any] = {"seconds": None, "training_seconds": None, "features": None}
+        provenance = {name: replace(one, **cost) for name, one in self.provenance.items()}
+        rows = (values[indices] for values in (self.failed, self.undefined))
+        return Scored(self.values[indices], {}, set(self.alone), provenance, {}, *rows)
 
 
 class Account:
-    """What an evaluation's scores cost, and what is to be said of those that are missing.
+    """Records the cost of an evaluation's scores, and why scores are missing.
 
-    It can be pickled, and one of some rows be added to that of all.
+    An account can be pickled, and the account of a worker merged into that of the whole evaluation.
 
     Args:
-        scored: What there is; filled in place.
+        scored: The scores; modified in place.
         device: Torch device.
 
     Attributes:
-        scored: That.
-        errors: The first failure of each metric, with what it raised as the cause.
-        reasons: Where a metric is not defined, by name.
+        scored: The scores.
+        errors: The first error of each metric, by name, with the metric's exception as the cause.
+        reasons: Where a metric is undefined, in words, by name.
     """
 
     def __init__(self, scored: Scored, device: str) -> None:
@@ -105,34 +105,30 @@ class Account:
         errors = state.pop("errors")
         self.__dict__.update(state, errors={})
         for name, message, cause in errors:
-            self.fails(name, message, cause)
-
-    # What it costs.
+            self.add_error(name, message, cause)
 
     @contextmanager
-    def accounted(
-        self, metric: Metric, *, features: int = 0, training: bool = False
-    ) -> Iterator[None]:
-        """Add what is done within to the time that a metric took.
+    def timed(self, metric: Metric, *, features: int = 0, training: bool = False) -> Iterator[None]:
+        """Add the duration of the context to the time of a metric.
 
         Args:
             metric: The metric.
-            features: How many are scored for the first time within.
-            training: Whether this is preparation, and no scoring.
+            features: Number of features that are scored for the first time in the context.
+            training: Whether the time is spent on training or statistics, not on scoring.
         """
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
             yield
         finally:
-            spent = time.perf_counter() - began
+            seconds = time.perf_counter() - start
             if (peak := peak_memory(self._device)) is not None:
                 self._peaks[f"{socket.gethostname()} {os.getpid()}"] = peak
-            self._spend(metric.name, spent, spent if training else 0.0, features)
+            self._add_cost(metric.name, seconds, seconds if training else 0.0, features)
 
-    def _spend(self, name: str, seconds: float, training: float, features: int) -> None:
+    def _add_cost(self, name: str, seconds: float, training: float, features: int) -> None:
         record = self.scored.provenance[name]
         trained, scored = record.training_seconds, record.features
-        if record.seconds is None:  # else an older file told the time alone
+        if record.seconds is None:  # otherwise, files of older versions have seconds only
             trained, scored = 0.0, 0
         self.scored.provenance[name] = replace(
             record,
@@ -143,38 +139,31 @@ class Account:
             date=now(),
         )
 
-    # What fails.
-
-    def fails(self, name: str, message: str, cause: BaseException | None = None) -> None:
-        """Keep the first failure of a metric, with what a user's code raised."""
+    def add_error(self, name: str, message: str, cause: BaseException | None = None) -> None:
+        """Record an error of a metric, caused by an exception of its code; the first is kept."""
         if name not in self.errors:
             self.errors[name] = MetricError(message)
             self.errors[name].__cause__ = cause
-            if cause is not None:  # the batches that its frames hold are let go
+            if cause is not None:  # release the batches that its frames refer to
                 clear_frames(cause.__traceback__)
 
-    def gives_up(self, where: Any, column: int) -> None:
-        """Do not try a metric any more at some places."""
-        self.scored.failed[where, column] = True
-
-    def undefined(self, where: Any, column: int, name: str, reason: str) -> None:
-        """Note that a metric has by its definition no score at some places, and why."""
+    def add_undefined(self, indices: Any, column: int, name: str, reason: str) -> None:
+        """Record that a metric is undefined for some rows, and where in words."""
         self.reasons.setdefault(name, reason)
-        self.scored.failed[where, column] = self.scored.undefined[where, column] = True
+        self.scored.failed[indices, column] = self.scored.undefined[indices, column] = True
 
-    def add(
-        self, places: NDArray[np.intp], part: Account, names: Sequence[str], order: int
+    def merge(
+        self, indices: NDArray[np.intp], part: Account, names: Sequence[str], order: int
     ) -> None:
-        """Add what another process has made of the rows at some places.
+        """Merge the account of a worker that has scored some rows.
 
-        Where it scored a metric in batches whose scores were found to depend on the batch
-        meanwhile, these scores are left out.
+        Batched scores are discarded if the metric has been found to depend on the batch meanwhile.
 
         Args:
-            places: The rows of which the part is.
-            part: What there is of them now.
-            names: Of the metrics.
-            order: Of this part among all: what the first of them says is kept.
+            indices: Indices of the rows.
+            part: The worker's account.
+            names: Names of the metrics.
+            order: Position of the part among all. Messages of the first part are kept.
         """
         own, other = self.scored, part.scored
         for mine, theirs in (
@@ -182,50 +171,48 @@ class Account:
             (own.failed, other.failed),
             (own.undefined, other.undefined),
         ):
-            mine[places] = theirs
+            mine[indices] = theirs
         for column, name in enumerate(names):
             if name in other.alone - own.alone:
-                own.values[np.setdiff1d(np.arange(len(own.values)), places), column] = np.nan
+                own.values[np.setdiff1d(np.arange(len(own.values)), indices), column] = np.nan
             elif name in own.alone - other.alone:
-                own.values[places, column] = np.nan
+                own.values[indices, column] = np.nan
         own.alone.update(other.alone)
         self._peaks |= part._peaks
         for name, record in other.provenance.items():
             if record.seconds is not None:
                 training, features = record.training_seconds, record.features
-                self._spend(name, record.seconds, training or 0.0, features or 0)
-        said: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+                self._add_cost(name, record.seconds, training or 0.0, features or 0)
+        messages: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
             ("error", self.errors, part.errors),
             ("note", own.notes, other.notes),
             ("reason", self.reasons, part.reasons),
         ]
-        for kind, kept, told in said:
-            for name, what in told.items():
+        for kind, kept, new in messages:
+            for name, message in new.items():
                 if name not in kept or order < self._order.get((kind, name), -1):
-                    kept[name], self._order[kind, name] = what, order
-
-    # What is to be said.
+                    kept[name], self._order[kind, name] = message, order
 
     def failures(self, metrics: Sequence[Metric]) -> dict[str, str]:
-        """Return the first failure of each metric, and how many features have no score for it."""
+        """Return the first error of each metric and the number of features without a score."""
         failures: dict[str, str] = {}
-        lacking = np.isnan(self.scored.values) & ~self.scored.undefined
-        for metric, missing in zip(metrics, lacking.sum(axis=0), strict=True):
-            # What cannot be trained at all is said once, not for each codec.
+        without = np.isnan(self.scored.values) & ~self.scored.undefined
+        for metric, missing in zip(metrics, without.sum(axis=0), strict=True):
+            # A metric that cannot be trained at all is reported once, not for each codec.
             if missing and (metric.left_out is None or metric.base_name not in failures):
-                of = f"; {missing} of {len(lacking)} features have no score"
+                count = f"; {missing} of {len(without)} features have no score"
                 first = str(self.errors[metric.name])
-                failures[metric.name] = first + (of if missing < len(lacking) else "")
+                failures[metric.name] = first + (count if missing < len(without) else "")
         return failures
 
     def notes(
         self, metrics: Sequence[Metric], fitted: Mapping[str, Mapping[tuple[str, int], Metric]]
     ) -> dict[str, str]:
-        """Return what else is to be known of each metric: of its batches, and where it is none.
+        """Return the notes on each metric: batch dependence, undefined scores, and weights.
 
         Args:
             metrics: The M metrics.
-            fitted: Those that were trained, by name, task and fold.
+            fitted: The trained metrics, by name, and by task and fold.
         """
         notes = dict(self.scored.notes)
         for metric, undefined in zip(metrics, self.scored.undefined.sum(axis=0), strict=True):
@@ -234,31 +221,31 @@ class Account:
                     f"metric {metric.name!r} is undefined {self.reasons[metric.name]}: "
                     f"no score of {undefined} of {len(self.scored.values)} features"
                 )
-                if note not in (said := notes.get(metric.name, "")):
-                    notes[metric.name] = "; ".join(filter(None, [said, note]))
-        weighed: defaultdict[tuple[str, str], list[Mapping[str, float]]] = defaultdict(list)
+                if note not in (known := notes.get(metric.name, "")):
+                    notes[metric.name] = "; ".join(filter(None, [known, note]))
+        by_task: defaultdict[tuple[str, str], list[Mapping[str, float]]] = defaultdict(list)
         for metric in metrics:
             for (task, _), model in fitted.get(metric.name, {}).items():
                 if model.weights and metric.left_out is None:
-                    weighed[metric.name, task].append(model.weights)
-        for (name, task), found in weighed.items():
-            inputs = dict.fromkeys(one for weights in found for one in weights)
-            means = {one: sum(w.get(one, 0.0) for w in found) / len(found) for one in inputs}
-            most = sorted(means.items(), key=lambda pair: -pair[1])[:MOST_WEIGHTS]
+                    by_task[metric.name, task].append(model.weights)
+        for (name, task), weights in by_task.items():
+            inputs = dict.fromkeys(one for of_fold in weights for one in of_fold)
+            means = {one: sum(w.get(one, 0.0) for w in weights) / len(weights) for one in inputs}
+            most = sorted(means.items(), key=lambda pair: -pair[1])[:MAX_WEIGHTS]
             shares = ", ".join(f"{one} {share:.2f}" for one, share in most if share >= 0.005)
-            note = f"metric {name!r} weighs in {task}: {shares}"
-            if note not in (said := notes.get(name, "")):
-                notes[name] = "\n".join(filter(None, [said, note]))
+            note = f"weights of metric {name!r} for {task}: {shares}"
+            if note not in (known := notes.get(name, "")):
+                notes[name] = "\n".join(filter(None, [known, note]))
         return notes
 
 
 def _portable(cause: BaseException | None) -> BaseException | None:
-    """Return what a user's code raised as it can be pickled, with its traceback as a note."""
+    """Return an exception of a metric in a form that can be pickled, its traceback as a note."""
     if cause is None:
         return None
     try:
         found = pickle.loads(pickle.dumps(cause))
-    except Exception:  # whatever an exception of a user's holds
+    except Exception:  # an exception of a user may hold objects that cannot be pickled
         found = RuntimeError(error_line(cause))
     found.add_note("in a worker:\n" + "".join(traceback.format_tb(cause.__traceback__)))
     return found

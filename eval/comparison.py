@@ -1,4 +1,4 @@
-"""Metrics of an evaluation compared with one of them, as a table and as text."""
+"""Compare the metrics of an evaluation with a baseline, as a table and as text."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Described):
-    """Differences between metrics and one of them; ``print`` shows those of SROCC.
+    """Differences between metrics and a baseline; ``print`` shows those of the SROCC.
 
     Attributes:
-        table: One row per view, task, codec, level, figure and metric; docs/statistics.md has the
-            columns. A difference above 0 says that the metric is better than the other.
-        against: The metric that all are compared with.
-        target: Label that they follow.
+        table: One row per view, task, codec, level, figure and metric, with the columns that
+            docs/statistics.md describes. A positive difference means that the metric is better
+            than the baseline.
+        against: Name of the baseline.
+        target: Label column that the scores are correlated with.
     """
 
     table: pa.Table
@@ -51,11 +52,11 @@ class Comparison(Described):
         return self.text()
 
     def text(self, figure: str = "srocc", *, per_codec: bool = False) -> str:
-        """Lay out the differences of a coefficient, of all tasks together and of each.
+        """Format the differences of a coefficient on all tasks and on each task.
 
         Args:
-            figure: srocc, plcc or krocc.
-            per_codec: Also those of each codec, and at each level.
+            figure: ``srocc``, ``plcc`` or ``krocc``.
+            per_codec: Include the differences for each codec and at each level.
         """
         title = (
             f"{figure.upper()} with the {self.target}: by how much each metric is better than "
@@ -63,34 +64,35 @@ class Comparison(Described):
         )
         views = VIEWS[:-1] if per_codec else VIEWS[:2]
         parts = [title, table_text(self._rows(figure, views), left=3, width=WIDTH, group=2)]
-        levels = self._of(figure, "level") if per_codec else {}
-        if levels:
-            numbers = sorted({int(level) for of in levels.values() for level in of})
+        by_level = self._select(figure, "level") if per_codec else {}
+        if by_level:
+            numbers = sorted({int(level) for cells in by_level.values() for level in cells})
             heads = ["task", "codec", "metric", *map(str, numbers)]
             rows = [
-                [*key, *(_short(of.get(level)) for level in numbers)] for key, of in levels.items()
+                [*key, *(_short(cells.get(level)) for level in numbers)]
+                for key, cells in by_level.items()
             ]
             title = f"Over the sources at each level; * where p is below {ALPHA:g}."
             parts += [title, table_text([heads, *rows], left=3, width=WIDTH)]
         return "\n\n".join(parts)
 
     def _rows(self, figure: str, views: Sequence[str] = VIEWS[:2]) -> list[list[str]]:
-        """Return heads and rows of some views, but not that per level."""
+        """Return the header and rows of some views, except the view ``level``."""
         heads = ["task", "codec", "metric", "per source", "p", "all points", "p"]
         return [heads] + [
-            [*key, *_cells(of.get(figure)), *_cells(of.get(f"pooled_{figure}"))]
+            [*key, *_cells(cells.get(figure)), *_cells(cells.get(f"pooled_{figure}"))]
             for view in views
-            for key, of in self._of(figure, view).items()
+            for key, cells in self._select(figure, view).items()
         ]
 
-    def _of(self, figure: str, view: str) -> dict[tuple[str, ...], dict[Any, Row]]:
-        """Return by task, codec and metric the rows of a view, by figure or level."""
-        found = defaultdict[tuple[str, ...], dict[Any, Row]](dict)
+    def _select(self, figure: str, view: str) -> dict[tuple[str, ...], dict[Any, Row]]:
+        """Return the rows of a view by (task, codec, metric), then by level or else by figure."""
+        selected = defaultdict[tuple[str, ...], dict[Any, Row]](dict)
         for row in self.table.to_pylist():
             if row["view"] == view and row["figure"] in (figure, f"pooled_{figure}"):
                 key = row["task"], row["codec"], row["metric"]
-                found[key][row["figure"] if row["level"] is None else row["level"]] = row
-        return found
+                selected[key][row["figure"] if row["level"] is None else row["level"]] = row
+        return selected
 
 
 def _cells(row: Row | None) -> list[str]:
@@ -102,7 +104,7 @@ def _cells(row: Row | None) -> list[str]:
 
 
 def p_text(p: float | None) -> str:
-    """Return a p as papers write it: "0.032", "<0.001"; "-" for none."""
+    """Return a p value as text, such as "0.032" or "<0.001"; "-" if there is none."""
     if p is None:
         return "-"
     return "<0.001" if p < 0.001 else f"{p:.3f}"
@@ -115,15 +117,15 @@ def _short(row: Row | None) -> str:
     return f"{row['difference']:+.2f}{'*' if significant else ' '}"
 
 
-def baseline_of(named: Sequence[str], device: str = "cpu") -> str:
-    """Return the name of the one metric that is named, which others can be compared with.
+def baseline_of(names: Sequence[str], device: str = "cpu") -> str:
+    """Return the name of a baseline, which must be a single metric of declared direction.
 
     Raises:
-        MetricError: That is none, or several, or one whose direction is not declared.
+        MetricError: If there is not exactly one metric, or its direction is not declared.
     """
-    if len(named) != 1:
-        raise MetricError(f"name one metric to compare the others with, not {len(named)}")
-    (metric,) = as_metrics(named[0], device)
+    if len(names) != 1:
+        raise MetricError(f"name one metric to compare the others with, not {len(names)}")
+    (metric,) = as_metrics(names[0], device)
     check_direction(metric)
     return metric.name
 
@@ -138,16 +140,16 @@ def compare_metrics(
     views: Sequence[str] = VIEWS,
     coefficients: Sequence[str] = COEFFICIENTS,
 ) -> Comparison:
-    """Compare metrics of an evaluation with one of them: see `Evaluation.compare`.
+    """Compare metrics of an evaluation with a baseline: see `Evaluation.compare`.
 
     Args:
-        evaluation: Has the scores of all.
-        metrics: Names; None for all others whose direction is declared.
-        against: Name of the metric to compare with.
-        draws: Resamples of the sources.
-        seed: Of the resamples.
-        views: Which to compute.
-        coefficients: Which to compare.
+        evaluation: The evaluation.
+        metrics: Names of the metrics; None for all others whose direction is declared.
+        against: Name of the baseline.
+        draws: Number of bootstrap samples of the sources.
+        seed: Seed of the bootstrap.
+        views: Views to compute.
+        coefficients: Coefficients to compare.
 
     Raises:
         MetricError: See `Evaluation.compare`.
@@ -156,7 +158,7 @@ def compare_metrics(
     if metrics is None:
         others = [m for m in evaluation.metrics if m.name != against]
         directed = [m.name for m in others if m.lower_better is not None]
-        metrics = directed or [m.name for m in others]  # which is an error that says so
+        metrics = directed or [m.name for m in others]  # the latter raises an error below
     names = list(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
     for name in (against, *names):
         if name not in known:
@@ -168,11 +170,11 @@ def compare_metrics(
         )
     if draws < 2:
         raise MetricError(f"draws must be at least 2, not {draws}")
-    places = [list(known).index(name) for name in (against, *names)]
+    columns = [list(known).index(name) for name in (against, *names)]
     table = compare_with_first(
         evaluation.cells(draws, seed),
         evaluation.metrics,
-        places,
+        columns,
         views=views,
         coefficients=coefficients,
     )

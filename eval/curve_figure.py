@@ -1,4 +1,4 @@
-"""Draw rate-distortion curves."""
+"""Plot rate-distortion curves with matplotlib."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["draw_curves"]
 
 MARKERS = "osD^vP*X<>"
 
-LONGEST_LINE = 26
-"""Characters beside an axis."""
+MAX_LINE = 26
+"""Maximum number of characters in a line of an axis label."""
 
 
 @extras("build")
@@ -31,13 +31,13 @@ def draw_curves(
     tasks: Mapping[str, TaskFacts] | None = None,
     suffix: str | None = None,
 ) -> None:
-    """Draw curves: one row per task, one column per quality.
+    """Plot curves into a file, one row of panels per task and one column per quality.
 
     Args:
-        found: the curves.
-        path: file to write.
-        tasks: facts of the tasks, by name, for the titles.
-        suffix: of a kind of file that matplotlib knows: .svg, .pdf, .png; that of `path` if None.
+        found: The curves.
+        path: File to write.
+        tasks: Facts of the tasks by name, for the titles.
+        suffix: File format: ``.svg``, ``.pdf`` or ``.png``; by default the suffix of ``path``.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -61,24 +61,24 @@ def draw_curves(
                 marker = MARKERS[number % len(MARKERS)]
                 (lines[codec],) = axis.plot(*xy, marker=marker, color=f"C{number}", markersize=4)
         if cell:
-            axis.set_ylabel(label_text(_words(quality, facts), cell[0]["better"]))
+            axis.set_ylabel(label_text(_name_with_unit(quality, facts), cell[0]["better"]))
         axis.set(xscale="log", xlabel="bits per feature point", title=facts.title)
         axis.grid(alpha=0.3, which="both")
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=5)
     kind = (suffix or path.suffix)[1:]
-    # Without dates, the same curves are the same bytes.
+    # Without dates, equal curves give equal bytes.
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with matplotlib.rc_context({"svg.hashsalt": "cfqa"}):
         figure.savefig(path, format=kind, dpi=110, metadata=dates.get(kind))
 
 
 def label_text(words: str, better: str) -> str:
-    """Return the text beside an axis, in lines that are not longer than the axis is high."""
-    return textwrap.fill(words, LONGEST_LINE) + f"\n({better} is better)"
+    """Return an axis label, wrapped to the height of a panel."""
+    return textwrap.fill(words, MAX_LINE) + f"\n({better} is better)"
 
 
-def _words(quality: str, facts: TaskFacts) -> str:
-    named = {"score": facts.score, "loss": facts.loss}.get(quality)
-    if named is None:
+def _name_with_unit(quality: str, facts: TaskFacts) -> str:
+    quantity = {"score": facts.score, "loss": facts.loss}.get(quality)
+    if quantity is None:
         return quality
-    return f"{named.name} in {named.unit}" if named.unit else named.name
+    return f"{quantity.name} in {quantity.unit}" if quantity.unit else quantity.name

@@ -2,10 +2,10 @@
 
 A point of a curve is a level of a codec: the mean rate and the mean quality over a task's sources.
 BD-rate is the mean difference of the logarithm of the rate over the qualities that two curves
-share, given as a percentage: -20 says that a codec needs a fifth less bits for the same quality.
+share, as a percentage: -20 means that a codec needs 20% fewer bits for the same quality.
 
-Between points a curve is a piecewise cubic that keeps monotony (PCHIP), the logarithm of the rate
-as a function of the quality: G. Bjøntegaard, "Calculation of average PSNR differences between
+Between points a curve is a monotonic piecewise cubic (PCHIP), the logarithm of the rate as a
+function of the quality: G. Bjøntegaard, "Calculation of average PSNR differences between
 RD-curves", ITU-T VCEG-M33, 2001, with the interpolation of ITU-T HSTP-VID-WPOM, 2020. Nothing is
 extrapolated: curves that share no range of quality have no BD-rate.
 """
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 __all__ = ["Curves", "bd_rate", "curves"]
 
 BASELINES = {"mse": True, "cosine": False, "cka": False}
-"""Metrics that the labels hold -> whether less is better."""
+"""Metrics that are columns of the labels -> whether lower is better."""
 
 DRAWS = 200
-"""Resamples of the sources that an interval of a BD-rate is computed from."""
+"""Default number of bootstrap samples for the interval of a BD-rate."""
 
-LEAST_POINTS = 2
-"""Points that a curve between which is interpolated must have."""
+MIN_POINTS = 2
+"""Minimum number of points of a curve for interpolation."""
 
 Floats = NDArray[np.float64]
 
@@ -51,16 +51,16 @@ class Curves:
     """Rate-distortion curves of a dataset.
 
     Attributes:
-        points: one row per task, codec, level and quality: ``task``, ``codec``, ``level``,
+        points: One row per task, codec, level and quality: ``task``, ``codec``, ``level``,
             ``parameter``, ``sources`` (how many were averaged), ``bpfp`` (mean bits per feature
-            point; null where rates are unknown), ``quality`` (its name), ``better`` ("higher" or
+            point; null if rates are unknown), ``quality`` (its name), ``better`` ("higher" or
             "lower") and ``value`` (its mean).
-        bd_rates: one row per task, quality and codec other than the anchor: ``bd_rate`` in percent,
-            with the 95% interval ``low`` to ``high`` of a bootstrap over sources, in groups;
-            ``from`` and ``to``, the worst and best quality that both curves reach; ``points`` and
-            ``anchor_points``, of the curves; and ``note``, why there is no figure. Empty without an
-            anchor.
-        anchor: the codec that the others are compared with, if any.
+        bd_rates: One row per task, quality and codec other than the anchor: ``bd_rate`` in percent,
+            with the 95% interval ``low`` to ``high`` of a bootstrap over the sources or their
+            groups; ``from`` and ``to``, the worst and best quality that both curves reach;
+            ``points`` and ``anchor_points``, the points of each curve; and ``note``, why there is
+            no BD-rate. Empty without an anchor.
+        anchor: The codec that the others are compared with, if any.
     """
 
     points: pa.Table
@@ -75,34 +75,33 @@ def bd_rate(
     rates: Sequence[float] | Floats,
     qualities: Sequence[float] | Floats,
 ) -> float:
-    """Return the BD-rate of a curve against an anchor's, in percent; negative saves bits.
+    """Return the BD-rate of a curve against an anchor, in percent; negative values save bits.
 
-    Only the points of a curve count that no cheaper or equally cheap one reaches in quality.
+    Points that cost at least as much as another point of the curve but are not better are ignored.
 
     Args:
-        anchor_rates: rates of the anchor's points, greater than 0, in any order.
-        anchor_qualities: their qualities, of which more is better.
-        rates: of the other curve's points, in the same unit.
-        qualities: likewise.
+        anchor_rates: Rates of the anchor's points, greater than 0, in any order.
+        anchor_qualities: Qualities of the anchor's points, larger is better.
+        rates: Rates of the other curve's points, in the same unit.
+        qualities: Qualities of the other curve's points.
 
     Raises:
-        MetricError: a curve has fewer than two points that count, a rate is not greater than 0, or
-            the quality ranges of the curves do not overlap.
+        MetricError: If a curve has fewer than two usable points, a rate is not positive, or the
+            quality ranges of the curves do not overlap.
     """
     fronts = []
-    for given in ((anchor_rates, anchor_qualities), (rates, qualities)):
-        of_rates, of_qualities = (np.asarray(values, float) for values in given)
-        if of_rates.ndim != 1 or of_rates.shape != of_qualities.shape:
+    for one, other in ((anchor_rates, anchor_qualities), (rates, qualities)):
+        x, y = np.asarray(one, float), np.asarray(other, float)
+        if x.ndim != 1 or x.shape != y.shape:
             raise MetricError(
-                f"a curve needs one rate and one quality per point, not {of_rates.shape} and "
-                f"{of_qualities.shape}"
+                f"a curve needs one rate and one quality per point, not {x.shape} and {y.shape}"
             )
-        fronts.append(_front(of_rates, of_qualities))
-    return _difference(*fronts)
+        fronts.append(_pareto_front(x, y))
+    return _bd_rate(*fronts)
 
 
-def _front(rates: Floats, qualities: Floats) -> tuple[Floats, Floats]:
-    """Return the points that cost more than all that are worse: both rise strictly."""
+def _pareto_front(rates: Floats, qualities: Floats) -> tuple[Floats, Floats]:
+    """Return the points that no point of at most the same rate matches; both columns rise."""
     known = np.isfinite(rates) & np.isfinite(qualities)
     rates, qualities = rates[known], qualities[known]
     if rates.size and rates.min() <= 0:
@@ -116,25 +115,31 @@ def _front(rates: Floats, qualities: Floats) -> tuple[Floats, Floats]:
     return rates[kept], qualities[kept]
 
 
-def _shared(anchor: Floats, other: Floats) -> tuple[float, float]:
+def _common_range(anchor: Floats, other: Floats) -> tuple[float, float]:
     """Return the range of quality that two curves share.
 
     Raises:
-        MetricError: there is none, or a curve has too few points.
+        MetricError: If there is none, or a curve has too few points.
     """
-    if min(len(anchor), len(other)) < LEAST_POINTS:
-        fewest = min(len(anchor), len(other))
-        raise MetricError(f"a curve has {fewest} of the required {LEAST_POINTS} points")
+    for name, qualities in (("the anchor", anchor), ("the codec", other)):
+        if not len(qualities):
+            raise MetricError(f"{name} has no level with a known rate and quality")
+        if len(qualities) < MIN_POINTS:
+            raise MetricError(
+                f"{name} has only {len(qualities)} point at which more bits give a better quality; "
+                f"BD-rate needs {MIN_POINTS}"
+            )
     low, high = max(anchor[0], other[0]), min(anchor[-1], other[-1])
     if low >= high:
         raise MetricError("the quality ranges of the curves do not overlap")
     return float(low), float(high)
 
 
-def _difference(anchor: tuple[Floats, Floats], other: tuple[Floats, Floats]) -> float:
+def _bd_rate(anchor: tuple[Floats, Floats], other: tuple[Floats, Floats]) -> float:
+    """Return the BD-rate of two Pareto fronts, (rates, qualities) each."""
     from scipy.interpolate import PchipInterpolator
 
-    low, high = _shared(anchor[1], other[1])
+    low, high = _common_range(anchor[1], other[1])
     areas = [
         PchipInterpolator(qualities, np.log(rates)).integrate(low, high)
         for rates, qualities in (anchor, other)
@@ -155,19 +160,19 @@ def curves(
     """Return the rate-distortion curves of a dataset's codecs, averaged over each task's sources.
 
     Args:
-        dataset: an open dataset, or its path.
-        qualities: what to draw against the rate: "score", "loss" or "distortion" of the task,
-            "mse", "cosine" or "cka" of the labels, or a metric of `evaluation`. The score and the
-            loss, if None.
-        anchor: a codec; the BD-rates of all others against it are computed.
-        evaluation: scores of metrics on this dataset.
-        seed: of the resamples.
-        draws: resamples of the sources, for the intervals.
+        dataset: An open dataset or its path.
+        qualities: One or several of ``score``, ``loss`` and ``distortion`` of the task, ``mse``,
+            ``cosine`` and ``cka`` of the labels, and the metrics of ``evaluation``. By default
+            score and loss.
+        anchor: The codec against which the BD-rates of all others are computed.
+        evaluation: Scores of further metrics on this dataset.
+        seed: Seed of the bootstrap.
+        draws: Number of bootstrap samples of the sources, for the intervals.
 
     Raises:
-        MetricError: there is no codec or quality of that name, or a source lacks a codec or level
-            that others of its task have.
-        FormatError: the folder is not a dataset.
+        MetricError: If a codec or quality is unknown, or a source lacks a codec or level that other
+            sources of its task have.
+        FormatError: If the folder is not a dataset.
     """
     dataset = opened(dataset)
     labels, facts = dataset.labels, task_facts(dataset)
@@ -177,13 +182,13 @@ def curves(
     columns = _columns(labels, qualities, evaluation)
     bpfp = labels["bpfp"].to_numpy(zero_copy_only=False).astype(float)
     points: list[dict[str, Any]] = []
-    compared: list[dict[str, Any]] = []
+    bd_rates: list[dict[str, Any]] = []
     for grid in read_grids(labels):
-        task, known = grid.task, facts_of(grid.task, facts)
+        task, task_info = grid.task, facts_of(grid.task, facts)
         counts = grid.draw(draws, seed)
         rates = _means(bpfp[grid.rows], counts)
         for quality, column in columns.items():
-            lower = _lower_better(quality, known, evaluation)
+            lower = _lower_better(quality, task_info, evaluation)
             if lower is None:
                 continue
             values = _means(column[grid.rows], counts)
@@ -192,25 +197,26 @@ def curves(
             for codec in (c for c in curve if c != anchor) if anchor is not None else ():
                 row = {"note": f"the task has no codec {anchor}"}
                 if anchor in curve:
-                    row = _compared(curve[anchor], curve[codec], -1.0 if lower else 1.0)
-                compared.append({"task": task, "quality": quality, "codec": codec, **row})
+                    row = _bd_rate_row(curve[anchor], curve[codec], -1.0 if lower else 1.0)
+                bd_rates.append({"task": task, "quality": quality, "codec": codec, **row})
     if not points:
         raise MetricError(f"no task has a {' or a '.join(columns)} to plot")
-    return Curves(_table(POINTS, points), _table(COMPARED, compared), anchor)
+    return Curves(_table(POINTS, points), _table(BD_RATES, bd_rates), anchor)
 
 
 POINTS = {"task": "string", "codec": "string", "level": "int64", "parameter": "float64"}
 POINTS |= {"sources": "int64", "bpfp": "float64"}
 POINTS |= {"quality": "string", "better": "string", "value": "float64"}
-COMPARED = dict.fromkeys(("task", "quality", "codec"), "string")
-COMPARED |= dict.fromkeys(("bd_rate", "low", "high", "from", "to"), "float64")
-COMPARED |= {"points": "int64", "anchor_points": "int64", "note": "string"}
+BD_RATES = dict.fromkeys(("task", "quality", "codec"), "string")
+BD_RATES |= dict.fromkeys(("bd_rate", "low", "high", "from", "to"), "float64")
+BD_RATES |= {"points": "int64", "anchor_points": "int64", "note": "string"}
 
 
 def _means(values: Floats, counts: Floats) -> Floats:
-    """Return means over resamples of the sources, (V, 1 + R), of (S, V) values of versions.
+    """Average (S, V) values of versions over the sources of each bootstrap sample.
 
-    They are NaN where a version lacks the value of a source.
+    Returns:
+        (V, 1 + R) float64; NaN where a version lacks the value of a source.
     """
     means = np.full((values.shape[1], len(counts)), np.nan)
     known = ~np.isnan(values).any(axis=0)
@@ -221,7 +227,7 @@ def _means(values: Floats, counts: Floats) -> Floats:
 def _points(
     labels: pa.Table, grid: Grid, quality: str, lower: bool, rates: Floats, values: Floats
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of :attr:`Curves.points` of a task and quality."""
+    """Yield the rows of `Curves.points` for a task and quality."""
     first = labels.take(grid.rows[0]).to_pylist()
     for row, (codec, level), rate, value in zip(first, grid.versions, rates, values, strict=True):
         yield {
@@ -230,14 +236,14 @@ def _points(
             "level": level,
             "parameter": row.get("parameter"),
             "sources": len(grid.sources),
-            "bpfp": _known(rate),
+            "bpfp": _finite(rate),
             "quality": quality,
             "better": "lower" if lower else "higher",
-            "value": _known(value),
+            "value": _finite(value),
         }
 
 
-def _known(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
@@ -247,7 +253,7 @@ def _columns(
     """Return the values of each quality, (rows,) float64; NaN where there is none.
 
     Raises:
-        MetricError: there is no such quality.
+        MetricError: If a quality is unknown.
     """
     own = [n for n in ("score", "loss", "distortion", *BASELINES) if n in labels.column_names]
     scored = {} if evaluation is None else {m.name: m for m in evaluation.metrics}
@@ -269,14 +275,14 @@ def _columns(
 
 
 def _scores(labels: pa.Table, evaluation: Any, metric: str) -> Any:
-    """Return a metric's scores in the order of the labels; null where a row was not scored."""
+    """Return the scores of a metric in the order of the labels; null where a row was not scored."""
     scores = evaluation.scores.filter(pc.equal(evaluation.scores["metric"], metric))
     values = dict(zip(row_keys(scores), scores["value"].to_pylist(), strict=True))
     return pa.array([values.get(row) for row in row_keys(labels)], pa.float64())
 
 
 def _lower_better(quality: str, facts: TaskFacts, evaluation: Evaluation | None) -> bool | None:
-    """Return whether less of a quality is better; None where the task has no such quality."""
+    """Return whether a lower value of a quality is better; None if unknown or not applicable."""
     if quality == "score":
         return bool(facts.score.lower_better)
     if quality == "loss":
@@ -289,31 +295,31 @@ def _lower_better(quality: str, facts: TaskFacts, evaluation: Evaluation | None)
     return next(m.lower_better for m in evaluation.metrics if m.name == quality)
 
 
-def _compared(
+def _bd_rate_row(
     anchor: tuple[Floats, Floats], other: tuple[Floats, Floats], sign: float
 ) -> dict[str, Any]:
-    """Return the figures of a row of :attr:`Curves.bd_rates`.
+    """Return a row of `Curves.bd_rates` without its task, quality and codec.
 
     Args:
-        anchor: rates and values, (L, 1 + R) each.
-        other: likewise.
-        sign: -1 where less is better.
+        anchor: Rates and values of the anchor, (L, 1 + R) each.
+        other: Rates and values of the other codec.
+        sign: 1 if higher values are better, else -1.
     """
     found = np.full(anchor[0].shape[1], np.nan)
     row: dict[str, Any] = {"note": None}
     for n in range(len(found)):
         try:
-            fronts = [_front(rates[:, n], sign * values[:, n]) for rates, values in (anchor, other)]
+            fronts = [_pareto_front(x[:, n], sign * y[:, n]) for x, y in (anchor, other)]
             if n == 0:
                 row |= {"anchor_points": len(fronts[0][0]), "points": len(fronts[1][0])}
-                low, high = _shared(fronts[0][1], fronts[1][1])
-                row |= {"from": sign * low, "to": sign * high}
-            found[n] = _difference(*fronts)
+                worst, best = _common_range(fronts[0][1], fronts[1][1])
+                row |= {"from": sign * worst, "to": sign * best}
+            found[n] = _bd_rate(*fronts)
         except MetricError as error:
             if n == 0:
                 return row | {"note": str(error)}
-    ends = [float(end) for end in interval(found)]
-    return row | {"bd_rate": float(found[0]), "low": _known(ends[0]), "high": _known(ends[1])}
+    low, high = (float(end) for end in interval(found))
+    return row | {"bd_rate": float(found[0]), "low": _finite(low), "high": _finite(high)}
 
 
 def _table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Features on which a metric and the label, or two metrics, disagree most in rank."""
+"""Features that a metric ranks most differently from the label or from another metric."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, repr=False)
 class Disagreements(Described):
-    """Features that a metric ranks otherwise than the label, or another metric, does.
+    """Features that a metric ranks differently from the label or from another metric.
 
     Attributes:
-        table: One row per feature, the largest difference in rank first, at most one of a source:
-            ``task``, ``source_id``, ``codec``, ``level``, ``score``, ``other`` (the label, or the
-            other metric's score), and ``worse_than`` and ``other_worse_than``, the percent of the
-            task's features that each of the two takes for less damaged, ties counting half.
-        metric: The metric.
-        other: The label's column, or the other metric.
+        table: One row per feature, the largest difference in rank first, at most one per source:
+            ``task``, ``source_id``, ``codec``, ``level``, ``score``, ``other`` (the label or the
+            score of the other metric), and ``worse_than`` and ``other_worse_than``, the percentage
+            of the task's features that each of the two ranks as less distorted, ties counting
+            half.
+        metric: Name of the metric.
+        other: Label column or name of the other metric.
     """
 
     table: pa.Table
@@ -71,27 +72,26 @@ class Disagreements(Described):
 def largest_gaps(
     one: Floats, other: Floats, sources: NDArray[Any], count: int
 ) -> list[tuple[int, float, float]]:
-    """Return where two numbers rank points of a task most differently, the largest gap first.
+    """Return the points whose ranks in two series differ most, the largest difference first.
 
     Args:
-        one: (n,) numbers, NaN where there is none.
-        other: (n,) numbers.
-        sources: (n,) names.
-        count: At most so many places, one of a source.
+        one: (n,) numbers; NaN where missing.
+        other: (n,) numbers; NaN where missing.
+        sources: (n,) source ids.
+        count: Maximum number of points, at most one per source.
 
     Returns:
-        The place, and the percent of the task's points whose number is smaller, ties counting half,
-        by the one and by the other.
+        For each point, its index and its percentile rank in either series: the percentage of points
+        with a smaller number, ties counting half.
     """
     rows = np.flatnonzero(~np.isnan(one) & ~np.isnan(other))
     if not len(rows):
         return []
-    mine, theirs = (100 * (average_ranks(of[rows]) - 0.5) / len(rows) for of in (one, other))
-    # Ties are broken by place, so that the same input gives the same answer.
-    order = np.argsort(-np.abs(mine - theirs), kind="stable")
+    x, y = (100 * (average_ranks(values[rows]) - 0.5) / len(rows) for values in (one, other))
+    # A stable sort breaks ties by index, so that the result is deterministic.
+    order = np.argsort(-np.abs(x - y), kind="stable")
     _, first = np.unique(sources[rows][order].astype(str), return_index=True)
-    places = order[np.sort(first)[:count]]
-    return [(int(rows[at]), float(mine[at]), float(theirs[at])) for at in places]
+    return [(int(rows[n]), float(x[n]), float(y[n])) for n in order[np.sort(first)[:count]]]
 
 
 def find_disagreements(
@@ -101,26 +101,28 @@ def find_disagreements(
     if count < 1:
         raise MetricError(f"count must be at least 1, not {count}")
     labels, known = evaluation.labels, [one.name for one in evaluation.metrics]
-    sides = [labels[evaluation.target].to_numpy().astype(np.float64)]
-    harms = [sides[0]]
-    for name in (metric, *([against] if against is not None else [])):
+
+    def series(name: str | None) -> tuple[Floats, float]:
+        """Return the scores of a metric, or the label, and their sign if larger is worse."""
+        if name is None:
+            return labels[evaluation.target].to_numpy().astype(np.float64), 1.0
         if name not in known:
             raise MetricError(unknown_name("metric", name, known))
         column = known.index(name)
-        sides.append(evaluation.values[:, column])
-        falls = evaluation.metrics[column].lower_better is False
-        harms.append(-sides[-1] if falls else sides[-1])
-    other, this = (0, 1) if against is None else (2, 1)
+        sign = -1.0 if evaluation.metrics[column].lower_better is False else 1.0
+        return evaluation.values[:, column], sign
+
+    (scores, sign), (others, other_sign) = series(metric), series(against)
     tasks, sources = (np.array(labels[name].to_pylist(), object) for name in ("task", "source_id"))
     found = []
     for task in dict.fromkeys(tasks.tolist()):
         rows = np.flatnonzero(tasks == task)
-        ours, others = (harms[side][rows] for side in (this, other))
-        for place, *shares in largest_gaps(ours, others, sources[rows], count):
-            row = int(rows[place])
-            found.append((row, float(sides[this][row]), float(sides[other][row]), *shares))
+        oriented = sign * scores[rows], other_sign * others[rows]
+        for index, *percentiles in largest_gaps(*oriented, sources[rows], count):
+            row = int(rows[index])
+            found.append((row, float(scores[row]), float(others[row]), *percentiles))
     found = sorted(found, key=lambda item: -abs(item[3] - item[4]))[:count]
     table = labels.select(list(COLUMNS[:4])).take(pa.array([row for row, *_ in found], pa.int64()))
-    for place, name in enumerate(COLUMNS[4:], 1):
-        table = table.append_column(name, pa.array([one[place] for one in found], pa.float64()))
+    for field, name in enumerate(COLUMNS[4:], 1):
+        table = table.append_column(name, pa.array([item[field] for item in found], pa.float64()))
     return Disagreements(table, metric, evaluation.target if against is None else against)

@@ -1,4 +1,4 @@
-"""Score every compressed feature of a dataset and correlate the scores with its labels."""
+"""Score the compressed features of a dataset and correlate the scores with its labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.console.terminal import listener
 from cfqa_data.errors import BuildError, MetricError, MetricWarning
-from cfqa_data.eval.account import Scored
+from cfqa_data.eval.account import Account, Scored
+from cfqa_data.eval.cross_fitting import CrossFitter
 from cfqa_data.eval.features.datasets import (
     KEYS,
     arrays_digest,
@@ -26,7 +27,7 @@ from cfqa_data.eval.features.datasets import (
 )
 from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
 from cfqa_data.eval.provenance import provenance_of
-from cfqa_data.eval.results import Evaluation, conclude
+from cfqa_data.eval.results import Evaluation, make_evaluation
 from cfqa_data.eval.run import Run
 from cfqa_data.eval.score_file import ScoreFile
 from cfqa_data.eval.statistics import check_labels
@@ -41,12 +42,12 @@ if TYPE_CHECKING:
     from cfqa_data.eval.features.datasets import FeatureSource
     from cfqa_data.processes.executor import Executor
 
-__all__ = ["DEFAULT_METRICS", "PRECISIONS", "Evaluation", "conclude", "evaluate"]
+__all__ = ["DEFAULT_METRICS", "PRECISIONS", "Evaluation", "evaluate"]
 
 DEFAULT_METRICS = ("mse", "cosine", "cka")
 
 PRECISIONS = ("highest", "high")
-"""Of float32 matrix products: exact, or what the device does fastest (TF32 on NVIDIA's)."""
+"""Precisions of float32 matrix products: exact, or the fastest of the device (TF32 on NVIDIA)."""
 
 
 @extras()
@@ -72,57 +73,64 @@ def evaluate(
     follow_links: bool = False,
     plugins: Plugins | None = None,
 ) -> Evaluation:
-    """Run metrics over a dataset in one pass and correlate them with the labels.
+    """Score a dataset with metrics and correlate the scores with its labels.
 
-    Each original is read once and kept, with what metrics derive from it, while all its compressed
-    versions are scored by all metrics, a batch at a time: memory does not grow with the dataset.
-    A metric that fails on a feature has no score there, which ``failures`` and a `MetricWarning`
-    tell; the others go on. One whose scores depend on the batch scores one feature at a time, which
-    ``notes`` and a `MetricWarning` tell. Where a metric is not defined, as CKA is not for a single
-    token, it has no score either, which ``notes`` tell.
+    Each original is read once. All metrics score its compressed versions batch by batch and share
+    what they derive from the original, so memory does not grow with the dataset.
+
+    A metric that fails on a feature gets no score for it, and the other metrics continue; the
+    attribute ``failures`` and a `MetricWarning` report the first error. A metric whose scores
+    depend on the other features of a batch scores one feature at a time; ``notes`` and a
+    `MetricWarning` report it. A metric that is undefined for a feature, as CKA is for a single
+    token, gets no score for it, and ``notes`` report it.
 
     Args:
-        dataset: An open dataset, or the path of one. One that is not a folder's is anything that
-            answers like `cfqa_data.eval.features.datasets.FeatureSource`, with tasks of any names.
-        metrics: One or several of: names, ``"module:attribute"`` strings, `Metric` objects or
-            callables ``(x, y) -> (B,)`` on float32 tensors of shape (B, N, C, T, D). One that
-            has a method ``fit`` is trained for each task and fold on the sources of the others.
-        device: Torch device of the metrics.
-        task: Only this task (with a path only: an open dataset is what it is).
-        codec: Only this codec, or these (with a path only).
-        fold: Only the sources of this fold: those that a metric trained on the others has not seen.
-        limit: At most so many sources of each task, the first ones; trained on are at most so many
-            of each other fold.
-        target: Label to follow: ``distortion`` (harm to the task's score) or ``loss`` (a
-            continuous task loss). Both grow with the damage.
-        leave_out: ``codec``: train each trained metric also without each codec, on sources of the
-            other folds; the table ``left_out`` tells how well it places versions of a codec that it
-            has not seen.
-        precision: Of float32 matrix products: ``highest`` is exact, ``high`` allows TF32.
-        batch: Compressed features per batch; by default as many as make 2 MiB on a CPU, or
-            256 MiB on another device.
-        workers: Processes that score, a source at a time, with one thread each; 1 is this process.
-            On ``cuda`` they take the GPUs in turn. Metrics are pickled, and a script needs
-            ``if __name__ == "__main__":``. Scores are those of one process and one thread.
-        client: `distributed.Client`, or a scheduler's address: Dask's workers score instead.
-        out: File for the scores, ``.parquet`` or ``.csv``. What an interrupted run leaves beside
-            it is gone on from. A Parquet file that is there and holds scores of this dataset is
-            added to: only what it lacks is scored, and its other metrics are part of the result.
-        force: Replace what is at ``out`` now: metrics of these names that are others than these,
-            with other code, options, device or precision; a file that holds anything else.
-        progress: Told about every batch that is done; ``auto`` shows a bar in a terminal or a
-            notebook, None shows nothing.
-        untrusted: Decode bitstreams in child processes that can do nothing else (with a path only).
-        follow_links: Read what links in a folder lead to, wherever that is (with a path only).
-        plugins: Classes of codecs that are not installed, or `module:Class` of some (with a path
-            only).
+        dataset: An open dataset or its path. Any object that implements
+            `cfqa_data.eval.features.datasets.FeatureSource` works too, with tasks of any name.
+        metrics: One or several metrics, each a name, a ``"module:attribute"`` string, a `Metric`,
+            or a callable ``(x, y) -> (B,)`` on float32 tensors of shape (B, N, C, T, D). A callable
+            with a ``fit`` method is trained for each task and fold, on the sources of the others.
+        device: Torch device on which the metrics are computed.
+        task: Score only this task; only for a dataset that is given as a path.
+        codec: Score only this codec, or these; only for a path.
+        fold: Score only the sources of this fold. Metrics trained on the other folds have not seen
+            them.
+        limit: Score at most this many sources of each task, the first ones, and train on at most
+            this many sources of each fold.
+        target: Label to correlate with: ``distortion``, the degradation of the task's score, or
+            ``loss``, a continuous loss of the task. Larger is worse for both.
+        leave_out: ``codec`` also trains each trained metric without each codec, on sources of the
+            other folds. The table ``left_out`` says how well it orders versions by a codec that
+            it was not trained on.
+        precision: Precision of float32 matrix products: ``highest`` is exact, ``high`` allows TF32.
+        batch: Compressed features per batch. By default, as many as fit into 4 MiB on a CPU, but
+            one if it has 1 MiB or more; as many as fit into 256 MiB on another device.
+        workers: Number of processes, with one thread each, that score one source at a time; 1
+            scores in this process. On ``cuda`` they are distributed over the GPUs. Metrics must be
+            picklable, and a script needs ``if __name__ == "__main__":``. The scores equal those of
+            one process with one thread.
+        client: A `distributed.Client` or the address of a scheduler, whose Dask workers score.
+        out: Path of the ``.parquet`` or ``.csv`` file to write. An interrupted run is resumed from
+            the unfinished file next to it. If a Parquet file with scores of this dataset exists,
+            only missing scores are computed and added, and the result includes its other metrics.
+        force: Replace what exists at ``out``: metrics of the same name with different code,
+            options, device or precision, or a file with any other content.
+        progress: Receives a call for every batch; ``auto`` shows a bar in a terminal or a notebook,
+            None shows nothing.
+        untrusted: Decode bitstreams in sandboxed child processes; only for a path.
+        follow_links: Follow symbolic links in the dataset's folder, even out of it; only for a
+            path.
+        plugins: Codec classes that are not installed, or ``module:Class`` strings; only for a path.
+
+    Returns:
+        The scores, and tables of statistics, which are computed when they are first accessed.
 
     Raises:
-        MetricError: Unknown metric; no metric scored anything; NaN or Inf in a feature, which is
-            named; nothing is left to score; ``out`` holds something else; workers cannot be
-            started, or were killed.
-        FormatError: The folder is not a dataset, or something in it is missing.
-        MissingDependencyError: What the metrics or the statistics need is not installed.
+        MetricError: If a metric is unknown or none has scored anything, a feature contains NaN or
+            Inf, nothing is left to score, ``out`` holds something else, or workers cannot be
+            started or were killed.
+        FormatError: If the folder is not a dataset, or a part of it is missing.
+        MissingDependencyError: If a package that metrics or statistics need is not installed.
     """
     for name, value, (one, other) in (
         ("target", target, ("distortion", "loss")),
@@ -137,8 +145,8 @@ def evaluate(
     path = None if out is None else absolute_path(out)
     opening = {"task": task, "codec": codec, "untrusted": untrusted, "follow_links": follow_links}
     source = opened(dataset, **opening, plugins=plugins)
-    resolved = as_metrics(metrics, device)  # imports modules, which may do anything
-    import scipy  # noqa: F401  (the statistics need it: missed now, not when all is scored)
+    resolved = as_metrics(metrics, device)
+    import scipy  # noqa: F401  (fail before scoring if the statistics cannot be computed)
 
     for name in (*KEYS, target):
         if name not in source.labels.column_names:
@@ -151,58 +159,58 @@ def evaluate(
     if leave_out:
         resolved += _without_codecs(resolved, labels)
     arrays = arrays_digest(source) if path else ""
-    begun = {metric.name: provenance_of(metric, precision, arrays) for metric in resolved}
-    file, scored = None, Scored.nothing(len(rows), begun)
+    provenance = {metric.name: provenance_of(metric, precision, arrays) for metric in resolved}
+    file, scored = None, Scored.empty(len(rows), provenance)
     if path is not None:
-        file = ScoreFile(path, source, rows, resolved, begun, target, limit, force)
+        file = ScoreFile(path, source, rows, resolved, provenance, target, limit, force)
         scored = file.resume()
-    how: dict[str, Any] = {"target": target, "device": device, "precision": precision}
-    run = Run(resolved, source, rows, scored, **how, batch=batch, limit=limit)
-    values, account = scored.values, run.account
+    account = Account(scored, device)
+    settings: dict[str, Any] = {"target": target, "device": device, "limit": limit}
+    fitter = CrossFitter(resolved, source, rows, account, **settings)
+    run, values = Run(fitter, precision, batch), scored.values
     try:
-        shown = listener(Silent() if progress is None else progress)
+        reported = listener(Silent() if progress is None else progress)
         state, processes = torch_state(grad=False, precision=precision), (workers, client, device)
-        with state, shown as told, _executor(*processes) as executor:
-            run.run(file, told, executor)
+        with state, reported as shown, _executor(*processes) as executor:
+            run.run(file, shown, executor)
         failures = account.failures(resolved)
-        notes = account.notes(resolved, run.fitted) | _not_stored(source.labels, stored)
+        notes = account.notes(resolved, fitter.fitted) | _not_stored(source.labels, stored)
         usable = np.flatnonzero(~np.isnan(values).all(axis=0))
         if not len(usable):
             name, message = next(iter((failures or notes).items()))
             raise MetricError(message) from cause_of(account.errors.get(name))
         good = [resolved[column] for column in usable]
-        known = dataset_facts(source) | {"notes": notes, "provenance": run.provenance()}
-        known |= {"errors": account.errors, "fitted": run.fitted}
-        found = conclude(labels, good, values[:, usable], target, failures, **known)
+        facts = dataset_facts(source) | {"notes": notes, "provenance": run.provenance()}
+        facts |= {"errors": account.errors, "fitted": fitter.fitted}
+        result = make_evaluation(labels, good, values[:, usable], target, failures, **facts)
     except BaseException:
         if file and (scored.alone or not np.isnan(values).all()):
             file.save(scored, now=True)
         raise
     if file:
         try:
-            found = file.finish(found)
-        except MetricError as error:  # the tables are worth having all the same
-            failures[str(out)] = found.failures[str(out)] = str(error)
+            result = file.finish(result)
+        except MetricError as error:  # return the scores that could not be written
+            failures[str(out)] = result.failures[str(out)] = str(error)
             file.save(scored, now=True)
     for name, message in (*failures.items(), *scored.notes.items()):
         warning = MetricWarning(message)
         warning.__cause__ = cause_of(account.errors.get(name))
-        warnings.warn(warning, stacklevel=3)  # past `extras`
-    return found
+        warnings.warn(warning, stacklevel=3)  # the caller of the function that `extras` wraps
+    return result
 
 
 @contextmanager
 def _executor(workers: int, client: Any, device: str) -> Iterator[Executor | None]:
-    """Return what runs work in other processes; nothing if this one is to do it.
+    """Yield an executor of other processes, or None to score in this process.
 
     Raises:
-        MetricError: They cannot be started, or were killed.
+        MetricError: If the processes cannot be started or were killed, or both workers and a
+            client are given.
     """
     if client is None and workers == 1:
         yield None
         return
-    if client is not None and workers != 1:
-        raise MetricError("workers of this machine or a Dask scheduler: give one of them, not both")
     from cfqa_data.processes.executor import Executor
 
     gpus: list[str] = []
@@ -219,15 +227,15 @@ def _executor(workers: int, client: Any, device: str) -> Iterator[Executor | Non
 
 
 def cause_of(error: BaseException | None) -> BaseException | None:
-    """Return what a user's metric raised, where an error is of that."""
+    """Return the exception of a user's metric that caused an error, if one did."""
     return error and error.__cause__
 
 
 def _without_codecs(metrics: Sequence[Metric], labels: pa.Table) -> tuple[Metric, ...]:
-    """Return each trained metric once for each codec, which its training is to do without.
+    """Return a variant of each trained metric for each codec, to be trained without that codec.
 
     Raises:
-        MetricError: No metric is trained, or there is one codec only.
+        MetricError: If no metric is trained, or there is only one codec.
     """
     codecs = dict.fromkeys(labels["codec"].to_pylist())
     trained = [metric for metric in metrics if metric.fit]
@@ -243,19 +251,19 @@ def _without_codecs(metrics: Sequence[Metric], labels: pa.Table) -> tuple[Metric
 
 
 def _not_stored(labels: pa.Table, stored: NDArray[np.bool_]) -> dict[str, str]:
-    """Return notes on the codecs of which nothing is stored."""
-    lacking = labels.select(["codec", "task"]).filter(~stored).to_pydict()
+    """Return a note for each codec whose features are not stored."""
+    missing = labels.select(["codec", "task"]).filter(~stored).to_pydict()
     message = "its features are not stored and are left out"
     return {
         f"codec {codec}": f"codec {codec!r} of {task}: {message}"
-        for codec, task in zip(*lacking.values(), strict=True)
+        for codec, task in zip(*missing.values(), strict=True)
     }
 
 
 def _selected(
     labels: pa.Table, stored: NDArray[np.bool_], fold: int | None, limit: int | None
 ) -> NDArray[np.intp]:
-    """Return the label rows to score."""
+    """Return the numbers of the label rows to score."""
     if not stored.any():
         raise MetricError("the dataset has no compressed features to score")
     selected = stored.copy()
@@ -270,7 +278,7 @@ def _selected(
     if limit is not None:
         tasks, sources = (np.array(labels[name].to_pylist()) for name in ("task", "source_id"))
         for task in np.unique(tasks[selected]):
-            here = np.flatnonzero(selected & (tasks == task))
-            first = list(dict.fromkeys(sources[here].tolist()))[:limit]
-            selected[here] = np.isin(sources[here], first)
+            rows = np.flatnonzero(selected & (tasks == task))
+            first = list(dict.fromkeys(sources[rows].tolist()))[:limit]
+            selected[rows] = np.isin(sources[rows], first)
     return np.flatnonzero(selected)

@@ -1,18 +1,18 @@
-"""Digests of everything that decides a metric's scores: its code, imports, options and state.
+"""Fingerprints of metrics: digests of their code, imports, options and state.
 
 Scores are reused between runs whose digests are equal. The digest covers
 
-* a function's own code, its defaults, what it closes over, and the values of the module's globals
-  that it uses; an object's state, as pickling would keep it; the parameters of a
-  `torch.nn.Module`; a metric's options;
+* a function's own code, defaults and closure, and the values of the module globals that it uses; an
+  object's state, as pickling would keep it; the parameters of a `torch.nn.Module`; a metric's
+  options;
 * the source of every user module (neither in the standard library nor installed) that defines any
-  of these, and of the user modules that it imports, recursively; comments, docstrings and layout
-  do not count;
+  of these, and of the user modules that it imports, recursively, without comments, docstrings and
+  layout;
 * the version of Python, and of the installed packages that such a module imports.
 
-It cannot see data files, what extension modules call, modules that are imported by a computed name,
-or packages that installed packages import. Where a part cannot be described (a class that is in no
-file, an object that cannot be pickled), there is no digest, and scores are not reused.
+It does not cover data files, what extension modules call, modules that are imported by a computed
+name, or packages that installed packages import. If a part cannot be described (a class that is in
+no file, an object that cannot be pickled), there is no digest, and scores are not reused.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ COVERS = (
     "packages that these import; code, options, defaults, closures, globals and state; not: data "
     "files, extension modules, modules imported by a computed name, imports of installed packages"
 )
-"""What a digest covers; recorded in files of scores."""
+"""Description of what a digest covers, which score files contain."""
 
 ALWAYS = ("cfqa_data", "numpy", "torch")
-"""Packages whose versions are part of every digest."""
+"""Packages whose version is part of every digest."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A digest of everything that decides a metric's scores.
+    """A digest of everything that determines a metric's scores.
 
     Attributes:
-        digest: Equal for metrics that give equal scores; None where it cannot be computed.
-        sources: SHA-256 of the code of each user module, and of installed ones that define the
+        digest: Equal for metrics that give equal scores; None if it cannot be computed.
+        sources: SHA-256 of the code of each user module, and of installed modules that define the
             metric, by module name.
         packages: Version of each installed package.
-        reason: Why there is no digest.
+        reason: Why there is no digest; None if there is one.
     """
 
     digest: str | None
@@ -70,25 +70,23 @@ class Fingerprint:
     reason: str | None = None
 
     def difference(self, earlier: Fingerprint) -> str:
-        """Return in what metrics of one name differ, as far as that is known, in words."""
-        for what, ours, theirs in (
+        """Describe how this metric differs from an earlier one of the same name."""
+        for what, own, other in (
             ("other code in", self.sources, earlier.sources),
             ("another version of", self.packages, earlier.packages),
         ):
-            names = [
-                name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)
-            ]
+            names = [name for name in sorted({*own, *other}) if own.get(name) != other.get(name)]
             if names:
                 return f"{what} {', '.join(names)}"
         return "other options, state or training"
 
 
 def fingerprint(metric: Metric, *more: str) -> Fingerprint:
-    """Return the fingerprint of a metric.
+    """Compute the fingerprint of a metric.
 
     Args:
         metric: The metric.
-        more: Further text to include in the digest.
+        more: Further texts to include in the digest.
     """
     collector = _Collector()
     try:
@@ -108,10 +106,10 @@ class _NoDigestError(Exception):
 
 
 class _Collector:
-    """Collects descriptions of values, and the modules they come from.
+    """Describes values, and collects the modules that define them.
 
     Attributes:
-        sources: Hash of each user module's code.
+        sources: SHA-256 of the code of each user module.
         packages: Version of each installed package.
     """
 
@@ -121,10 +119,10 @@ class _Collector:
         self._values: dict[int, tuple[Any, str]] = {}
 
     def describe(self, value: Any) -> str:
-        """Return a text that is equal for values that compute the same.
+        """Return a text that is equal for values that compute the same results.
 
         Raises:
-            _NoDigestError: There is no such text.
+            _NoDigestError: If there is no such text.
         """
         if value is None or type(value) in (bool, int, float, complex, str, bytes):
             return repr(value)
@@ -135,7 +133,7 @@ class _Collector:
                 parts = self._describe_parts(value)
             except _NoDigestError:
                 raise
-            except Exception as error:  # whatever an object's own methods raise
+            except Exception as error:  # pickling calls methods of the object
                 raise _NoDigestError(
                     f"the state of an object {kind} cannot be determined"
                 ) from error
@@ -165,7 +163,7 @@ class _Collector:
             return self._describe_function(value)
         if isinstance(value, MethodType):
             return [self.describe(value.__self__), self.describe(value.__func__)]
-        if isinstance(value, CodeType):  # by instructions, none of which loads the docstring
+        if isinstance(value, CodeType):  # instructions do not include the docstring
             steps = [
                 (s.opname, self.describe(s.argval) if s.opcode in dis.hasconst else s.arg)
                 for s in dis.get_instructions(value)
@@ -186,7 +184,7 @@ class _Collector:
             if home == "installed":
                 self.sources[str(names["__name__"])] = content
             return [*parts, content]
-        if not home:  # no source tells what it imports
+        if not home:  # without a file, imports are found in the code only
             for name in _names(code, "IMPORT_NAME"):
                 self.module(name)
         used = sorted(_names(code, "LOAD_GLOBAL", "LOAD_NAME") & names.keys())
@@ -194,22 +192,22 @@ class _Collector:
 
     def _describe_object(self, value: Any) -> list[Any]:
         reduced = value.__reduce_ex__(4)
-        if isinstance(reduced, str):  # it is found by its name
+        if isinstance(reduced, str):  # a global that is pickled by name
             module = str(getattr(value, "__module__", None))
             self.module(module)
             return [module, reduced, self.describe(getattr(value, "__wrapped__", None))]
         return [self.describe(list(p) if isinstance(p, Iterator) else p) for p in reduced]
 
     def module(self, name: str) -> str:
-        """Take a module in, and what it imports if it is the user's own.
+        """Add a module, and the modules that it imports if it is the user's own.
 
         Returns:
-            "own", "installed", "standard", or "" for what is in no file.
+            "own", "installed", "standard", or "" for a module without a file.
         """
         top = name.partition(".")[0]
         path = _file_of(name)
         if top == "cfqa_data" or (path and {"site-packages", "dist-packages"} & set(path.parts)):
-            if top == "__main__":  # an installed program's: what it says was sent or typed there
+            if top == "__main__":  # of an installed program: the code is from a message or typed
                 return ""
             if top not in self.packages:
                 self.packages[top] = _version(top) or (hash_file(path) if path else "")
@@ -233,51 +231,56 @@ def _digest(parts: list[Any]) -> str:
 
 
 def _names(code: CodeType, *operations: str) -> set[str]:
-    """Return the names that a function and those within it use in some operations."""
+    """Return the names that a function and its inner functions use in some operations."""
     names = {step.argval for step in dis.get_instructions(code) if step.opname in operations}
     within = (item for item in code.co_consts if isinstance(item, CodeType))
     return names.union(*(_names(item, *operations) for item in within))
 
 
-DOCUMENTED = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
+WITH_DOCSTRING = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
 
 
-@lru_cache(maxsize=256)  # each metric of a module has the same
+@lru_cache(maxsize=256)  # the metrics of a module share it
 def _source(path: Path, content: str, name: str = "") -> tuple[str, tuple[str, ...]]:
-    """Read a source file of some hash.
+    """Parse a source file.
+
+    Args:
+        path: The file.
+        content: Hash of its content.
+        name: Name of the module, to resolve relative imports.
 
     Returns:
-        A hash of its code, without comments and docstrings; the modules that it imports, also
-        within functions, and their parents.
+        A hash of its code without comments and docstrings, and the modules that it imports, also
+        within functions, with their parents.
     """
     if path.suffix != ".py":
         return content, ()
     try:
         with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):  # nothing can import it either
+    except (SyntaxError, ValueError):  # the file cannot be imported either
         return content, ()
     package = name if path.stem == "__init__" else name.rpartition(".")[0]
-    found: list[str] = []
+    imports: list[str] = []
     for node in ast.walk(tree):
         names: list[str] = []
-        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+        if isinstance(node, WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
             del node.body[0]
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             try:
                 base = resolve_name("." * node.level + (node.module or ""), package)
-            except ImportError:  # beyond the top
+            except ImportError:  # a relative import beyond the top-level package
                 continue
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         for whole in (each.split(".") for each in names):
-            found += (".".join(whole[:end]) for end in range(1, len(whole) + 1))
-    return _digest([ast.dump(tree)]), tuple(dict.fromkeys(found))
+            imports += (".".join(whole[:end]) for end in range(1, len(whole) + 1))
+    return _digest([ast.dump(tree)]), tuple(dict.fromkeys(imports))
 
 
 def _file_of(name: str) -> Path | None:
-    """Return a module's file, without running it; None where there is none."""
+    """Return the file of a module without importing it; None if there is none."""
     if name in sys.modules:
         file = getattr(sys.modules[name], "__file__", None)
     else:
@@ -288,7 +291,7 @@ def _file_of(name: str) -> Path | None:
 
 
 def _spec(name: str) -> Any:
-    """Find a module that is not loaded; `importlib.util.find_spec` would run its parents."""
+    """Find a module that is not imported; `importlib.util.find_spec` would import its parents."""
     parent = name.rpartition(".")[0]
     path = None
     if parent:
@@ -303,7 +306,7 @@ def _spec(name: str) -> Any:
 
 @cache
 def _version(top: str) -> str | None:
-    """Return the version of the distribution that a top-level module is of, as it was imported."""
+    """Return the version of the distribution of a top-level module."""
     try:
         return version(top)
     except PackageNotFoundError:

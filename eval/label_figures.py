@@ -1,4 +1,4 @@
-"""What labels can tell at most: negative, constant and tied distortions, and a ceiling per task."""
+"""Label sanity checks: negative, constant and tied distortions, and the label ceiling."""
 
 from __future__ import annotations
 
@@ -19,34 +19,37 @@ __all__ = ["ceilings", "describe_labels", "labels_text"]
 def describe_labels(
     labels: pa.Table, useless: Mapping[str, float | None] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """Return what labels can tell, JSON-safe.
+    """Compute the label sanity checks, as JSON types.
 
     Args:
-        labels: rows of :func:`cfqa_data.format.schema.label_schema`.
-        useless: task -> mean distortion of a useless feature, where it is known.
+        labels: Rows of :func:`cfqa_data.format.schema.label_schema`.
+        useless: Task -> mean distortion of an uninformative feature, if known.
 
     Returns:
-        ``labels``: rows with ``task``, ``codec``, ``negative`` (share of distortions below 0: the
-        compressed feature scores better than its original), ``constant`` (share of sources whose
-        distortion is the same at all levels), ``tied`` (share of pairs of levels of a source that
-        have the same distortion; None of one level), ``harm_best`` and ``harm_worst`` (shares of a
-        useless feature's mean distortion that the first and the last level have; None where
-        unknown). ``ceilings``: task -> how well its own loss orders its distortions, which is what
-        a metric may hope for: the mean over sources of the SROCC of loss and distortion over all
-        versions of a source, by the rules of `cfqa eval` (sources of constant distortion are left
-        out, a constant loss counts 0); None where there is no loss, or nothing varies. The loss
-        sees truth and head, which a metric of features does not. And ``useless`` as it was given.
+        A dictionary of three entries. ``labels`` has a row per task and codec: ``negative``, the
+        share of distortions below 0 (the compressed feature scores better than its original);
+        ``constant``, the share of sources with the same distortion at all levels; ``tied``, the
+        share of pairs of levels of a source with the same distortion (None for a single level);
+        ``harm_best`` and ``harm_worst``, the mean distortion of the first and last level as a share
+        of that of an uninformative feature (None if unknown). ``ceilings`` has the label ceiling of
+        each task, ``source`` of `ceilings`. ``useless`` is the argument.
     """
     rows: list[dict[str, Any]] = []
     for grid in read_grids(labels):
         rows += _shares(grid, _column(labels, "distortion", grid), useless.get(grid.task))
-    known = {task: figures["source"] for task, figures in ceilings(labels).items()}
-    return {"labels": rows, "ceilings": known, "useless": dict(useless)}
+    per_source = {task: figures["source"] for task, figures in ceilings(labels).items()}
+    return {"labels": rows, "ceilings": per_source, "useless": dict(useless)}
 
 
 def ceilings(labels: pa.Table) -> dict[str, dict[str, float | None]]:
-    """Return the SROCC of each task's loss with its distortion: ``source``, its mean over sources,
-    and ``pooled``, that of all points; None where there is no loss, or nothing varies.
+    """Return the label ceiling of each task: the SROCC of its own loss with the distortion.
+
+    It is a practical upper bound for metrics, which see neither the ground truth nor the head.
+
+    Returns:
+        By task, ``source``, the mean SROCC over the sources, by the rules of `cfqa eval` (sources
+        with constant distortion are left out, a constant loss counts as 0), and ``pooled``, the
+        SROCC of all points. Both are None if there is no loss or no distortion varies.
     """
     found: dict[str, dict[str, float | None]] = {}
     for grid in read_grids(labels):
@@ -65,14 +68,15 @@ def _column(labels: pa.Table, name: str, grid: Grid) -> np.ndarray:
     return np.asarray(np.asarray(labels[name].to_numpy(), np.float64)[grid.rows])
 
 
-def _shares(grid: Grid, distortions: np.ndarray, whole: float | None) -> Iterator[dict[str, Any]]:
+def _shares(grid: Grid, distortions: np.ndarray, useless: float | None) -> Iterator[dict[str, Any]]:
+    """Yield the sanity checks of each codec of a task."""
     for codec, versions in grid.codecs.items():
         distortion = distortions[:, versions]
         levels = distortion.shape[1]
         equal = (distortion[:, :, None] == distortion[:, None, :]).sum() - distortion.size
         pairs = len(distortion) * levels * (levels - 1)
         best, worst = (
-            float(distortion[:, level].mean()) / whole if whole and whole > 0 else None
+            float(distortion[:, level].mean()) / useless if useless and useless > 0 else None
             for level in (0, -1)
         )
         yield {
@@ -87,7 +91,7 @@ def _shares(grid: Grid, distortions: np.ndarray, whole: float | None) -> Iterato
 
 
 def labels_text(described: Mapping[str, Any]) -> str:
-    """Return what :func:`describe_labels` found as `cfqa info` prints it."""
+    """Format the result of :func:`describe_labels` for `cfqa info`."""
     columns = {
         "negative": "negative",
         "constant": "constant",

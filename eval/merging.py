@@ -1,8 +1,8 @@
-"""Put results together: of several files, of colleagues, of scores that were made elsewhere.
+"""Merge evaluations of one dataset, or of separate builds of it.
 
-Scores depend on the features and the labels of a dataset.  Those of another build of the same
-recipe are taken where its labels agree, which include the error of each feature (`BOUND`).  A
-dataset that shares a few sources with another is not a build of the same recipe.
+Scores depend on the features and labels of a dataset. Scores on another build of the same recipe
+are accepted for the features whose labels agree, which include the error of each feature
+(`COMPARED_LABELS`). A dataset that only shares a few sources is not a build of the same recipe.
 """
 
 from __future__ import annotations
@@ -18,118 +18,126 @@ from numpy.typing import NDArray
 from cfqa_data.arrow import pa
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval.provenance import Provenance
-from cfqa_data.eval.score_rows import named, row_keys, shared_rows
+from cfqa_data.eval.score_rows import row_keys, row_name, shared_rows
 
 if TYPE_CHECKING:
     from cfqa_data.eval.metrics import Metric
     from cfqa_data.eval.results import Evaluation
 
-__all__ = ["agreeing", "compared", "joined", "merge", "relabelled", "same_dataset"]
+__all__ = [
+    "align_labels",
+    "combine",
+    "compare_labels",
+    "merge",
+    "same_dataset",
+    "select_agreeing",
+]
 
-BOUND = ("score", "loss", "mse")
-"""Labels that must agree; without ``score``, ``distortion`` must."""
+COMPARED_LABELS = ("score", "loss", "mse")
+"""Label columns that must agree; ``distortion`` must if there is no ``score``."""
 
 TOLERANCE = 1e-6
-"""Relative difference of labels, and of scores, up to which they agree."""
+"""Maximum relative difference of labels or scores that agree."""
 
-NAMED = 3
-"""Features that a message names."""
+MAX_NAMED = 3
+"""Maximum number of features that a message names."""
 
 
 def merge(one: Evaluation, other: Evaluation, label: str = "") -> Evaluation:
-    """Put two results together: all features and all metrics of both.
+    """Merge two evaluations into one with all features and all metrics of both.
 
-    Where both have scores of the same metric, those of the first are kept.
+    Where both have a score of the same metric and feature, the first is kept.
 
     Args:
-        one: Whose dataset, label to follow and notes come first.
-        other: Of the same dataset, or of one whose labels agree.
-        label: What tells a metric of the other from another one of the same name: it is then
-            called ``NAME (LABEL)``.
+        one: The first evaluation, whose dataset, target and notes take precedence.
+        other: An evaluation of the same dataset, or of a build whose labels agree.
+        label: Renames metrics of the other evaluation that differ from one of the same name, to
+            ``NAME (LABEL)``.
 
     Raises:
-        MetricError: They are of different datasets; without a label, a metric of both is not the
-            same one.
+        MetricError: If the datasets differ, or two different metrics have the same name and there
+            is no label.
     """
-    called = label or "the other result"
+    other_name = label or "the other result"
     if None in (one.dataset, other.dataset) or one.dataset != other.dataset:
-        whole = one.dataset_features
-        complete = whole == one.labels.num_rows
-        other = agreeing(other, one.labels, called, whole, complete=complete)
+        features = one.dataset_features
+        complete = features == one.labels.num_rows
+        other = select_agreeing(other, one.labels, other_name, features, complete=complete)
     renamed = {}
-    mine, theirs, places = one.columns(), other.columns(), shared_rows(one.labels, other.labels)
+    own, others, rows = one.columns(), other.columns(), shared_rows(one.labels, other.labels)
     for metric in (*other.metrics, *other.without):
         name = metric.name
-        if name not in mine or _same(one, other, name, mine[name], theirs[name], places):
+        if name not in own or _is_same_metric(one, other, name, own[name], others[name], rows):
             continue
         if not label:
             raise MetricError(
                 f"two different metrics are named {name!r}; distinguish them by merge(other, label)"
             )
         renamed[name] = f"{metric.base_name} ({label})" + name.removeprefix(metric.base_name)
-    return joined(one, _renamed(other, renamed))
+    return combine(one, _rename_metrics(other, renamed))
 
 
-def joined(one: Evaluation, other: Evaluation) -> Evaluation:
-    """Return the features and metrics of two evaluations of one dataset; the first's scores count.
+def combine(one: Evaluation, other: Evaluation) -> Evaluation:
+    """Combine the features and metrics of two evaluations of one dataset.
 
-    Labels that one has columns of which the other lacks are null there.
+    The scores of the first take precedence. Label columns that only one has are null for the rows
+    of the other.
     """
-    there = {key: place for place, key in enumerate(row_keys(one.labels))}
+    row_of_key = {key: row for row, key in enumerate(row_keys(one.labels))}
     keys = row_keys(other.labels)
-    new = np.array([key not in there for key in keys], dtype=bool)
+    new = np.array([key not in row_of_key for key in keys], dtype=bool)
     labels = one.labels
     if new.any():
         tables = [labels, other.labels.filter(pa.array(new))]
         labels = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-        there |= {key: place for place, key in enumerate(row_keys(labels))}
-    rows = np.array([there[key] for key in keys], dtype=np.intp)
+        row_of_key = {key: row for row, key in enumerate(row_keys(labels))}
+    rows = np.array([row_of_key[key] for key in keys], dtype=np.intp)
     scores: dict[str, NDArray[np.float64]] = {}
     metrics: dict[str, Metric] = {}
-    for part, at in ((other, rows), (one, np.arange(one.labels.num_rows))):
+    for part, part_rows in ((other, rows), (one, np.arange(one.labels.num_rows))):
         for metric, column in zip((*part.metrics, *part.without), part.values.T, strict=True):
             whole = scores.setdefault(metric.name, np.full(labels.num_rows, np.nan))
-            whole[at] = np.where(np.isnan(column), whole[at], column)
+            whole[part_rows] = np.where(np.isnan(column), whole[part_rows], column)
             metrics[metric.name] = metric
     order = list(dict.fromkeys([*one.columns(), *other.columns()]))
     order.sort(key=lambda name: metrics[name].left_out is not None)
     values = np.stack([scores[name] for name in order], axis=1)
-    about: dict[str, Any] = {
+    facts: dict[str, Any] = {
         field: {**getattr(other, field), **getattr(one, field)}
         for field in ("failures", "notes", "tasks", "provenance")
     }
-    about["dataset_features"] = one.dataset_features or other.dataset_features
-    return replace(one.rescored(labels, [metrics[name] for name in order], values), **about)
+    facts["dataset_features"] = one.dataset_features or other.dataset_features
+    return replace(one.rescored(labels, [metrics[name] for name in order], values), **facts)
 
 
-def relabelled(evaluation: Evaluation, labels: pa.Table) -> Evaluation:
-    """Return an evaluation in the order of labels, with their columns; other rows come last."""
-    places, theirs = shared_rows(labels, evaluation.labels)
-    order = np.argsort(places, kind="stable")
-    others = np.setdiff1d(np.arange(evaluation.labels.num_rows), theirs)
-    moved = evaluation.part([*theirs[order], *others], evaluation.columns())
-    found = labels.take(places[order])
+def align_labels(evaluation: Evaluation, labels: pa.Table) -> Evaluation:
+    """Return an evaluation with the rows and columns of labels; rows that they lack come last."""
+    rows, own_rows = shared_rows(labels, evaluation.labels)
+    order = np.argsort(rows, kind="stable")
+    others = np.setdiff1d(np.arange(evaluation.labels.num_rows), own_rows)
+    sorted_part = evaluation.part([*own_rows[order], *others], evaluation.columns())
+    aligned = labels.take(rows[order])
     if len(others):
         rest = evaluation.labels.take(others)
-        found = pa.concat_tables([found, rest], promote_options="permissive").combine_chunks()
-    return replace(moved, labels=found)
+        aligned = pa.concat_tables([aligned, rest], promote_options="permissive").combine_chunks()
+    return replace(sorted_part, labels=aligned)
 
 
-def _agree(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which numbers agree; two that are NaN do."""
+def _is_close(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which numbers agree to `TOLERANCE`; NaN agrees with NaN."""
     a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
     return np.isclose(a, b, rtol=TOLERANCE, atol=0.0, equal_nan=True)
 
 
 @dataclass(frozen=True)
-class Compared:
-    """How the features of an evaluation compare with those of other labels.
+class LabelAgreement:
+    """Agreement of an evaluation's labels with those of another dataset.
 
     Attributes:
-        shared: (rows,) which of its rows the labels have too.
-        differ: (rows,) of which of these the labels differ.
+        shared: (rows,) whether the other labels have each row of the evaluation.
+        differ: (rows,) whether the labels of a shared row differ.
         same: Whether both are of one dataset: most shared rows agree, and more than half of the
-            features of each dataset may.
+            features of each dataset can agree.
     """
 
     shared: NDArray[np.bool_]
@@ -137,127 +145,128 @@ class Compared:
     same: bool
 
 
-def compared(evaluation: Evaluation, labels: pa.Table, features: int | None) -> Compared:
-    """Compare the features of an evaluation with other labels, either of which may be a part.
+def compare_labels(
+    evaluation: Evaluation, labels: pa.Table, features: int | None
+) -> LabelAgreement:
+    """Compare the labels of an evaluation with other labels; both may be a part of a dataset.
 
-    A row that only one of them has counts against it unless the other may lack it as not scored.
+    A row that only one of them has counts as a difference, unless the other may not have scored it.
 
     Args:
-        evaluation: Scores with labels.
-        labels: Of another dataset.
-        features: How many features that has; None if that is not known: then, of both, what is
-            there counts as the whole of the tasks that both have.
+        evaluation: An evaluation.
+        labels: Labels of a dataset, or the part of them that was scored.
+        features: Number of features of that dataset. If it is unknown, or that of the evaluation,
+            both are taken to be complete for the tasks that they share.
     """
-    shared, good = _agreement(evaluation, labels)
-    differ = shared & ~good
+    shared, agree = _agreeing_rows(evaluation, labels)
+    differ = shared & ~agree
     counts = np.array([labels.num_rows, evaluation.labels.num_rows])
     if features is None or evaluation.dataset_features is None:
-        names = [
+        tasks = [
             table["task"].to_numpy(zero_copy_only=False) for table in (labels, evaluation.labels)
         ]
-        counts = np.array([np.isin(one, two).sum() for one, two in (names, names[::-1])])
+        counts = np.array([np.isin(one, two).sum() for one, two in (tasks, tasks[::-1])])
         sizes = counts
     else:
         sizes = np.maximum(counts, [features, evaluation.dataset_features])
     unscored = sizes - counts
-    absent = np.maximum(0, counts - shared.sum() - unscored[::-1])  # of each, from the other
-    alike = (sizes - absent).min() - differ.sum()  # at most so many
-    same = 2 * good.sum() > shared.sum() and 2 * alike > sizes.max()
-    return Compared(shared, differ, bool(same))
+    absent = np.maximum(0, counts - shared.sum() - unscored[::-1])  # rows of one, not in the other
+    most_agreeing = (sizes - absent).min() - differ.sum()  # an upper bound
+    same = 2 * agree.sum() > shared.sum() and 2 * most_agreeing > sizes.max()
+    return LabelAgreement(shared, differ, bool(same))
 
 
-def agreeing(
+def select_agreeing(
     evaluation: Evaluation, labels: pa.Table, name: str, features: int | None, *, complete: bool
 ) -> Evaluation:
     """Return the part of an evaluation whose labels agree with those of another dataset.
 
-    What is left out for that is told in a note and a warning.
+    A note and a warning report the features that are left out.
 
     Args:
-        evaluation: Of a dataset that was built apart.
-        labels: Of the dataset, or of what was scored of it.
-        name: How to call the evaluation.
-        features: How many features the dataset has; None if that is not known.
-        complete: Whether ``labels`` are all of them: what they lack is left out, too.
+        evaluation: An evaluation of a separate build of the dataset.
+        labels: Labels of the dataset, or the part of them that was scored.
+        name: Name of the evaluation in messages.
+        features: Number of features of the dataset; None if unknown.
+        complete: Whether ``labels`` are complete, so that rows that they lack are left out.
 
     Raises:
-        MetricError: It is another dataset.
+        MetricError: If the evaluation is of another dataset.
     """
-    found = compared(evaluation, labels, features)
-    if not found.same:
+    agreement = compare_labels(evaluation, labels, features)
+    if not agreement.same:
         raise MetricError(f"{name}: scores of another dataset; give that dataset")
-    lacking, notes = ~found.shared, []
-    absent, unscored = lacking & complete, lacking & (not complete)
-    keys, lost = row_keys(evaluation.labels), found.differ | absent
-    for rows, what in (
-        (found.differ, "the labels of {} differ; their scores are left out"),
+    missing, notes = ~agreement.shared, []
+    absent, unscored = missing & complete, missing & (not complete)
+    keys, dropped = row_keys(evaluation.labels), agreement.differ | absent
+    for rows, message in (
+        (agreement.differ, "the labels of {} differ; their scores are left out"),
         (absent, "{} are not in the dataset; their scores are left out"),
         (unscored, "{} are not scored in the other file and keep their own labels"),
     ):
         if rows.any():
-            names = [named(keys[place]) for place in np.flatnonzero(rows)]
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            counts = what.format(f"{len(names)} of {len(keys)} features")
-            notes.append(f"{name}: {counts}: {'; '.join(names[:NAMED])}{more}")
+            names = [row_name(keys[row]) for row in np.flatnonzero(rows)]
+            more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+            counts = message.format(f"{len(names)} of {len(keys)} features")
+            notes.append(f"{name}: {counts}: {'; '.join(names[:MAX_NAMED])}{more}")
             if rows is not unscored:
                 warnings.warn(MetricWarning(notes[-1]), stacklevel=4)
     if not notes:
         return evaluation
-    part = evaluation.part(np.flatnonzero(~lost), evaluation.columns())
+    part = evaluation.part(np.flatnonzero(~dropped), evaluation.columns())
     return replace(part, notes=part.notes | {f"scores of {name}": "\n".join(notes)})
 
 
 def same_dataset(one: Evaluation, other: Evaluation) -> bool:
-    """Whether two evaluations are of one dataset, or of two that agree (see `compared`)."""
+    """Return whether two evaluations are of one dataset, or of builds whose labels agree."""
     if one.dataset is not None and one.dataset == other.dataset:
         return True
-    return compared(other, one.labels, one.dataset_features).same
+    return compare_labels(other, one.labels, one.dataset_features).same
 
 
-def _agreement(
+def _agreeing_rows(
     evaluation: Evaluation, labels: pa.Table
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which rows of an evaluation other labels have too, and of which they agree."""
-    ours, theirs = shared_rows(labels, evaluation.labels)
+    """Return which rows of an evaluation other labels have too, and which of these agree."""
+    rows, own_rows = shared_rows(labels, evaluation.labels)
     both = set(labels.column_names) & set(evaluation.labels.column_names)
-    bound = {*BOUND, "distortion"} - ({"distortion"} if "score" in both else set())
-    same = np.full(len(ours), bool(bound & both))
-    for column in bound & both:
-        same &= _agree(
-            labels[column].take(ours).to_numpy(), evaluation.labels[column].take(theirs).to_numpy()
-        )
-    here, good = np.zeros((2, evaluation.labels.num_rows), dtype=bool)
-    here[theirs], good[theirs] = True, same
-    return here, good
+    columns = both & {*COMPARED_LABELS, *(() if "score" in both else ("distortion",))}
+    same = np.full(len(rows), bool(columns))
+    for column in columns:
+        one, other = labels[column].take(rows), evaluation.labels[column].take(own_rows)
+        same &= _is_close(one.to_numpy(), other.to_numpy())
+    shared, agree = np.zeros((2, evaluation.labels.num_rows), dtype=bool)
+    shared[own_rows], agree[own_rows] = True, same
+    return shared, agree
 
 
-def _same(
+def _is_same_metric(
     one: Evaluation,
     other: Evaluation,
     name: str,
-    mine: NDArray[np.float64],
-    theirs: NDArray[np.float64],
-    places: tuple[NDArray[np.intp], NDArray[np.intp]],
+    scores: NDArray[np.float64],
+    other_scores: NDArray[np.float64],
+    rows: tuple[NDArray[np.intp], NDArray[np.intp]],
 ) -> bool:
-    """Whether a name is that of the same metric: of the same code, or with the same scores."""
+    """Return whether a metric is the same in two evaluations: by its code or by its scores."""
     records = [part.provenance.get(name, Provenance()).fingerprint for part in (one, other)]
     digests = {record.digest for record in records if record and record.digest}
     if len(digests) == 1 and all(records):
         return True
-    a, b = mine[places[0]], theirs[places[1]]
+    a, b = scores[rows[0]], other_scores[rows[1]]
     known = ~np.isnan(a) & ~np.isnan(b)
-    return bool(known.any()) and bool(_agree(a[known], b[known]).all())
+    return bool(known.any()) and bool(_is_close(a[known], b[known]).all())
 
 
-def _renamed(evaluation: Evaluation, names: Mapping[str, str]) -> Evaluation:
+def _rename_metrics(evaluation: Evaluation, names: Mapping[str, str]) -> Evaluation:
     if not names:
         return evaluation
     metrics = [
         replace(metric, name=names.get(metric.name, metric.name))
         for metric in (*evaluation.metrics, *evaluation.without)
     ]
-    about: dict[str, Any] = {
+    facts: dict[str, Any] = {
         field: {names.get(name, name): value for name, value in getattr(evaluation, field).items()}
         for field in ("provenance", "notes", "failures")
     }
-    return replace(evaluation.rescored(evaluation.labels, metrics, evaluation.values), **about)
+    return replace(evaluation.rescored(evaluation.labels, metrics, evaluation.values), **facts)

@@ -1,7 +1,7 @@
-"""Statistics of a dataset's originals, for metrics that need some (``needs``).
+"""Statistics of a dataset's originals, for metrics that need them (``needs``).
 
-Each source belongs to a fold. For the sources of a fold, statistics are taken over the originals
-of all other folds, so that no metric sees in them the feature that it scores.
+The statistics for the sources of a fold are computed over the originals of all other folds, so that
+they do not contain the features that the metric scores.
 """
 
 from __future__ import annotations
@@ -21,15 +21,13 @@ __all__ = ["OriginalStatistics"]
 
 
 class OriginalStatistics:
-    """Statistics by their names in `cfqa_data.eval.metrics.STATISTICS`.
-
-    They are computed in one pass over the originals, where any is needed.
+    """The statistics in `cfqa_data.eval.metrics.STATISTICS`, computed in one pass over originals.
 
     Args:
-        dataset: An open dataset; all its sources count, whatever is scored.
-        names: Of the statistics that will be asked for.
-        device: Where sums are computed and results lie.
-        progress: Told about every original.
+        dataset: An open dataset. All its sources count, even if only some are scored.
+        names: Names of the statistics that are needed.
+        device: Torch device for the computation and the results.
+        progress: Advances after every original.
     """
 
     def __init__(
@@ -51,10 +49,10 @@ class OriginalStatistics:
         progress.finish()
 
     def of(self, task: str, fold: int, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return the named statistics for the sources of a fold.
+        """Return statistics for the sources of a fold, by name.
 
         Raises:
-            MetricError: The task lacks one.
+            MetricError: If the task does not have one of them.
         """
         found = {}
         for name in names:
@@ -71,7 +69,7 @@ class OriginalStatistics:
 
 
 def _held_out(dataset: FeatureSource) -> dict[str, dict[int, list[str]]]:
-    """Return the sources of each task that has several folds, by fold."""
+    """Return the source ids by task and fold, for tasks that have several folds."""
     labels = dataset.labels
     folds: dict[str, dict[int, list[str]]] = {}
     if "fold" in labels.column_names:
@@ -82,11 +80,11 @@ def _held_out(dataset: FeatureSource) -> dict[str, dict[int, list[str]]]:
 
 
 def _value_range(dataset: FeatureSource, task: str) -> Tensor:
-    """Return the width of the widest quantiser of a task, per layer.
+    """Return the range of the widest quantiser of a task, per layer.
 
     Raises:
-        MetricError: The dataset does not say.
-        UndefinedError: No codec of the task has a quantiser.
+        MetricError: If the dataset has no manifest for the task.
+        UndefinedError: If no codec of the task has a quantiser.
     """
     manifest = getattr(dataset, "manifest", None)
     if manifest is None or task not in manifest.tasks:
@@ -103,10 +101,10 @@ def _value_range(dataset: FeatureSource, task: str) -> Tensor:
 def _sums(
     dataset: FeatureSource, ids: Sequence[str], device: str, full: bool, progress: Progress
 ) -> list[Tensor]:
-    """Return the number of tokens, their sum (C, D), that of squares (C, D) or products (C, D, D).
+    """Return the number of tokens, their sum (C, D), and their sum of squares or products.
 
-    In float64 they need no common shift: at a mean of 500 and a deviation of 0.5, which is what
-    ViT-g's outlier channels have, the variance keeps nine digits.
+    Squares are (C, D), products (C, D, D). In float64 the sums need no shift: with a mean of 500
+    and a deviation of 0.5, as in the outlier channels of ViT-g, the variance keeps nine digits.
     """
     totals: list[Tensor] = []
     for source_id in ids:
@@ -120,7 +118,7 @@ def _sums(
 
 
 def _moments(sums: Sequence[list[Tensor]]) -> dict[str, Tensor]:
-    """Return the standard deviation of the channels, and their covariance if its sums are there."""
+    """Return the channels' standard deviation, and their covariance if products were summed."""
     count, first, second = (reduce(torch.add, parts) for parts in zip(*sums, strict=True))
     mean, second = first / count, second / count
     if second.ndim == 2:

@@ -1,15 +1,15 @@
-"""Compute the published table's statistic from score logs as the published code prints them.
+"""Compute the statistics of the published table from score logs of the published code.
 
-A log holds a block per level: a line that names the codec's settings, one line per source,
-``name score mse cosine cka``, and totals such as ``Accuracy: 95.0``. Scores are the raw ones: a
-rank, an mIoU in percent, an RMSE in metres.
+A log has a block per level: a line with the codec's settings, a line ``name score mse cosine cka``
+per source, and totals such as ``Accuracy: 95.0``. Scores are raw: a rank, an mIoU in percent, an
+RMSE in metres.
 
-Per source, PLCC and SROCC over its levels between the raw score and a metric; then the mean over
-the sources that give a number (NumPy's nanmean), per codec and task. Faults included: a source
-whose score, or whose metric as printed, is the same at every level, or NaN at one, gives none and
-vanishes, and the score is not a distortion, so the signs of a task where higher is better are
-turned round.
-`cfqa_data.eval.evaluate` does neither.
+PLCC and SROCC between the raw score and a metric are computed per source over its levels, and
+averaged over the sources for which they are defined (NumPy's nanmean), per codec and task. The
+faults of the published statistic are reproduced, which `cfqa_data.eval.evaluate` does not have: a
+source whose score, or whose metric as printed, is the same at every level, or NaN at one, is
+dropped; and the score is not a distortion, so the signs are reversed for a task where higher is
+better.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cfqa_data.errors import MetricError
 from cfqa_data.eval.statistics import pearson, spearman
 from cfqa_data.eval.text import figure_text, paper_heads
 from cfqa_data.format.format_1 import TASKS
-from cfqa_data.format.layout import of_tools
+from cfqa_data.format.layout import is_tool_path
 from cfqa_data.format.limits import LARGEST_TEXT, read_limited
 from cfqa_data.paths import absolute_path
 
@@ -48,8 +48,8 @@ PAPER_ORDER = ("hm", "vtm", "hyperprior_multi_task", "hyperprior_task_specific")
 
 METRICS = ("mse", "cosine", "cka")
 
-PLACES = "{codec}/{task}.txt, {codec}/{task}/*.txt or {arch}_trained_{data}_eval_{task}_all.txt"
-"""Where a log may lie below the folder; the last is the published name, in any subfolder."""
+LOG_PATHS = "{codec}/{task}.txt, {codec}/{task}/*.txt or {arch}_trained_{data}_eval_{task}_all.txt"
+"""Paths of logs below the folder; the last is the published name, in any subfolder."""
 
 _PUBLISHED = re.compile(r"(.+?)_trained_([a-z]+)_eval_([a-z]+?)(?:_all)?\.txt")
 _LEVEL = re.compile(r"(?:qp|lambda)[_=-]?(\d*\.?\d+(?:e-?\d+)?)", re.I)
@@ -57,16 +57,16 @@ _TRANSFORMS = ("uniform", "kmeans")
 
 
 class LogLine(NamedTuple):
-    """What a log says of one source at one level; any of its numbers may be NaN or infinite.
+    """The line of a log for one source at one level; its numbers may be NaN or infinite.
 
     Attributes:
-        name: the source, without the extension that some logs print.
-        score: the raw score of the task.
-        mse: mean squared error, printed with eight decimals.
-        cosine: token cosine, printed with four decimals.
-        cka: the published CKA, printed with four decimals.
-        level: QP or lambda that the log, or its file's name, gives; None where neither does.
-        where: file and line, for messages.
+        name: Name of the source, without the extension that some logs print.
+        score: The raw score of the task.
+        mse: Mean squared error, printed with eight decimals.
+        cosine: Token cosine, printed with four decimals.
+        cka: The published CKA, printed with four decimals.
+        level: QP or lambda from the log or its file name; None if neither has it.
+        where: File and line, for messages.
     """
 
     name: str
@@ -79,10 +79,10 @@ class LogLine(NamedTuple):
 
 
 def find_logs(root: Path) -> dict[tuple[str, str], list[Path]]:
-    """Return the logs below a folder by codec and task, in the order of their levels.
+    """Return the logs below a folder by codec and task, sorted by level.
 
     Raises:
-        MetricError: there is no such folder, or no log in it.
+        MetricError: If the folder does not exist or contains no log.
     """
     if not root.is_dir():
         raise MetricError(f"{root}: no such folder")
@@ -90,54 +90,54 @@ def find_logs(root: Path) -> dict[tuple[str, str], list[Path]]:
         os.scandir(root).close()
     except OSError as error:
         raise MetricError(f"{root}: cannot be read: {error.strerror or error}") from None
-    found: dict[tuple[str, str], list[Path]] = {}
+    logs: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(root.rglob("*.txt")):
         name = path.relative_to(root)
-        if not of_tools(name.as_posix()) and (place := _place(name)) is not None:
-            found.setdefault(place, []).append(path)
-    if not found:
-        raise MetricError(f"{root}: no logs found; a log is {PLACES}")
-    for paths in found.values():
+        if not is_tool_path(name.as_posix()) and (key := _codec_and_task(name)) is not None:
+            logs.setdefault(key, []).append(path)
+    if not logs:
+        raise MetricError(f"{root}: no logs found; a log is {LOG_PATHS}")
+    for paths in logs.values():
         paths.sort(key=lambda path: (level_of(path.stem) or 0.0, path.name))
-    return found
+    return logs
 
 
 def level_of(name: str) -> float | None:
-    """Return the QP or lambda that a file's or folder's name has, as QP12 or lambda0.01_bs180."""
+    """Return the QP or lambda in a file or folder name such as QP12 or lambda0.01_bs180, if any."""
     match = _LEVEL.search(name)
     return float(match[1]) if match else None
 
 
 def read_log(path: Path) -> list[LogLine]:
-    """Return the sources' lines of a log, in order; whatever else it prints is passed over.
+    """Return the lines of the sources in a log, in order, without its other lines.
 
     Raises:
-        MetricError: the file cannot be read or has no such line, or a line begins like one and is
-            not; file and line are named.
+        MetricError: If the file cannot be read, contains no such line, or contains a malformed
+            one. The message names the file and the line.
     """
     try:
         text = read_limited(path, LARGEST_TEXT).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise MetricError(f"{path}: not a readable log: {error}") from None
-    level, lines, odd = level_of(path.stem), list[LogLine](), []
+    level, lines, unparsed = level_of(path.stem), list[LogLine](), []
     for number, line in enumerate(text.splitlines(), start=1):
         words, where = line.split(), f"{path}, line {number}"
         if not words:
             continue
-        opened = _settings(words)
-        level = level if opened is None else opened
+        block_level = _level_of_block(words)
+        level = level if block_level is None else block_level
         name = os.path.splitext(words[0])[0]
         numbers = [_number(word) for word in words[1:]]
         known = [value for value in numbers if value is not None]
         if len(numbers) == len(known) == 4:
             score, mse, cosine, cka = known
             lines.append(LogLine(name, score, mse, cosine, cka, level, where))
-        elif opened is None and not any(word.endswith(":") for word in words):  # no total
-            # A number behind the name, or four behind several words, which may all be the name.
+        elif block_level is None and not any(word.endswith(":") for word in words):  # no total
+            # The line of a source has a number after its name, or four after a name of many words.
             numbered = any(part and None not in part for part in (numbers[:1], numbers[-4:]))
-            odd.append((name, numbered, line, where))
+            unparsed.append((name, numbered, line, where))
     names = {line.name for line in lines}
-    for name, numbered, line, where in odd:
+    for name, numbered, line, where in unparsed:
         if numbered or name in names:
             raise MetricError(
                 f"{where}: not `name score mse cosine cka`, a name without blanks and four "
@@ -148,8 +148,8 @@ def read_log(path: Path) -> list[LogLine]:
     return lines
 
 
-def _settings(words: list[str]) -> float | None:
-    """Return the level of a line that opens a block.
+def _level_of_block(words: list[str]) -> float | None:
+    """Return the level in the line that begins a block; None for any other line.
 
     For HM and VTM that is ``arch transform samples bits QP``, for a hyperprior
     ``arch data transform samples bits lambda ...``.
@@ -166,13 +166,13 @@ def _number(word: str) -> float | None:
     return None
 
 
-def _place(path: Path) -> tuple[str, str] | None:
-    """Return the codec and task of a log, by its path below the folder."""
+def _codec_and_task(path: Path) -> tuple[str, str] | None:
+    """Return the codec and task of a log, from its path below the folder."""
     if match := _PUBLISHED.fullmatch(path.name):
         arch, data, task = match.groups()
         if "hyperprior" in arch:
             if data not in ("hybrid", task):
-                return None  # trained for another task: not in the benchmark
+                return None  # trained for another task, which the benchmark does not use
             arch = f"hyperprior_{'multi_task' if data == 'hybrid' else 'task_specific'}"
         return (arch, task) if task in TASKS else None
     parts = path.parts
@@ -184,21 +184,22 @@ def _place(path: Path) -> tuple[str, str] | None:
 
 
 class PaperFigure(NamedTuple):
-    """One metric on one codec and task.
+    """The published statistics of one metric on one codec and task.
 
     Attributes:
-        codec: the codec.
-        task: the task.
-        metric: mse, cosine or cka, as the log prints it.
-        plcc: mean Pearson correlation over the sources that give one; None if none does.
-        srocc: mean Spearman correlation, likewise.
-        sources: sources in the log.
-        n_valid: sources in the mean.
-        constant: sources that vanish because their score is the same at every level, or NaN or
-            infinite at one.
-        flat: further ones that vanish because the printed metric is.
-        fewest: levels of the source that has fewest.
-        most: levels of the source that has most.
+        codec: Name of the codec.
+        task: Name of the task.
+        metric: ``mse``, ``cosine`` or ``cka``.
+        plcc: Mean Pearson correlation over the sources for which it is defined; None if there are
+            none.
+        srocc: Mean Spearman correlation, over the same sources.
+        sources: Number of sources in the log.
+        n_valid: Number of sources in the mean.
+        constant: Number of sources dropped because their score is the same at every level, or NaN
+            or infinite at one.
+        flat: Number of further sources dropped because the printed metric is.
+        fewest: Smallest number of levels of a source.
+        most: Largest number of levels of a source.
     """
 
     codec: str
@@ -215,10 +216,10 @@ class PaperFigure(NamedTuple):
 
 
 def read_series(paths: Sequence[Path]) -> dict[str, list[LogLine]]:
-    """Return the lines of each source from the logs of one codec and task, in their order.
+    """Return the lines of each source in the logs of one codec and task, in order.
 
     Raises:
-        MetricError: a line is bad, or says the same source and level once more.
+        MetricError: If a line is malformed, or a source and level occurs twice.
     """
     series: dict[str, list[LogLine]] = {}
     seen: dict[tuple[str, float], str] = {}
@@ -236,10 +237,10 @@ def read_series(paths: Sequence[Path]) -> dict[str, list[LogLine]]:
 
 
 def paper_figures(root: Path | str) -> list[PaperFigure]:
-    """Return the published statistic of every codec, task and metric in a folder of logs.
+    """Compute the published statistics of every codec, task and metric in a folder of logs.
 
     Raises:
-        MetricError: there is no log, a line of one is bad, or a source has a single level.
+        MetricError: If there is no log, a line is malformed, or a source has a single level.
     """
     figures = []
     logs = find_logs(absolute_path(root))
@@ -259,21 +260,21 @@ def paper_figures(root: Path | str) -> list[PaperFigure]:
 
 
 def paper_logs_text(figures: Sequence[PaperFigure]) -> str:
-    """Lay figures out as the published table, and say what vanished from it."""
+    """Format figures as the published table, with the numbers of dropped sources."""
     each = "/".join(METRICS)
     rows = paper_heads(METRICS)
     rows[0] += ["sources", "levels", "constant", "flat", "used"]
     rows[1] += ["", "", "score", each, each]
     for codec, task in dict.fromkeys((figure.codec, figure.task) for figure in figures):
-        of = [figure for figure in figures if (figure.codec, figure.task) == (codec, task)]
-        first = of[0]
+        row = [figure for figure in figures if (figure.codec, figure.task) == (codec, task)]
+        first = row[0]
         levels = f"{first.fewest}" if first.fewest == first.most else f"{first.fewest}-{first.most}"
         rows.append(
             [
                 *(codec, task),
-                *(figure_text(value) for figure in of for value in (figure.plcc, figure.srocc)),
+                *(figure_text(value) for figure in row for value in (figure.plcc, figure.srocc)),
                 *(str(first.sources), levels, str(first.constant)),
-                *("/".join(str(getattr(f, name)) for f in of) for name in ("flat", "n_valid")),
+                *("/".join(str(getattr(f, name)) for f in row) for name in ("flat", "n_valid")),
             ]
         )
     return "\n".join(
@@ -293,11 +294,11 @@ def paper_logs_text(figures: Sequence[PaperFigure]) -> str:
 
 
 def _figures(codec: str, task: str, series: list[list[LogLine]]) -> list[PaperFigure]:
-    """Return the figures of the three metrics; `series` has the lines of a source each."""
+    """Return the figures of the three metrics; each item of ``series`` is the lines of a source."""
     found = np.full((2, len(METRICS), len(series)), np.nan)
     constant = np.zeros(len(series), bool)
     for column, lines in enumerate(series):
-        # Columns of a LogLine: score, then `METRICS`.
+        # Fields 1 to 4 of a LogLine are the score and `METRICS`.
         score, *values = np.array([line[1:5] for line in lines]).T
         constant[column] = (score == score[0]).all() or not np.isfinite(score).all()
         for row, printed in enumerate(values):

@@ -1,4 +1,4 @@
-"""Where scores come from: whose code made them, when, where, at what cost, and what it had seen."""
+"""Provenance of scores: code, options, date, device, cost and training data."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ __all__ = ["Provenance", "TrainedOn", "now", "peak_memory", "provenance_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where a metric's scores come from; None is what is not known, as of older files.
+    """Provenance of a metric's scores; unknown values, as from older files, are None.
 
     Attributes:
-        package: Distribution that the metric is of, or else the module that defines it.
-        version: Of that distribution or module.
-        source_sha256: SHA-256 of the source file that defines it.
-        options: Options of the metric, or those that an object of a class was made with, by name;
-            what is no plain value is described, and what training finds is left out.
-        date: When its last score was made, UTC, ISO 8601.
+        package: Distribution that provides the metric, or else the module that defines it.
+        version: Version of that distribution or module.
+        source_sha256: SHA-256 of the source file that defines the metric.
+        options: Options of the metric, or arguments of its class, by name. Values that are not
+            plain are described, and options that training determines are left out.
+        date: Time of the last score, UTC, ISO 8601.
         device: Torch device.
-        precision: Of float32 matrix products.
-        seconds: Time that scoring and training took. What several metrics share, such as a Gram
-            matrix, counts for the first of them.
-        training_seconds: What training took of this, with statistics of other folds.
-        features: How many compressed features were scored in that time.
-        memory_bytes: Peak memory at that time, of the process, or of torch on a GPU.
-        trained_on: What a metric that the evaluation trained has seen; None where it trained none.
-        trained_before: What a metric that came trained has seen, perhaps also what it scores; None
-            where that is not known.
-        alone: Whether it scored one feature at a time, since its scores depend on the batch.
-        arrays: Hash of some features, where the labels alone would not tell a dataset from others.
-        fingerprint: Digest of what decides its scores; None where no file was written.
+        precision: Precision of float32 matrix products.
+        seconds: Time for scoring and training. What several metrics share, such as a Gram matrix,
+            counts for the first of them.
+        training_seconds: Part of that time for training and for statistics of other folds.
+        features: Number of compressed features that were scored in that time.
+        memory_bytes: Peak memory during that time: of the process, or of torch on a GPU.
+        trained_on: Training data, if the evaluation trained the metric.
+        trained_before: Training data of a metric that was trained before, possibly on the features
+            that it scores; None if unknown.
+        alone: Whether it scored one feature at a time because its scores depend on the batch.
+        arrays: Hash of some features, if the labels alone do not identify the dataset.
+        fingerprint: Digest of everything that determines the scores; None if no file was written.
     """
 
     package: str | None = None
@@ -65,59 +65,61 @@ class Provenance:
     fingerprint: Fingerprint | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it JSON-safe."""
+        """Return the record as a dictionary of JSON types."""
         return asdict(self)
 
     @property
     def milliseconds(self) -> float | None:
-        """Time that scoring one feature took, without training; None where it is not known."""
+        """Milliseconds per scored feature, without training; None if unknown."""
         if self.seconds is None or not self.features:
             return None
         return 1000 * (self.seconds - (self.training_seconds or 0.0)) / self.features
 
     @classmethod
     def from_dict(cls, facts: Any) -> Provenance:
-        """Return what `to_dict` made a dictionary of.
+        """Return the record that `to_dict` converted.
 
         Raises:
-            TypeError, ValueError, AttributeError, LookupError: It is something else.
+            TypeError, ValueError, AttributeError, LookupError: If the facts are not valid.
         """
-        found = dict(facts)
+        fields = dict(facts)
         kinds = {"seconds": float, "memory_bytes": int, "options": dict, "alone": bool}
         kinds |= {"training_seconds": float, "features": int}
-        for name, value in found.items():
+        for name, value in fields.items():
             if name in ("trained_on", "trained_before", "fingerprint") or value is None:
                 continue
             if not isinstance(value, kinds.get(name, str)):
                 raise TypeError(f"{name} is {value!r}")
         for name in ("trained_on", "trained_before"):
-            if seen := found.get(name):
-                found[name] = TrainedOn.from_dict(seen)
-        if code := found.get("fingerprint"):
-            found["fingerprint"] = Fingerprint(**code)
-        return cls(**found)
+            if seen := fields.get(name):
+                fields[name] = TrainedOn.from_dict(seen)
+        if code := fields.get("fingerprint"):
+            fields["fingerprint"] = Fingerprint(**code)
+        return cls(**fields)
 
 
 def provenance_of(metric: Metric, precision: str, arrays: str) -> Provenance:
-    """Return what is known of a metric before it scores anything."""
+    """Return the provenance of a metric before it scores anything."""
     definer = inspect.unwrap(metric.function)
-    while hasattr(definer, "func"):  # of `functools.partial`
+    while hasattr(definer, "func"):  # unwrap `functools.partial`
         definer = definer.func
     if not inspect.isroutine(definer):
         definer = type(definer)
-    name = str(definer.__module__)
-    module = sys.modules.get(name)
+    module_name = str(definer.__module__)
+    module = sys.modules.get(module_name)
     file = getattr(module, "__file__", None)
     path = Path(file) if file else None
-    package, of_package = _distribution(name.partition(".")[0], path)
-    by_training = metric.family == "trained" and metric.weights  # all of its options
-    found = [n for n, v in metric.options.items() if by_training or (metric.fit and v is None)]
-    given = {**metric.options, **metric.made_with}
+    package, package_version = _distribution(module_name.partition(".")[0], path)
+    all_trained = metric.family == "trained" and metric.weights
+    trained = [n for n, v in metric.options.items() if all_trained or (metric.fit and v is None)]
+    options = {**metric.options, **metric.made_with}
     return Provenance(
-        package=package or name,
-        version=of_package or _text(getattr(module, "__version__", None)),
+        package=package or module_name,
+        version=package_version or _text(getattr(module, "__version__", None)),
         source_sha256=hash_file(path) if path and path.is_file() else None,
-        options={option: _plain(value) for option, value in given.items() if option not in found},
+        options={
+            option: _plain(value) for option, value in options.items() if option not in trained
+        },
         device=metric.device,
         precision=precision,
         trained_before=metric.trained_on,
@@ -126,12 +128,12 @@ def provenance_of(metric: Metric, precision: str, arrays: str) -> Provenance:
 
 
 def now() -> str:
-    """Return the time, UTC, in ISO 8601 to the second."""
+    """Return the current UTC time in ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def peak_memory(device: str) -> int | None:
-    """Return the most bytes that this process, or torch on a GPU, has taken so far."""
+    """Return the peak memory in bytes of this process, or of torch on a GPU."""
     if device.startswith("cuda"):
         import torch
 
@@ -146,7 +148,7 @@ def peak_memory(device: str) -> int | None:
 
 @cache
 def _distribution(top: str, path: Path | None) -> tuple[str | None, str | None]:
-    """Return name and version of the installed distribution that a top-level module is of."""
+    """Return name and version of the installed distribution of a top-level module."""
     try:
         return "cfqa-data" if top == "cfqa_data" else top, version(top)
     except PackageNotFoundError:
@@ -161,7 +163,7 @@ def _text(value: Any) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return an option's value if JSON has it, or else what kind it is of."""
+    """Return an option's value if JSON can represent it, or else the name of its type."""
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if value is None or isinstance(value, bool | int | str):

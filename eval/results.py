@@ -1,4 +1,4 @@
-"""The result of an evaluation: scores, what they are of, and tables of statistics."""
+"""The result of an evaluation: scores, labels, and tables of statistics."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from cfqa_data.eval.disagreements import Disagreements
     from cfqa_data.format.facts import TaskFacts
 
-__all__ = ["Evaluation", "conclude", "scores_table"]
+__all__ = ["Evaluation", "make_evaluation", "scores_table"]
 
 WITH_COMPARISONS = ("comparisons", "correlations", "across_codecs", "across_tasks", "left_out")
-"""Tables whose cells are compared: what compares them has made them."""
+"""Tables that the computation of ``comparisons`` yields at no further cost."""
 
 
 class _Table:
-    """A table of `Statistics`, which is made when it is first asked for."""
+    """A table of `Statistics` that is computed on first access."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -47,30 +47,31 @@ class _Table:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation(Described):
-    """What `evaluate` found: scores, and the tables of `Statistics`, each made when asked for.
+    """The result of `evaluate`: scores, and the tables of `Statistics`, computed on first access.
 
     Attributes:
-        labels: The rows that were scored.
-        scores: One row per compressed feature and metric; null where the metric failed, or is not
-            defined.
-        metrics: The metrics, in the tables' order; those that scored nothing are not among them.
-        without: The trained ones of them in their trainings without a codec each, whose scores
-            follow those of the others.
-        errors: The first error of each metric that failed somewhere; its ``__cause__`` is what the
-            metric raised, with the traceback. None of a file.
-        fitted: The models of each metric that was trained in this run, by task and the fold whose
-            sources they score. None of a file.
-        target: Label column that the scores were correlated with.
-        failures: What went wrong with each metric that failed somewhere, by name, and how many
-            features have no score; with the file of scores, by path.
-        notes: What else is to be known of a metric's scores, by name.
-        dataset: What identifies the dataset, as a report and a file of scores are compared with;
-            None if that is not known.
-        dataset_name: What it is called; empty if that is not known.
-        dataset_features: How many compressed features it has, of which ``labels`` may be a part;
-            None if that is not known.
-        tasks: The facts of the dataset's tasks, by name.
-        provenance: Where the scores of each metric come from, by its name.
+        labels: The label rows that were scored.
+        scores: One row per compressed feature and metric; null where the metric failed or is
+            undefined.
+        metrics: The metrics in the order of the tables, without those that have no score at all.
+        without: The trained metrics as trained without one codec each (``leave_out``). Their
+            scores follow those of ``metrics``.
+        errors: The first error of each metric that failed for some feature, by name. Its
+            ``__cause__`` is the exception of the metric, with its traceback. Empty if the scores
+            were read from a file.
+        fitted: The models of each metric that this run trained, by task and by the fold that they
+            score. Empty if the scores were read from a file.
+        target: Label column that the scores are correlated with.
+        failures: A message for each metric that failed for some feature, by name, with the number
+            of features without a score; and one for the score file, by path, if it could not be
+            written.
+        notes: Further remarks on the scores of a metric, by name.
+        dataset: Hash that identifies the dataset; None if unknown.
+        dataset_name: Name of the dataset; empty if unknown.
+        dataset_features: Number of compressed features of the dataset, of which ``labels`` may be
+            a part; None if unknown.
+        tasks: Facts of the dataset's tasks, by name.
+        provenance: Origin of the scores of each metric, by name.
     """
 
     labels: pa.Table
@@ -106,7 +107,7 @@ class Evaluation(Described):
 
     @property
     def values(self) -> NDArray[np.float64]:
-        """The scores, (rows, M), NaN where there is none, of ``metrics`` and then ``without``."""
+        """Scores of ``metrics``, then of ``without``, (rows, M) float64; NaN where missing."""
         shape = self.labels.num_rows, len(self.metrics) + len(self.without)
         return np.asarray(self.scores["value"].to_numpy().reshape(shape), dtype=np.float64)
 
@@ -116,22 +117,22 @@ class Evaluation(Described):
         return dict(zip(names, self.values.T, strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_cells": {}}  # they are made again
+        return vars(self) | {"_cells": {}}  # large, and cheap to compute again
 
     def cells(self, draws: int = DRAWS, seed: int = 0) -> Cells:
-        """Return the scores as they are arranged for statistics, and what was computed of them."""
+        """Return the scores arranged for statistics, with the results that were computed so far."""
         if (draws, seed) not in self._cells:
             of = self.labels, (*self.metrics, *self.without), self.values, self.target
             self._cells[draws, seed] = arrange(*of, draws, seed)
         return self._cells[draws, seed]
 
     def statistics(self, *, draws: int = DRAWS, seed: int = 0, **how: Any) -> Statistics:
-        """Return tables of statistics.
+        """Compute the tables of statistics.
 
         Args:
-            draws: Resamples of the sources; see `cfqa_data.eval.statistics.statistics`.
-            seed: Of the resamples.
-            how: ``tables`` of `cfqa_data.eval.statistics.statistics`.
+            draws: Number of bootstrap samples of the sources.
+            seed: Seed of the bootstrap.
+            how: Further arguments of `cfqa_data.eval.statistics.statistics`: ``tables``.
         """
         of = self.labels, (*self.metrics, *self.without), self.values, self.target
         return statistics(*of, tasks=self.tasks, cells=self.cells(draws, seed), **how)
@@ -139,17 +140,22 @@ class Evaluation(Described):
     def rescored(
         self, labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any]
     ) -> Evaluation:
-        """Return the same evaluation of other scores.
+        """Return a copy with other scores.
 
         Args:
-            labels: The rows.
+            labels: The label rows that were scored.
             metrics: M metrics, those with ``left_out`` last.
-            values: (rows, M) scores.
+            values: (rows, M) scores; NaN where there is none.
         """
-        return replace(self, **_scored(labels, metrics, values))
+        return replace(self, **_score_attributes(labels, metrics, values))
 
     def part(self, rows: Sequence[int] | NDArray[Any], names: Iterable[str]) -> Evaluation:
-        """Return the scores of some metrics, by name, on some rows of the labels."""
+        """Return a copy with some rows of the labels and some metrics only.
+
+        Args:
+            rows: Row numbers.
+            names: Names of the metrics.
+        """
         wanted, every = set(names), (*self.metrics, *self.without)
         columns = [place for place, metric in enumerate(every) if metric.name in wanted]
         values = self.values[np.asarray(rows, dtype=np.intp)][:, columns]
@@ -165,20 +171,22 @@ class Evaluation(Described):
         oriented: bool = True,
         bold_best: bool = True,
     ) -> Any:
-        """Return one figure of every metric, a row each, on every task and on all, a column each.
+        """Return a table of one figure: a row per metric, a column per task and one for all tasks.
 
-        All codecs are together, as in ``across_codecs`` and ``across_tasks``.
+        All codecs are pooled, as in ``across_codecs`` and ``across_tasks``.
 
         Args:
-            kind: ``latex`` (for the package booktabs), ``markdown``, ``csv``, or ``text``, or
-                ``pandas`` for a data frame.
-            figure: srocc, plcc or krocc, the mean over sources; pooled_srocc, pooled_plcc or
-                pooled_krocc, mapped_plcc or mapped_rmse of all points together.
-            oriented: Turn the sign of metrics where higher is better, so that more is better.
-            bold_best: Set the best of each column bold, or, in text, a star at it.
+            kind: ``text``, ``latex`` (for the package booktabs), ``markdown``, ``csv``, or
+                ``pandas``, which returns a data frame instead of a text.
+            figure: ``srocc``, ``plcc`` or ``krocc``, the mean over the sources; or
+                ``pooled_srocc``, ``pooled_plcc``, ``pooled_krocc``, ``mapped_plcc`` or
+                ``mapped_rmse``, of the points of all sources together.
+            oriented: Reverse the sign of metrics where higher is better, so that 1 is always
+                perfect agreement.
+            bold_best: Set the best value of each column in bold; in text, mark it with a star.
 
         Raises:
-            MetricError: There is no such kind or figure.
+            MetricError: If the kind or the figure is unknown.
         """
         from cfqa_data.eval.tables import figures_table
 
@@ -186,42 +194,46 @@ class Evaluation(Described):
         return figures_table(self, kind, figure, **how)
 
     def following(self, target: str) -> Evaluation:
-        """Return the same scores with other figures: of how they follow another label.
+        """Return the same scores, to be correlated with another label.
 
         Args:
             target: ``distortion`` or ``loss``.
 
         Raises:
-            MetricError: The labels have no such column.
+            MetricError: If the labels have no such column.
         """
         if target not in ("distortion", "loss") or target not in self.labels.column_names:
             raise MetricError(f"the labels have no column {target!r} to follow")
         return replace(self, target=target)
 
     def same_dataset(self, other: Evaluation) -> bool:
-        """Whether another result is of this one's dataset, or of one built apart that agrees.
+        """Return whether another evaluation is of the same dataset or of a build that agrees.
 
-        Those agree of which more than half of the features of each may have the same labels.
+        Two builds agree if more than half of the features of each have the same labels.
         """
         from cfqa_data.eval.merging import same_dataset
 
         return same_dataset(self, other)
 
     def merge(self, *others: Evaluation, label: str = "") -> Evaluation:
-        """Put results of one dataset together: all features and all metrics.
+        """Combine evaluations of one dataset into one with all their features and metrics.
 
-        Where two have scores of the same metric, the first ones are kept. Datasets that were built
-        apart are the same where the labels of more than half of the features of each agree to 1e-6;
-        what differs is left out, which ``notes`` and a `MetricWarning` tell.
+        Where several have a score of the same metric and feature, the first is kept. Separate
+        builds of a dataset count as the same if the labels of more than half of the features of
+        each agree to 1e-6; features whose labels differ are left out, and ``notes`` and a
+        `MetricWarning` report them.
 
         Args:
-            others: Further results.
-            label: What tells their metrics from others of the same name: such a one is then called
-                ``NAME (LABEL)``.
+            others: Further evaluations.
+            label: Distinguishes different metrics of the same name: that of ``others`` is renamed
+                to ``NAME (LABEL)``.
+
+        Returns:
+            A new evaluation.
 
         Raises:
-            MetricError: They are of different datasets; without a label, two metrics of one name
-                are not the same.
+            MetricError: If the evaluations are of different datasets, or two different metrics have
+                the same name and there is no label.
         """
         from cfqa_data.eval.merging import merge
 
@@ -233,14 +245,15 @@ class Evaluation(Described):
         return merged
 
     def write(self, path: str | Path, *, force: bool = False) -> Path:
-        """Write the scores to a file, and return its path.
+        """Write the scores to a file and return its path.
 
         Args:
-            path: ``.parquet``, which `read_evaluation` reads, or ``.csv``, which has no facts.
-            force: Replace what is there.
+            path: A ``.parquet`` file, which `read_evaluation` reads, or a ``.csv`` file, which has
+                the scores only.
+            force: Replace an existing file.
 
         Raises:
-            CfqaError: A file is there, or none can be written.
+            CfqaError: If the file exists or cannot be written.
         """
         from cfqa_data.eval.score_format import write_scores
         from cfqa_data.format.storage import check_writable
@@ -259,7 +272,7 @@ class Evaluation(Described):
         return path
 
     def make_tables(self, *names: str) -> None:
-        """Make several tables at once, which takes less time than one after the other."""
+        """Compute several tables together, which takes less time than one by one."""
         if missing := [name for name in names if name not in self._tables]:
             made = self.statistics(tables=missing)
             self._tables.update((name, getattr(made, name)) for name in missing)
@@ -292,16 +305,19 @@ class Evaluation(Described):
         draws: int = DRAWS,
         seed: int = 0,
     ) -> Comparison:
-        """Compare one or several metrics with another: is it better, by how much, and surely?
+        """Compare metrics with a baseline: paired differences, 95% intervals and p values.
 
         Args:
-            metrics: Names; by default all others whose direction is declared.
-            against: The metric to compare with.
-            draws: Resamples of the sources, for intervals and p.
-            seed: Of the resamples.
+            metrics: Names of the metrics; by default all others whose direction is declared.
+            against: Name of the baseline.
+            draws: Number of bootstrap samples of the sources, for the intervals and p values.
+            seed: Seed of the bootstrap.
+
+        Returns:
+            The differences, positive where a metric is better than the baseline.
 
         Raises:
-            MetricError: A metric was not scored, or its direction is not declared.
+            MetricError: If a metric was not scored, or its direction is not declared.
         """
         from cfqa_data.eval.comparison import compare_metrics
 
@@ -310,46 +326,48 @@ class Evaluation(Described):
     def disagreements(
         self, metric: str, count: int = 20, *, against: str | None = None
     ) -> Disagreements:
-        """Return the features on which a metric disagrees most in rank with the label.
+        """Return the features that a metric ranks most differently from the label.
 
         Args:
-            metric: Name of a metric; where its direction is not declared, lower is taken for
-                better.
-            count: At most so many, one of a source.
-            against: Another metric, to compare with instead of the label.
+            metric: Name of a metric. Lower is assumed to be better if its direction is not
+                declared.
+            count: Maximum number of features, at most one per source.
+            against: Name of a metric to compare with instead of the label.
 
         Raises:
-            MetricError: A metric was not scored, or count is less than 1.
+            MetricError: If a metric was not scored, or ``count`` is less than 1.
         """
         from cfqa_data.eval.disagreements import find_disagreements
 
         return find_disagreements(self, metric, count, against)
 
 
-def conclude(
+def make_evaluation(
     labels: pa.Table,
     metrics: Sequence[Metric],
     values: NDArray[Any],
     target: str,
     failures: Mapping[str, str],
-    **known: Any,
+    **facts: Any,
 ) -> Evaluation:
-    """Make an evaluation of its (rows, M) scores.
+    """Make an evaluation from an array of scores.
 
     Args:
-        labels: See `Evaluation`.
+        labels: The label rows that were scored.
         metrics: M metrics.
-        values: The scores; NaN where there is none.
-        target: See `Evaluation`.
-        failures: See `Evaluation`.
-        known: Other attributes of an `Evaluation`.
+        values: (rows, M) float64 scores; NaN where there is none.
+        target: Label column to correlate with.
+        failures: A message for each metric that failed, by name.
+        facts: Other attributes of `Evaluation`.
     """
-    scored = _scored(labels, metrics, values)
-    return Evaluation(**scored, target=target, failures=dict(failures), **known)
+    scored = _score_attributes(labels, metrics, values)
+    return Evaluation(**scored, target=target, failures=dict(failures), **facts)
 
 
-def _scored(labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any]) -> dict[str, Any]:
-    """Return the attributes of an `Evaluation` that its scores decide."""
+def _score_attributes(
+    labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any]
+) -> dict[str, Any]:
+    """Return the attributes of an `Evaluation` that depend on its scores."""
     return {
         "labels": labels,
         "scores": scores_table(labels, metrics, values),
@@ -359,12 +377,12 @@ def _scored(labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any]) -
 
 
 def scores_table(labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any]) -> pa.Table:
-    """Lay out scores in long form, the metrics of one feature next to each other.
+    """Return scores in long form, the metrics of a feature in consecutive rows.
 
     Args:
         labels: One row per compressed feature.
         metrics: M metrics.
-        values: (rows, M) float64 scores; NaN, where there is none, becomes null.
+        values: (rows, M) float64 scores; NaN becomes null.
     """
     import pyarrow as pa
 

@@ -1,10 +1,10 @@
-"""The file that an evaluation's scores go to: it grows, and an interrupted run goes on from it.
+"""The score file of an evaluation: saving, resuming, and adding to an existing file.
 
-While it runs, an evaluation saves its scores beside the output, as ``NAME.unfinished``, a file of
-scores too; the output itself is written atomically at the end.  Scores are reused where dataset,
-code, options, device and precision are the same.  What a finished Parquet file holds of the same
-dataset stays in it; a metric of the same name that is another one is replaced only with ``force``,
-as is a file of anything else.
+While it runs, an evaluation saves its scores next to the output, as the score file
+``NAME.unfinished``; the output itself is written atomically at the end. Scores are reused if
+dataset, code, options, device and precision are the same. Scores of the same dataset in an existing
+Parquet file are kept; a different metric of the same name, or a file of other content, is replaced
+only with ``force``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from cfqa_data.errors import MetricError
 from cfqa_data.eval.account import Scored
 from cfqa_data.eval.features.datasets import dataset_facts, table_digest
 from cfqa_data.eval.fingerprint import fingerprint
-from cfqa_data.eval.merging import compared, joined, relabelled
+from cfqa_data.eval.merging import align_labels, combine, compare_labels
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
-from cfqa_data.eval.results import Evaluation, conclude
+from cfqa_data.eval.results import Evaluation, make_evaluation
 from cfqa_data.eval.score_format import write_scores
 from cfqa_data.eval.score_reading import read_scores
 from cfqa_data.eval.score_rows import row_keys
@@ -40,32 +40,31 @@ if TYPE_CHECKING:
 
 __all__ = ["ScoreFile"]
 
-SECONDS = 20.0
-"""Between two savings; more where one takes over a twentieth of it."""
+SAVE_INTERVAL = 20.0
+"""Minimum seconds between two saves; longer if saving would take a twentieth of the time."""
 
 
-class _OtherFileError(Exception):
-    """Another run has put a file there meanwhile."""
+class _FileChangedError(Exception):
+    """Another run has written the file meanwhile."""
 
 
 class ScoreFile:
-    """Where an evaluation's scores go.
+    """The score file of an evaluation.
 
     Args:
-        path: ``.parquet`` or ``.csv``.
-        dataset: What is scored, open.
-        rows: Its label rows that are scored.
+        path: Path of a ``.parquet`` or ``.csv`` file.
+        dataset: The open dataset.
+        rows: Numbers of the label rows to score.
         metrics: M metrics.
-        begun: What is known of where their scores come from, by name.
-        target: Label that is followed.
-        limit: At most so many sources of each fold are trained on.
-        force: Replace what is there now: metrics that are not as they were, or a file that holds
-            anything else, and an unfinished one of another dataset.
+        provenance: Provenance of the scores before the run, by metric.
+        target: Label column that the scores are correlated with.
+        limit: Maximum number of training sources of each fold; None for all.
+        force: Replace metrics that have changed, a file of other content, and the unfinished file
+            of another dataset.
 
     Raises:
-        MetricError: The suffix is another, or a finished file is there that nothing may be added
-            to.
-        CfqaError: No file can be written there.
+        MetricError: If the suffix is unknown, or the existing file cannot be added to.
+        CfqaError: If the file cannot be written.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class ScoreFile:
         dataset: FeatureSource,
         rows: NDArray[np.intp],
         metrics: Sequence[Metric],
-        begun: Mapping[str, Provenance],
+        provenance: Mapping[str, Provenance],
         target: str = "distortion",
         limit: int | None = None,
         force: bool = False,
@@ -86,32 +85,32 @@ class ScoreFile:
         self.unfinished = path.with_name(f"{path.name}.unfinished")
         self._dataset, self._metrics, self._force = dataset, metrics, force
         self._labels = dataset.labels.take(rows)
-        self._known: dict[str, Any] = {
+        self._facts: dict[str, Any] = {
             "target": target,
             "failures": {},
             **dataset_facts(dataset),
         }
-        self._begun = {}
-        followed = target if limit is None else f"{target}, {limit} sources of each fold"
+        self._provenance = {}
+        training = target if limit is None else f"{target}, {limit} sources of each fold"
         for metric in metrics:
-            more = _together(metric, self._labels)
-            more += _other_sources(metric, dataset.labels, followed)
-            record = replace(begun[metric.name], fingerprint=fingerprint(metric, *more))
-            self._begun[metric.name] = record
-        self._saved = self._pause = 0.0
-        self._found = self._file_identity()
-        self._there, why = self._look()
-        self._changed = self._others(self._there)
+            more = _joint_input(metric, self._labels)
+            more += _training_input(metric, dataset.labels, training)
+            record = replace(provenance[metric.name], fingerprint=fingerprint(metric, *more))
+            self._provenance[metric.name] = record
+        self._last_save = self._interval = 0.0
+        self._identity = self._file_identity()
+        self._existing, why = self._read_existing()
+        self._changed = self._conflicts(self._existing)
         if not force:
             self._refuse(why, *self._changed.values())
 
     def _file_identity(self) -> tuple[int, ...] | None:
-        """Return what tells the finished file that is there from any other, or None without one."""
+        """Return what identifies this version of the output file; None if there is no file."""
         try:
-            found = self.path.stat()
+            status = self.path.stat()
         except FileNotFoundError:
             return None
-        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
     def _refuse(self, *reasons: str) -> None:
         """Raise the first reason not to write to the file, if there is one."""
@@ -119,179 +118,184 @@ class ScoreFile:
             remedy = "write to another file, or overwrite it with --force (force=True)"
             raise MetricError(f"{self.path}: {why}; {remedy}")
 
-    def _look(self) -> tuple[Evaluation | None, str]:
-        """Return what the finished file holds, or why nothing can be added to it."""
+    def _read_existing(self) -> tuple[Evaluation | None, str]:
+        """Return the scores in the output file, or the reason why none can be added to it."""
         if self._file_identity() is None:
             return None, ""
         try:
             if self.path.suffix == ".csv":
                 raise MetricError("it has no metadata")
-            there = read_scores(self.path, self._dataset.labels.num_rows)
+            existing = read_scores(self.path, self._dataset.labels.num_rows)
         except MetricError:
             return None, "exists and does not record what was scored"
-        if there.dataset != self._known["dataset"]:
-            found = compared(there, self._dataset.labels, self._known["dataset_features"])
-            if not found.same or found.differ.any():
+        if existing.dataset != self._facts["dataset"]:
+            features = self._facts["dataset_features"]
+            agreement = compare_labels(existing, self._dataset.labels, features)
+            if not agreement.same or agreement.differ.any():
                 return None, "holds the scores of another dataset"
-        own = {record.arrays for record in self._begun.values()}
-        if {record.arrays for record in there.provenance.values()} - own - {None}:
+        own = {record.arrays for record in self._provenance.values()}
+        if {record.arrays for record in existing.provenance.values()} - own - {None}:
             return None, "holds scores of other arrays"
-        there = relabelled(there, self._dataset.labels)
+        existing = align_labels(existing, self._dataset.labels)
         try:
-            none = self._made(np.empty((len(self._labels), 0)), ())
-            check_labels(joined(there, none).labels, self._known["target"])
+            no_scores = self._evaluation(np.empty((len(self._labels), 0)), ())
+            check_labels(combine(existing, no_scores).labels, self._facts["target"])
         except MetricError:
             return None, "holds the scores of other features"
-        return there, ""
+        return existing, ""
 
-    def _made(self, values: NDArray[np.float64], metrics: Sequence[Metric]) -> Evaluation:
-        return conclude(self._labels, metrics, values, **self._known)
+    def _evaluation(self, values: NDArray[np.float64], metrics: Sequence[Metric]) -> Evaluation:
+        return make_evaluation(self._labels, metrics, values, **self._facts)
 
-    def _others(self, there: Evaluation | None) -> dict[str, str]:
-        """Return by name in what metrics that are there differ from those of this run."""
-        found = {}
-        scored = there.provenance if there else {}
-        for name, own in self._begun.items():
-            if (known := scored.get(name)) is None or own.fingerprint is None:
+    def _conflicts(self, existing: Evaluation | None) -> dict[str, str]:
+        """Return how existing metrics differ from those of the same name in this run, by name."""
+        conflicts = {}
+        records = existing.provenance if existing else {}
+        for name, own in self._provenance.items():
+            if (known := records.get(name)) is None or own.fingerprint is None:
                 continue
             if not (known.fingerprint and known.fingerprint.digest and own.fingerprint.digest):
                 why = own.fingerprint.reason or "the file does not record its code"
-                found[name] = f"holds scores of a {name!r} that may be different ({why})"
+                conflicts[name] = f"holds scores of a {name!r} that may be different ({why})"
             elif own.fingerprint.digest != known.fingerprint.digest:
                 how = own.fingerprint.difference(known.fingerprint)
-                found[name] = f"holds scores of a {name!r} with {how}"
+                conflicts[name] = f"holds scores of a {name!r} with {how}"
             elif (known.device, known.precision) != (own.device, own.precision):
-                found[name] = f"holds scores of {name!r} made with another device or precision"
-        return found
+                conflicts[name] = f"holds scores of {name!r} made with another device or precision"
+        return conflicts
 
     def resume(self) -> Scored:
-        """Return what the finished file and an interrupted run have of these metrics.
+        """Return the scores of these metrics in the existing file and of an interrupted run.
 
         Raises:
-            MetricError: The interrupted run is of another dataset.
+            MetricError: If the interrupted run is of another dataset.
         """
-        scored = Scored.nothing(self._labels.num_rows, self._begun)
-        for part in (self._there, self._interrupted()):
+        scored = Scored.empty(self._labels.num_rows, self._provenance)
+        for part in (self._existing, self._read_unfinished()):
             if part is None:
                 continue
-            places = {key: place for place, key in enumerate(row_keys(part.labels))}
-            order = np.array([places.get(key, -1) for key in row_keys(self._labels)])
-            here, others = order >= 0, self._others(part)
+            row_of_key = {key: row for row, key in enumerate(row_keys(part.labels))}
+            rows = np.array([row_of_key.get(key, -1) for key in row_keys(self._labels)])
+            shared, conflicts = rows >= 0, self._conflicts(part)
             for name, column in part.columns().items():
-                if name not in self._begun or name in others:
+                if name not in self._provenance or name in conflicts:
                     continue
-                values = scored.values[:, list(self._begun).index(name)]
-                values[here] = np.where(np.isnan(values), column[order], values)[here]
-                record = part.provenance[name]
-                scored.provenance[name] = replace(record, fingerprint=self._begun[name].fingerprint)
+                values = scored.values[:, list(self._provenance).index(name)]
+                values[shared] = np.where(np.isnan(values), column[rows], values)[shared]
+                record, own = part.provenance[name], self._provenance[name]
+                scored.provenance[name] = replace(record, fingerprint=own.fingerprint)
                 scored.earlier[name] = part.labels.filter(~np.isnan(column))
                 if record.alone:
                     scored.alone.add(name)
                     scored.notes[name] = part.notes.get(name, "")
         return scored
 
-    def _interrupted(self) -> Evaluation | None:
+    def _read_unfinished(self) -> Evaluation | None:
+        """Return the scores of an interrupted run, if they can be reused."""
         if not self.unfinished.is_file():
             return None
         remedy = "delete it, or write to another file"
         try:
-            found = read_scores(self.unfinished, self._dataset.labels.num_rows)
+            unfinished = read_scores(self.unfinished, self._dataset.labels.num_rows)
         except MetricError:
             raise MetricError(
                 f"{self.unfinished}: not the scores of an interrupted run; {remedy}"
             ) from None
-        if found.dataset == self._known["dataset"]:
-            arrays = {record.arrays for record in self._begun.values()}
-            same = {record.arrays for record in found.provenance.values()} <= arrays
-            return found if same else None
+        if unfinished.dataset == self._facts["dataset"]:
+            arrays = {record.arrays for record in self._provenance.values()}
+            same = {record.arrays for record in unfinished.provenance.values()} <= arrays
+            return unfinished if same else None
         if not self._force:
             raise MetricError(f"{self.unfinished}: an interrupted run on another dataset; {remedy}")
         return None
 
     def save(self, scored: Scored, *, now: bool = False) -> None:
-        """Save what there is, if it is time to, or now; a full disk does not end the run."""
-        began = time.monotonic()
-        self._saved = self._saved or began
-        if not now and began - self._saved < max(SECONDS, self._pause):
+        """Save the scores if the interval has passed, or now; a full disk does not stop the run.
+
+        Scores that are not computed yet are null in the unfinished file.
+        """
+        start = time.monotonic()
+        self._last_save = self._last_save or start
+        if not now and start - self._last_save < max(SAVE_INTERVAL, self._interval):
             return
-        # Here a score that is not there yet is null, too.
-        alone = {
+        provenance = {
             name: replace(r, alone=name in scored.alone) for name, r in scored.provenance.items()
         }
-        made = self._made(scored.values, self._metrics)
+        partial = self._evaluation(scored.values, self._metrics)
         with suppress(OSError):
-            write_scores(replace(made, notes=scored.notes, provenance=alone), self.unfinished)
-        self._saved = time.monotonic()
-        self._pause = 20 * (self._saved - began)
+            facts: dict[str, Any] = {"notes": scored.notes, "provenance": provenance}
+            write_scores(replace(partial, **facts), self.unfinished)
+        self._last_save = time.monotonic()
+        self._interval = 20 * (self._last_save - start)
 
-    def finish(self, found: Evaluation) -> Evaluation:
-        """Write the output, and remove the unfinished file.
+    def finish(self, result: Evaluation) -> Evaluation:
+        """Write the output and remove the unfinished file.
 
         Args:
-            found: What to write, beside what a Parquet file holds already.
+            result: The scores of this run, which are added to an existing Parquet file.
 
         Returns:
-            What the file then holds of the same features.
+            All scores in the file of the features of this run.
 
         Raises:
-            MetricError: It cannot be written, or what another run put there is something else.
+            MetricError: If the file cannot be written, or another run has written something else.
         """
         while True:
-            whole = found if self._there is None else self._added_to(self._there, found)
+            whole = result if self._existing is None else self._add(self._existing, result)
             try:
-                write_scores(whole, self.path, self._check_found)
+                write_scores(whole, self.path, self._check_unchanged)
                 break
-            except _OtherFileError:
-                self._found = self._file_identity()
-                self._there, why = self._look()
+            except _FileChangedError:
+                self._identity = self._file_identity()
+                self._existing, why = self._read_existing()
                 self._changed = {}
-                self._refuse(why, *self._others(self._there).values())
+                self._refuse(why, *self._conflicts(self._existing).values())
             except OSError as error:
                 why = error.strerror or str(error)
                 raise MetricError(f"{self.path}: the scores could not be written: {why}") from None
         self.unfinished.unlink(missing_ok=True)
-        places = {key: place for place, key in enumerate(row_keys(whole.labels))}
-        rows = [places[key] for key in row_keys(found.labels)]
+        row_of_key = {key: row for row, key in enumerate(row_keys(whole.labels))}
+        rows = [row_of_key[key] for key in row_keys(result.labels)]
         scored = [
             name for name, column in whole.columns().items() if np.isfinite(column[rows]).any()
         ]
         return whole.part(rows, scored)
 
-    def _check_found(self) -> None:
-        if self._file_identity() != self._found:
-            raise _OtherFileError
+    def _check_unchanged(self) -> None:
+        if self._file_identity() != self._identity:
+            raise _FileChangedError
 
-    def _added_to(self, there: Evaluation, found: Evaluation) -> Evaluation:
-        """Return what a file is to hold: what this run was not about stays."""
-        metrics = (*there.metrics, *there.without)
+    def _add(self, existing: Evaluation, result: Evaluation) -> Evaluation:
+        """Add the scores of this run to existing ones, without those that they replace."""
+        metrics = (*existing.metrics, *existing.without)
         kept = [
             metric.name
             for metric in metrics
             if metric.name not in self._changed and metric.base_name not in self._changed
         ]
-        there = there.part(range(there.labels.num_rows), kept)
-        about: dict[str, Any] = {}
+        existing = existing.part(range(existing.labels.num_rows), kept)
+        facts: dict[str, Any] = {}
         for field in ("failures", "notes", "provenance"):
             earlier = {
                 name: value
-                for name, value in getattr(there, field).items()
-                if name not in self._begun or (field == "provenance" and name in kept)
+                for name, value in getattr(existing, field).items()
+                if name not in self._provenance or (field == "provenance" and name in kept)
             }
-            about[field] = earlier | dict(getattr(found, field))
-        whole = relabelled(joined(there, found), self._dataset.labels)
-        return replace(whole, errors=found.errors, fitted=found.fitted, **about)
+            facts[field] = earlier | dict(getattr(result, field))
+        whole = align_labels(combine(existing, result), self._dataset.labels)
+        return replace(whole, errors=result.errors, fitted=result.fitted, **facts)
 
 
-def _together(metric: Metric, scored: pa.Table) -> list[str]:
-    """Return which features decide a metric's scores together, where it sees several at once."""
+def _joint_input(metric: Metric, scored: pa.Table) -> list[str]:
+    """Return what identifies the features that a metric scores jointly; empty for pairs."""
     return [] if metric.scope == "pair" else [metric.scope, table_digest(scored)]
 
 
-def _other_sources(metric: Metric, whole: pa.Table, followed: str) -> list[str]:
-    """Return what of other sources decides a metric's scores: those it is trained on or takes."""
+def _training_input(metric: Metric, whole: pa.Table, training: str) -> list[str]:
+    """Return what identifies the other sources on which the scores of a metric depend."""
     if not metric.fit and all(name in metric.options for name in metric.needs):
         return []
     keys = ("task", "source_id", "fold", "codec", "level")
-    on_disk = table_digest(whole.select([name for name in keys if name in whole.schema.names]))
-    without = [] if metric.left_out is None else [metric.left_out]
-    return [on_disk, followed, *without] if metric.fit else [on_disk]
+    digest = table_digest(whole.select([name for name in keys if name in whole.schema.names]))
+    left_out = [] if metric.left_out is None else [metric.left_out]
+    return [digest, training, *left_out] if metric.fit else [digest]

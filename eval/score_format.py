@@ -1,12 +1,11 @@
-"""Files of scores: one row per compressed feature and metric, with what the scores are of.
+"""Write score files: one row per compressed feature and metric.
 
-Columns of the table, Parquet or CSV: those of `KEYS` and ``metric`` name a score, ``value`` is it
-(null where there is none); a Parquet file also has what labels it was correlated with, `KEPT`,
-and in its metadata, key ``cfqa``, as JSON: the dataset, the facts of its tasks and of each metric,
-where each metric's scores come from, the label that was followed, failures and notes.  The tables
-of statistics can be computed again from that file alone.
+The columns `KEYS` and ``metric`` identify a score and ``value`` contains it (null if missing). A
+Parquet file also has the label columns `KEPT`, and JSON metadata in the key ``cfqa``: the dataset,
+facts of its tasks and of each metric, provenance of the scores, target, failures and notes. The
+tables of statistics can be computed from that file alone. A CSV file has the scores only.
 
-Files of earlier versions, which have neither labels nor provenance, are read too.
+Files of earlier versions, without labels and provenance, can be read too.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ if TYPE_CHECKING:
     from cfqa_data.eval.results import Evaluation
 
 __all__ = [
+    "INVALID_FILE_ERRORS",
     "KEPT",
     "KEY",
     "REMEDY",
-    "WRONG",
     "elsewhere",
     "metric_of",
     "provenance_of",
@@ -42,19 +41,22 @@ __all__ = [
 ]
 
 KEY = b"cfqa"
-"""Of the facts, JSON, in a file's metadata."""
+"""Key of the JSON facts in the metadata of a file."""
 
 KEPT = ("fold", "group", "bpfp", "score", "distortion", "loss", "mse")
-"""Columns of labels that a file keeps, where there are any."""
+"""Columns of the labels that a file contains, if they exist."""
 
 FACTS = (
     *("name", "family", "formula", "lower_better", "score_range"),
     *("identity", "invariances", "citation", "cost"),
 )
-"""Of a metric, by name."""
+"""Facts of a metric that a file contains."""
 
-WRONG = (OSError, LookupError, TypeError, AttributeError, ValueError, OverflowError, CfqaError)
-"""What reading a file that is something else may raise, beside errors of Arrow and of facts."""
+INVALID_FILE_ERRORS = (
+    *(OSError, LookupError, TypeError, AttributeError, ValueError),
+    *(OverflowError, CfqaError),
+)
+"""Errors that reading a file of other content may raise, in addition to those of Arrow."""
 
 REMEDY = "name the .parquet file that `cfqa eval DIR --out FILE` wrote"
 
@@ -65,12 +67,12 @@ def write_scores(
     """Write an evaluation's scores to a file, ``.parquet`` or ``.csv``.
 
     Args:
-        evaluation: Whose scores to write; a CSV file has nothing else.
-        path: The file.
-        check: Called before the file takes its place; may raise to leave alone what is there.
+        evaluation: The evaluation.
+        path: File to write.
+        check: Called before the file is moved to its path. If it raises, an existing file stays.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: If the file cannot be written.
     """
     table = evaluation.scores
     if path.suffix == ".csv":
@@ -106,20 +108,20 @@ def write_scores(
 
 
 def elsewhere(*features: Any, **options: Any) -> Tensor:
-    """Stand for the function of a metric whose scores were made elsewhere."""
+    """Raise: the function of a metric whose scores were read from a file."""
     raise MetricError("only the scores of this metric were read: it cannot compute new ones")
 
 
 def _metric_facts(metric: Metric) -> dict[str, Any]:
-    """Return a metric's facts, JSON-safe.
+    """Return the facts of a metric as JSON types.
 
-    An end of its range that is infinite is None; an identity that is not finite is its name.
+    Infinite ends of its range become None, and an identity that is not finite becomes text.
     """
     identity = None if metric.identity is None else float(metric.identity)
-    again = {} if metric.left_out is None else {"left_out": metric.left_out}
+    left_out = {} if metric.left_out is None else {"left_out": metric.left_out}
     return (
         {name: getattr(metric, name) for name in FACTS}
-        | again
+        | left_out
         | {
             "score_range": [end if math.isfinite(end) else None for end in metric.score_range],
             "identity": identity if identity is None or math.isfinite(identity) else repr(identity),
@@ -129,6 +131,11 @@ def _metric_facts(metric: Metric) -> dict[str, Any]:
 
 
 def metric_of(facts: dict[str, Any]) -> Metric:
+    """Return a metric with the facts in a file; it cannot compute new scores.
+
+    Raises:
+        TypeError, ValueError, LookupError, MetricError: If they are not the facts of a metric.
+    """
     if set(facts) - {"left_out"} != set(FACTS):
         raise TypeError("not the metadata of a metric")
     for name in ("formula", "citation", *({"left_out"} & set(facts))):
@@ -144,7 +151,7 @@ def metric_of(facts: dict[str, Any]) -> Metric:
 
 
 def provenance_of(facts: Mapping[str, Any], name: str) -> Provenance:
-    """Return where a metric's scores come from, as far as the facts of a file tell."""
+    """Return the provenance of a metric's scores that the facts of a file contain."""
     if "provenance" in facts:
         return Provenance.from_dict(facts["provenance"].get(name, {}))
     found = {key: facts.get("settings", {}).get(key) for key in ("device", "precision", "arrays")}

@@ -1,4 +1,4 @@
-"""Read evaluations back from files of scores, and take in scores that were made elsewhere."""
+"""Read evaluations from score files, and make them from scores of other programs."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from cfqa_data.eval.features.datasets import (
     feature_count,
     opened,
 )
-from cfqa_data.eval.merging import BOUND, agreeing, merge
+from cfqa_data.eval.merging import COMPARED_LABELS, merge, select_agreeing
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
-from cfqa_data.eval.results import Evaluation, conclude, scores_table
+from cfqa_data.eval.results import Evaluation, make_evaluation, scores_table
 from cfqa_data.eval.score_format import (
+    INVALID_FILE_ERRORS,
     KEPT,
     KEY,
     REMEDY,
-    WRONG,
     elsewhere,
     metric_of,
     provenance_of,
 )
-from cfqa_data.eval.score_rows import key_columns, named, row_keys
+from cfqa_data.eval.score_rows import key_columns, row_keys, row_name
 from cfqa_data.format.facts import TaskFacts
-from cfqa_data.format.limits import MOST_ROWS, parse_json, pointer
+from cfqa_data.format.limits import MAX_ROWS, parse_json, pointer
 from cfqa_data.format.parquet import read_parquet, read_schema
 from cfqa_data.paths import absolute_path
 
@@ -50,27 +50,28 @@ def read_evaluation(
     target: str | None = None,
     follow_links: bool = False,
 ) -> Evaluation:
-    """Return the evaluation whose scores one or several files hold.
+    """Read one or several score files as one evaluation.
 
-    Its metrics know their facts but score nothing any more.
+    Its metrics have their facts but cannot compute new scores.
 
     Args:
-        files: What ``evaluate(..., out="NAME.parquet")`` wrote.  The first may be the dataset
-            instead: ``read_evaluation("cfqa", "mine.parquet", "theirs.parquet")``.
-        dataset: The dataset that was scored, open, or its path.  Without, the labels are those
-            that the files hold, and several files are of the same dataset.
-        target: Label to follow, ``distortion`` or ``loss``; by default the one of the first file.
-        follow_links: Read what links in the dataset's folder lead to, wherever that is (with a
-            path only).
+        files: Parquet files that ``evaluate(..., out="NAME.parquet")`` wrote. The first may be the
+            dataset instead: ``read_evaluation("cfqa", "mine.parquet", "theirs.parquet")``.
+        dataset: The dataset that was scored, open or as a path. By default the labels are read
+            from the files, which must be of one dataset.
+        target: Label to correlate with, ``distortion`` or ``loss``; by default that of the first
+            file.
+        follow_links: Follow symbolic links in the dataset's folder, even out of it; only for a
+            path.
 
     Raises:
-        MetricError: One is not a whole file of scores, or one of another dataset.
-        FormatError: The folder is not a dataset.
+        MetricError: If a file is not a complete score file, or is of another dataset.
+        FormatError: If the folder is not a dataset.
     """
     paths: list[Any] = list(files)
     first = paths[0] if paths else None
-    named = isinstance(first, str | Path) and Path(first).suffix == ".parquet"
-    if dataset is None and paths and not named:
+    is_score_file = isinstance(first, str | Path) and Path(first).suffix == ".parquet"
+    if dataset is None and paths and not is_score_file:
         dataset = paths.pop(0)
     if not paths:
         raise MetricError("name at least one score file, .parquet")
@@ -82,10 +83,10 @@ def read_evaluation(
 
 
 def read_file(path: str | Path, dataset: FeatureSource | None = None) -> Evaluation:
-    """Return the evaluation whose scores a file holds, of a dataset or with the file's own labels.
+    """Read a score file, with the labels of a dataset or else those in the file.
 
     Raises:
-        MetricError: This is not a whole file of scores, or one of another dataset.
+        MetricError: If the file is not a complete score file, or is of another dataset.
     """
     path = absolute_path(path)
     found = read_scores(path, 0 if dataset is None else dataset.labels.num_rows)
@@ -99,27 +100,27 @@ def read_file(path: str | Path, dataset: FeatureSource | None = None) -> Evaluat
 
 
 def bind(evaluation: Evaluation, dataset: FeatureSource, name: str) -> Evaluation:
-    """Return an evaluation with the labels of a dataset, whose scores they are.
+    """Replace the labels of an evaluation by those of the dataset that was scored.
 
     Args:
-        evaluation: As it was read.
+        evaluation: An evaluation that was read from a file.
         dataset: An open dataset.
-        name: How to call the evaluation in an error.
+        name: Name of the evaluation in error messages.
 
     Raises:
-        MetricError: They are of another dataset.
+        MetricError: If the evaluation is of another dataset.
     """
     if evaluation.dataset != dataset_identity(dataset):
-        if not set(BOUND) & set(evaluation.labels.column_names):
+        if not set(COMPARED_LABELS) & set(evaluation.labels.column_names):
             raise MetricError(f"{name}: scores of another dataset; give that dataset")
-        whole = feature_count(dataset)
-        evaluation = agreeing(evaluation, dataset.labels, name, whole, complete=True)
-    places = {key: place for place, key in enumerate(row_keys(dataset.labels))}
+        features = feature_count(dataset)
+        evaluation = select_agreeing(evaluation, dataset.labels, name, features, complete=True)
+    row_of_key = {key: row for row, key in enumerate(row_keys(dataset.labels))}
     keys = row_keys(evaluation.labels)
     for key in keys:
-        if key not in places:
-            raise MetricError(f"{name}: scores of {named(key)}, which is not in the dataset")
-    labels = dataset.labels.take([places[key] for key in keys])
+        if key not in row_of_key:
+            raise MetricError(f"{name}: scores of {row_name(key)}, which is not in the dataset")
+    labels = dataset.labels.take([row_of_key[key] for key in keys])
     return replace(evaluation, labels=labels, **dataset_facts(dataset))
 
 
@@ -132,43 +133,46 @@ def from_scores(
     provenance: Provenance | None = None,
     follow_links: bool = False,
 ) -> Evaluation:
-    """Return the evaluation of scores that were made elsewhere.
+    """Make an evaluation from scores that another program computed.
 
     Args:
         scores: A table (of pyarrow or pandas), or the path of a ``.parquet`` or ``.csv`` file, with
             the columns ``task``, ``source_id``, ``codec``, ``level``, ``metric`` and ``value``: one
-            row per compressed feature and metric, in any order.  What lacks a row, or has none, has
-            no score.
-        dataset: Dataset, open, or its path.
-        lower_better: Whether a smaller score is a better reconstruction, of all metrics or by name.
-        target: Label to follow, ``distortion`` or ``loss``.
-        provenance: Where the scores come from, as far as that is known.
-        follow_links: Read what links in the dataset's folder lead to (with a path only).
+            row per compressed feature and metric, in any order. A score is missing if its row or
+            its value is.
+        dataset: The dataset that was scored, open or as a path.
+        lower_better: Whether a lower score is a better reconstruction, for all metrics or by name;
+            None if unknown.
+        target: Label to correlate with, ``distortion`` or ``loss``.
+        provenance: Origin of the scores, as far as it is known.
+        follow_links: Follow symbolic links in the dataset's folder, even out of it; only for a
+            path.
 
     Raises:
-        MetricError: This is no such table; a feature is named that the dataset does not hold, or
-            one is there twice; a score is infinite.
-        FormatError: The folder is not a dataset.
+        MetricError: If the table lacks a column, a feature is not in the dataset or occurs twice, a
+            score is infinite, or the labels have no such target.
+        FormatError: If the folder is not a dataset.
     """
     where, table = _table(scores)
     source = opened(dataset, follow_links=follow_links)
     if target not in ("distortion", "loss") or target not in source.labels.column_names:
         raise MetricError(f"the labels have no column {target!r} to follow")
-    places = {key: place for place, key in enumerate(row_keys(source.labels))}
-    given = table["metric"].to_pylist()
-    names = list(dict.fromkeys(given))
-    values = np.full((len(places), len(names)), np.nan)
+    row_of_key = {key: row for row, key in enumerate(row_keys(source.labels))}
+    metric_column = table["metric"].to_pylist()
+    names = list(dict.fromkeys(metric_column))
+    values = np.full((len(row_of_key), len(names)), np.nan)
     filled = np.zeros(values.shape, dtype=bool)
     columns = {name: column for column, name in enumerate(names)}
-    for key, name, value in zip(row_keys(table), given, table["value"].to_numpy(), strict=True):
-        if key not in places:
-            raise MetricError(f"{where}: scores of {named(key)}, which is not in the dataset")
-        at = places[key], columns[name]
-        if filled[at]:
-            raise MetricError(f"{where}: {name} of {named(key)} occurs twice")
+    rows_of_table = zip(row_keys(table), metric_column, table["value"].to_numpy(), strict=True)
+    for key, name, value in rows_of_table:
+        if key not in row_of_key:
+            raise MetricError(f"{where}: scores of {row_name(key)}, which is not in the dataset")
+        cell = row_of_key[key], columns[name]
+        if filled[cell]:
+            raise MetricError(f"{where}: {name} of {row_name(key)} occurs twice")
         if np.isinf(value):
-            raise MetricError(f"{where}: {name} of {named(key)} is {value}; leave it empty")
-        filled[at], values[at] = True, value
+            raise MetricError(f"{where}: {name} of {row_name(key)} is {value}; leave it empty")
+        filled[cell], values[cell] = True, value
     rows = np.flatnonzero(~np.isnan(values).all(axis=1))
     if not len(rows):
         raise MetricError(f"{where}: contains no scores")
@@ -178,7 +182,7 @@ def from_scores(
     metrics = [
         Metric(name, "custom", "", elsewhere, lower_better=better.get(name)) for name in names
     ]
-    return conclude(
+    return make_evaluation(
         source.labels.take(rows),
         metrics,
         values[rows],
@@ -190,7 +194,7 @@ def from_scores(
 
 
 def _table(scores: Any) -> tuple[str, pa.Table]:
-    """Return how to call a table of scores, and the table, with the columns that there must be."""
+    """Return the name of a table of scores in messages, and the table with the required columns."""
     import pyarrow as pa
 
     where = "scores"
@@ -206,11 +210,11 @@ def _table(scores: Any) -> tuple[str, pa.Table]:
                 options = csv.ConvertOptions(column_types=kinds)
                 scores = csv.read_csv(path, convert_options=options)
             else:
-                scores = read_parquet(path.read_bytes(), MOST_ROWS)
+                scores = read_parquet(path.read_bytes(), MAX_ROWS)
         elif not isinstance(scores, pa.Table):
             scores = pa.Table.from_pandas(scores, preserve_index=False)
-        if lacking := [name for name in kinds if name not in scores.column_names]:
-            raise MetricError(f"{where}: no column {lacking[0]!r}")
+        if missing := [name for name in kinds if name not in scores.column_names]:
+            raise MetricError(f"{where}: no column {missing[0]!r}")
         table = key_columns(scores)
         for name in ("metric", "value"):
             table = table.append_column(name, scores[name].cast(kinds[name]))
@@ -225,18 +229,18 @@ def _table(scores: Any) -> tuple[str, pa.Table]:
 
 
 def read_scores(path: Path, features: int = 0) -> Evaluation:
-    """Return the evaluation whose scores a Parquet file holds.
+    """Read a Parquet file of scores.
 
-    Its metrics know their facts but score nothing any more.  Of a file of an earlier version, the
-    labels are those that name the rows only.
+    The metrics have their facts but cannot compute new scores. Files of earlier versions have no
+    labels other than the columns that name a row.
 
     Args:
         path: The file.
-        features: How many the dataset has, where that is known: a file may hold scores of so
-            many, and in any case as many as a table may have of which nothing is known.
+        features: Number of compressed features of the dataset, if known. A file of more scores
+            than these, and than the general limit `MAX_ROWS`, is refused.
 
     Raises:
-        MetricError: This is not a whole file of scores.
+        MetricError: If the file is not a complete score file.
     """
     import pyarrow as pa
 
@@ -250,9 +254,8 @@ def read_scores(path: Path, features: int = 0) -> Evaluation:
         raise MetricError(f"{path}: {kind}")
     try:
         schema, _ = read_schema(data)
-        facts = {"failures": {}, "notes": {}, "tasks": {}, "dataset_name": ""} | parse_json(
-            (schema.metadata or {})[KEY]
-        )
+        defaults: dict[str, Any] = {"failures": {}, "notes": {}, "tasks": {}, "dataset_name": ""}
+        facts = defaults | parse_json((schema.metadata or {})[KEY])
         metrics = tuple(map(metric_of, facts["metrics"]))
         rows, columns = int(facts["rows"]), [*KEYS, "metric", "value"]
         known: dict[str, Any] = {
@@ -276,10 +279,10 @@ def read_scores(path: Path, features: int = 0) -> Evaluation:
             or not isinstance(known["dataset_features"], int | None)
         ):
             raise ValueError
-        table = read_parquet(data, max(MOST_ROWS, features * len(metrics)))
+        table = read_parquet(data, max(MAX_ROWS, features * len(metrics)))
         if any(table[name].null_count for name in columns[:-1]):
             raise ValueError
-    except (*WRONG, pa.ArrowException):
+    except (*INVALID_FILE_ERRORS, pa.ArrowException):
         raise MetricError(f"{path}: not a finished score file; {REMEDY}") from None
     if table.num_rows == 0 or not metrics:
         raise MetricError(f"{path}: contains no scores")
@@ -289,4 +292,4 @@ def read_scores(path: Path, features: int = 0) -> Evaluation:
     values = table["value"].to_numpy().reshape(-1, len(metrics))
     if not scores_table(labels, metrics, values).equals(table.select(columns)):
         raise MetricError(f"{path}: the scores are not in the order in which they were written")
-    return conclude(labels, metrics, values, facts["target"], dict(facts["failures"]), **known)
+    return make_evaluation(labels, metrics, values, facts["target"], facts["failures"], **known)

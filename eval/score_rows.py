@@ -1,4 +1,4 @@
-"""What names a row of labels or scores: the columns `KEYS`."""
+"""Rows of labels and scores, identified by the columns `KEYS`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from cfqa_data.arrow import pa
 from cfqa_data.eval.features.datasets import KEYS
 
-__all__ = ["key_columns", "named", "row_keys", "shared_rows"]
+__all__ = ["key_columns", "row_keys", "row_name", "shared_rows"]
 
 
 def key_columns(labels: pa.Table) -> pa.Table:
-    """Return what names each row of labels, in types that a file of scores is read back with.
+    """Return the key columns of labels, in the types of a score file.
 
     Args:
-        labels: Anybody's: texts may be ``large_string``, ``string_view`` or a dictionary.
+        labels: Labels, in which texts may be ``large_string``, ``string_view`` or dictionaries.
     """
     keys = labels.select(KEYS)
     kinds = [getattr(kind, "value_type", kind) for kind in keys.schema.types]
@@ -28,17 +28,17 @@ def key_columns(labels: pa.Table) -> pa.Table:
 
 
 def row_keys(labels: pa.Table) -> list[tuple[Any, ...]]:
-    """Return what names each row of labels: the values of `KEYS`."""
+    """Return the key of each row of labels: its values of `KEYS`."""
     return list(zip(*(labels[name].to_pylist() for name in KEYS), strict=True))
 
 
-def named(key: Sequence[object]) -> str:
-    """Return how to call a row in a message."""
+def row_name(key: Sequence[object]) -> str:
+    """Return the name of a row in messages, by its key."""
     return "{} {}, {}, level {}".format(*key)
 
 
 def shared_rows(one: pa.Table, other: pa.Table) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the places of the rows that two tables share, in the one and in the other."""
-    places = {key: place for place, key in enumerate(row_keys(one))}
-    found = np.array([places.get(key, -1) for key in row_keys(other)], dtype=np.intp)
-    return found[found >= 0], np.flatnonzero(found >= 0)
+    """Return the numbers of the rows that two tables share, in the first and in the second."""
+    row_of_key = {key: row for row, key in enumerate(row_keys(one))}
+    rows = np.array([row_of_key.get(key, -1) for key in row_keys(other)], dtype=np.intp)
+    return rows[rows >= 0], np.flatnonzero(rows >= 0)

@@ -1,11 +1,11 @@
 """Score the versions of a source by all metrics, batch by batch, isolating metrics that fail.
 
-A metric that fails on a batch is tried on each of its features alone: the scores that succeed are
-kept, and the first failure is reported.
+A metric that fails on a batch is tried on each feature alone. The scores that succeed are kept, and
+the first error is reported.
 
-A score must not depend on the rest of its batch. The tests ensure this for built-in metrics; for
-others, a feature is occasionally scored alone too. If the two scores differ, the metric scores one
-feature at a time from then on, its earlier scores are recomputed, and a note reports it.
+A score must not depend on the rest of its batch. The tests ensure this for built-in metrics. For
+others, some features are also scored alone. If the two scores differ, the metric scores one feature
+at a time from then on, its earlier scores are recomputed, and a note reports it.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Scorer"]
 
-CLOSE = 1e-3
-"""Of scores' size and spread: how far rounding may take a feature's score from that of a batch."""
+RELATIVE_TOLERANCE = 1e-3
+"""Tolerated difference between batched and single scores, relative to their size and range."""
 
-LEAST = 1e-6
-"""Difference of scores that is rounding whatever their size, as in 1 - cosine."""
+ABSOLUTE_TOLERANCE = 1e-6
+"""Tolerated absolute difference, for scores such as 1 - cosine."""
 
-TESTED = [metric.function for metric in (*METRICS, *TRAINED_METRICS, *PAPER_METRICS)]
+BUILT_IN = [metric.function for metric in (*METRICS, *TRAINED_METRICS, *PAPER_METRICS)]
 
-Ready: TypeAlias = Callable[[int, str], Metric | None]
-"""Returns the metric of a column as it can score a source; None where it lacks what it needs."""
+Fitted: TypeAlias = Callable[[int, str], Metric | None]
+"""Returns the metric of a column, fitted to score a source; None if it cannot be fitted."""
 
 
 class Pending(NamedTuple):
-    """Scores of a batch by one metric, still on the device."""
+    """Scores of a batch by one metric that are still on the device."""
 
     metric: Metric
     column: int
     part: Batch
-    at: NDArray[np.intp]
+    indices: NDArray[np.intp]
     scores: Tensor
 
 
@@ -58,169 +58,177 @@ class Scorer:
 
     Args:
         metrics: The metrics.
-        account: Of what there is; filled in place.
-        ready: Returns metrics as they can score.
-        size: Features per batch; by default as many as `read_batches` takes.
+        account: Receives scores, costs and failures.
+        fitted: Returns the metrics as fitted for a source.
+        size: Features per batch; None for the default of `read_batches`.
     """
 
     def __init__(
-        self, metrics: Sequence[Metric], account: Account, ready: Ready, size: int | None
+        self, metrics: Sequence[Metric], account: Account, fitted: Fitted, size: int | None
     ) -> None:
-        self._metrics, self._account, self._ready, self._size = metrics, account, ready, size
+        self._metrics, self._account, self._fitted, self._size = metrics, account, fitted, size
         self._values, self._failed = account.scored.values, account.scored.failed
         self._notes, self._alone = account.scored.notes, account.scored.alone
         self._missing = account.scored.missing
         self._batches: Counter[str] = Counter()
-        self._source, self._before = "", 0
+        self._source, self._batches_before = "", 0
 
-    def score(self, whole: Batch, places: Mapping[int, int], before: int) -> int:
-        """Score some versions of a source where they lack a score.
+    def score(self, whole: Batch, index_of_row: Mapping[int, int], position: int) -> int:
+        """Compute the missing scores of some versions of a source.
 
         Args:
             whole: The versions.
-            places: Where the scores of each label row of the source are.
-            before: How many sources of the task come before this one.
+            index_of_row: Index into the scores of each label row of the source.
+            position: Number of sources of the task before this one.
 
         Returns:
-            How many versions lacked a score.
+            The number of versions that lacked a score.
         """
         from cfqa_data.eval.features.reading import usual_size
 
         if whole.source_id != self._source:
             self._source, self._batches = whole.source_id, Counter()
-            self._before = before * -(-len(places) // (self._size or usual_size(whole.x)))
-        done = self._missing([places[row] for row in whole.rows]).any(axis=1).sum()
+            batches = -(-len(index_of_row) // (self._size or usual_size(whole.x)))
+            self._batches_before = position * batches
+        done = self._missing([index_of_row[row] for row in whole.rows]).any(axis=1).sum()
         pending: list[Pending] = []
         with threads_for(whole.x.values.numel()):
             for column, metric in enumerate(self._metrics):
                 for part in whole.parts(metric.scope, self._size):
-                    at = np.array([places[row] for row in part.rows])
-                    self._part(column, metric, part, at, pending)
+                    indices = np.array([index_of_row[row] for row in part.rows])
+                    self._score_part(column, metric, part, indices, pending)
             self._fetch(pending)
         return int(done)
 
-    def _part(
+    def _score_part(
         self,
         column: int,
         metric: Metric,
         part: Batch,
-        at: NDArray[np.intp],
+        indices: NDArray[np.intp],
         pending: list[Pending],
     ) -> None:
-        """Score a batch by one metric, if it is defined and has no score there yet.
+        """Score a batch by one metric, if it is defined and a score is missing.
 
-        Built-in metrics leave their scores on the device, as ``pending``.
+        The scores of built-in metrics stay on the device, in ``pending``.
         """
-        if not self._missing(at, column).any():
+        if not self._missing(indices, column).any():
             return
         if part.x.shape[3] < metric.least_tokens:
             reason = f"for fewer than {metric.least_tokens} tokens"
-            self._account.undefined(at, column, metric.name, reason)
+            self._account.add_undefined(indices, column, metric.name, reason)
             return
         scores = None
-        if ready := self._ready(column, part.source_id):
-            with self._account.accounted(metric, features=len(at)):
-                scores = self._unchecked(ready, part)
-        if ready and scores is not None:
-            pending.append(Pending(ready, column, part, at, scores))
-        elif ready:
-            self._by_itself(ready, column, part, at)
+        if fitted := self._fitted(column, part.source_id):
+            with self._account.timed(metric, features=len(indices)):
+                scores = self._unchecked(fitted, part)
+        if fitted and scores is not None:
+            pending.append(Pending(fitted, column, part, indices, scores))
+        elif fitted:
+            self._score_checked(fitted, column, part, indices)
 
     def _unchecked(self, metric: Metric, part: Batch) -> Tensor | None:
-        """Return a built-in metric's scores on the device; None if it must be scored by itself."""
-        if metric.name in self._alone or not _tested(metric):
+        """Return a built-in metric's scores on the device; None if its scores must be checked."""
+        if metric.name in self._alone or not _built_in(metric):
             return None
         try:
             return metric.unchecked(part.x, part.y)
-        except Exception:  # what it is, scoring it by itself tells
+        except Exception:  # scoring with checks raises it again, with a message
             return None
 
     def _fetch(self, pending: Sequence[Pending]) -> None:
-        """Take scores from the device, all at once: each transfer waits for what is under way."""
+        """Transfer scores from the device, all at once, since each transfer synchronises."""
         if not pending:
             return
         import torch
 
         whole = torch.cat([one.scores for one in pending]).cpu().numpy()
-        ends = np.cumsum([len(one.at) for one in pending])
+        ends = np.cumsum([len(one.indices) for one in pending])
         for one, scores in zip(pending, np.split(whole, ends[:-1]), strict=True):
             if np.isfinite(scores).all():
-                self._values[one.at, one.column] = scores
+                self._values[one.indices, one.column] = scores
             else:
-                self._by_itself(one.metric, one.column, one.part, one.at)
+                self._score_checked(one.metric, one.column, one.part, one.indices)
 
-    def _by_itself(self, metric: Metric, column: int, part: Batch, at: NDArray[np.intp]) -> None:
-        """Score a batch by one metric: together, or else one by one."""
-        with self._account.accounted(metric):
-            self._batch(metric, column, part, at)
-
-    def _batch(self, metric: Metric, column: int, part: Batch, at: NDArray[np.intp]) -> None:
-        name, together = metric.name, None
-        notes, alone = self._notes, self._alone
-        if metric.scope != "pair":
+    def _score_checked(
+        self, metric: Metric, column: int, part: Batch, indices: NDArray[np.intp]
+    ) -> None:
+        """Score a batch by one metric with all checks, or each feature alone if that fails."""
+        with self._account.timed(metric):
+            if metric.scope == "pair":
+                self._score_pairs(metric, column, part, indices)
+                return
             try:
-                self._values[at, column] = _scores(metric, part.x, part.y)
+                self._values[indices, column] = _scores(metric, part.x, part.y)
             except MetricError as error:
-                self._failed[at, column] = True
-                message = f"{error} ({len(at)} versions of {part.source_id} at once)"
-                self._account.fails(name, message, error.__cause__)
-            return
-        if len(at) > 1 and name not in alone:
+                self._failed[indices, column] = True
+                message = f"{error} ({len(indices)} versions of {part.source_id} at once)"
+                self._account.add_error(metric.name, message, error.__cause__)
+
+    def _score_pairs(
+        self, metric: Metric, column: int, part: Batch, indices: NDArray[np.intp]
+    ) -> None:
+        name, batch_error = metric.name, None
+        notes, alone = self._notes, self._alone
+        if len(indices) > 1 and name not in alone:
             try:
                 scores = _scores(metric, part.x, part.y)
             except MetricError as error:
-                together = error
+                batch_error = error
             else:
-                self._values[at, column] = scores
-                if note := self._depends(metric, part, scores):
+                self._values[indices, column] = scores
+                if note := self._batch_dependence(metric, part, scores):
                     alone.add(name)
                     notes[name] = note
                     self._values[:, column] = np.nan
                 else:
                     return
-        for item, place in enumerate(at):
+        for item, index in enumerate(indices):
             try:
-                self._values[place, column] = _scores(metric, part.x, _one(part, item))[0]
+                self._values[index, column] = _scores(metric, part.x, _one(part, item))[0]
             except MetricError as error:
-                self._failed[place, column] = True
-                self._account.fails(name, f"{error} ({part.names[item]})", error.__cause__)
-        if together and not self._failed[at, column].any():
+                self._failed[index, column] = True
+                self._account.add_error(name, f"{error} ({part.names[item]})", error.__cause__)
+        if batch_error and not self._failed[indices, column].any():
             alone.add(name)
-            versions = f"{len(at)} versions of {part.source_id} at once"
-            notes[name] = f"{together} ({versions}); features are scored one at a time"
-            self._values[np.setdiff1d(np.arange(len(self._values)), at), column] = np.nan
+            versions = f"{len(indices)} versions of {part.source_id} at once"
+            notes[name] = f"{batch_error} ({versions}); features are scored one at a time"
+            self._values[np.setdiff1d(np.arange(len(self._values)), indices), column] = np.nan
 
-    def _depends(self, metric: Metric, part: Batch, scores: NDArray[Any]) -> str:
-        """Return how a score depends on its batch, of a metric's 1st, 2nd, 4th, 8th ... of a task.
+    def _batch_dependence(self, metric: Metric, part: Batch, scores: NDArray[Any]) -> str:
+        """Compare a score with that of the feature alone, for batches 1, 2, 4, 8 ... of a task.
 
         Returns:
-            A line, or nothing.
+            A note on the difference; empty if the scores agree or the batch is not tested.
         """
         self._batches[metric.name] += 1
-        count = self._before + self._batches[metric.name]
-        if _tested(metric) or count & (count - 1):
+        count = self._batches_before + self._batches[metric.name]
+        if _built_in(metric) or count & (count - 1):
             return ""
         item = len(scores) // 2
         among = float(scores[item])
         try:
             alone, again = (float(_scores(metric, part.x, _one(part, item))[0]) for _ in range(2))
-        except MetricError:  # reported when it is scored
+        except MetricError:  # scoring the feature alone reports it
             difference = f"{among:.6g} among {len(scores)} and none alone"
         else:
-            # Of each end, since what lies between them may be more than the largest float.
-            spread = CLOSE * float(scores.max()) - CLOSE * float(scores.min())
-            most = max(CLOSE * abs(among), CLOSE * abs(alone), spread) + LEAST
-            if abs(among - alone) <= most:
+            # Scaled before they are subtracted, since the difference may overflow.
+            low, high, *sizes = (
+                RELATIVE_TOLERANCE * value
+                for value in (float(scores.min()), float(scores.max()), abs(among), abs(alone))
+            )
+            tolerance = max(*sizes, high - low) + ABSOLUTE_TOLERANCE
+            if abs(among - alone) <= tolerance:
                 return ""
             difference = f"{among:.6g} among {len(scores)} and {alone:.6g} alone"
-            if abs(alone - again) > most:
+            if abs(alone - again) > tolerance:
                 difference += f", then {again:.6g}: the metric is not deterministic"
         why = f"metric {metric.name!r}: its scores depend on the batch"
         return f"{why}: {difference} ({part.names[item]}); features are scored one at a time"
 
 
-def _tested(metric: Metric) -> bool:
-    return any(metric.function is function for function in TESTED)
+def _built_in(metric: Metric) -> bool:
+    return any(metric.function is function for function in BUILT_IN)
 
 
 def _one(part: Batch, item: int) -> Features:
@@ -235,5 +243,5 @@ def _scores(metric: Metric, x: Features, y: Features) -> NDArray[Any]:
         return np.asarray(metric.score(x, y).detach().cpu())
     except CfqaError as error:
         raise MetricError(str(error)) from error
-    except (Exception, SystemExit) as error:  # whatever a user's function raises
+    except (Exception, SystemExit) as error:  # a user's function may raise anything
         raise MetricError(f"metric {metric.name!r} failed: {error_line(error)}") from error

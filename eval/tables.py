@@ -1,4 +1,4 @@
-"""One figure of every metric on every task, as LaTeX, Markdown, CSV, text, or a data frame."""
+"""Tables of one figure by metric and task, as LaTeX, Markdown, CSV, text or a data frame."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FIGURES = (
     *("srocc", "plcc", "krocc", "pooled_srocc", "pooled_plcc", "pooled_krocc"),
     *("mapped_plcc", "mapped_rmse"),
 )
-"""Columns of the statistics that a table is made of."""
+"""Columns of the statistics that a table can show."""
 
 UNSIGNED = ("mapped_plcc", "mapped_rmse")
-"""Those whose sign has nothing to do with a metric's direction."""
+"""Figures whose sign does not depend on the direction of the metric."""
 
 Cells: TypeAlias = Sequence[Sequence[str]]
-NONE: frozenset[tuple[int, int]] = frozenset()
+NO_CELLS: frozenset[tuple[int, int]] = frozenset()
 
 KINDS = ("text", "latex", "markdown", "csv", "pandas")
 
@@ -37,7 +37,7 @@ LATEX = {
     "~": "\\textasciitilde{}",
     "^": "\\textasciicircum{}",
 }
-"""What is special in LaTeX, and what stands for it."""
+"""Special characters of LaTeX -> their escapes."""
 
 
 def figures_table(
@@ -48,7 +48,7 @@ def figures_table(
     oriented: bool = True,
     bold_best: bool = True,
 ) -> Any:
-    """Return a table of metrics by tasks, all codecs together; see `Evaluation.table`."""
+    """Return a table of metrics by tasks, all codecs pooled; see `Evaluation.table`."""
     for what, value, known in (("kind of table", kind, KINDS), ("figure", figure, FIGURES)):
         if value not in known:
             raise MetricError(unknown_name(what, value, known))
@@ -59,36 +59,36 @@ def figures_table(
         tasks.append("all")
     numbers: dict[str, dict[str, float | None]] = {m.name: {} for m in evaluation.metrics}
     best: dict[str, tuple[float, str]] = {}
-    lacking = gaps(evaluation)
+    incomplete = gaps(evaluation)
     most = {task: max(row["n_valid"] for row in rows if row["task"] == task) for task in tasks}
     fewer = {(row["metric"], row["task"]) for row in rows if row["n_valid"] < most[row["task"]]}
-    fewer |= {(name, "all") for name in lacking}
+    fewer |= {(name, "all") for name in incomplete}
     for row in rows:
         name, task, value = row["metric"], row["task"], row[figure]
         signed = value is not None and figure not in UNSIGNED
-        turned = -value if signed and row["lower_better"] is False else value
-        numbers[name][task] = turned if oriented else value
-        merit = -value if value is not None and figure == "mapped_rmse" else turned
+        flipped = -value if signed and row["lower_better"] is False else value
+        numbers[name][task] = flipped if oriented else value
+        merit = -value if value is not None and figure == "mapped_rmse" else flipped
         directed = figure in UNSIGNED or row["lower_better"] is not None
         if merit is not None and directed and (name, task) not in fewer:
             best[task] = max(best.get(task, (merit, name)), (merit, name))
     if kind == "pandas":
         return _frame(numbers, tasks)
     if kind == "csv":
-        lines = [["metric", *tasks], *([name, *of.values()] for name, of in numbers.items())]
+        lines = [["metric", *tasks], *([name, *row.values()] for name, row in numbers.items())]
         file = io.StringIO()
         csv.writer(file, lineterminator="\n").writerows(lines)
         return file.getvalue().rstrip("\n")
     cells, bold = [["metric", *tasks]], set()
-    for row, (name, of) in enumerate(numbers.items(), 1):
-        texts = {task: "-" if of[task] is None else f"{of[task]:.3f}" for task in tasks}
-        texts |= {t: f"({of})" for t, of in texts.items() if (name, t) in fewer and of != "-"}
+    for y, (name, values) in enumerate(numbers.items(), 1):
+        texts = {task: "-" if values[task] is None else f"{values[task]:.3f}" for task in tasks}
+        texts |= {t: f"({text})" for t, text in texts.items() if (name, t) in fewer and text != "-"}
         cells.append([name, *texts.values()])
-        for column, task in enumerate(tasks, 1):
+        for x, task in enumerate(tasks, 1):
             if bold_best and task in best and best[task][1] == name:
-                bold.add((row, column))
+                bold.add((y, x))
     text = {"text": plain_text, "latex": latex_text, "markdown": markdown_text}[kind](cells, bold)
-    notes = [f"In parentheses, not comparable: {name}, {of}." for name, of in lacking.items()]
+    notes = [f"In parentheses, not comparable: {name}, {gap}." for name, gap in incomplete.items()]
     if not notes:
         return text
     if kind == "latex":
@@ -96,8 +96,8 @@ def figures_table(
     return "\n".join([text, "", *map(markdown_safe if kind == "markdown" else str, notes)])
 
 
-def plain_text(cells: Cells, bold: Set[tuple[int, int]] = NONE) -> str:
-    """Lay out rows of cells, the heads first, with a star at those that are bold elsewhere."""
+def plain_text(cells: Cells, bold: Set[tuple[int, int]] = NO_CELLS) -> str:
+    """Format rows of cells, the header first, as text with a star at the bold ones."""
     marked = [
         [row[0], *(f"{cell}{'*' if (y, x) in bold else ' '}" for x, cell in enumerate(row[1:], 1))]
         for y, row in enumerate(cells)
@@ -105,12 +105,12 @@ def plain_text(cells: Cells, bold: Set[tuple[int, int]] = NONE) -> str:
     return table_text(marked, width=WIDTH)
 
 
-def latex_text(cells: Cells, bold: Set[tuple[int, int]] = NONE) -> str:
-    """Lay out rows of cells, the heads first, as a ``tabular`` of the package booktabs.
+def latex_text(cells: Cells, bold: Set[tuple[int, int]] = NO_CELLS) -> str:
+    """Format rows of cells, the header first, as a LaTeX ``tabular`` with booktabs.
 
     Args:
-        cells: Texts.
-        bold: Row and column of each cell that is bold.
+        cells: Texts of the cells.
+        bold: Row and column of each bold cell.
     """
 
     def line(number: int, row: Sequence[str]) -> str:
@@ -131,12 +131,12 @@ def latex_text(cells: Cells, bold: Set[tuple[int, int]] = NONE) -> str:
 
 
 def markdown_safe(text: str) -> str:
-    """Return a text in which nothing is markup."""
+    """Escape the Markdown markup in a text."""
     return re.sub(r"([\\|*_`<\[])", r"\\\1", text)
 
 
-def markdown_text(cells: Cells, bold: Set[tuple[int, int]] = NONE) -> str:
-    """Lay out rows of cells, the heads first, as a table in Markdown; see `latex_text`."""
+def markdown_text(cells: Cells, bold: Set[tuple[int, int]] = NO_CELLS) -> str:
+    """Format rows of cells, the header first, as a Markdown table; see `latex_text`."""
 
     def line(number: int, row: Sequence[str]) -> str:
         texts = [markdown_safe(" ".join(cell.split())) for cell in row]
@@ -156,6 +156,6 @@ def _frame(numbers: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> An
     except ModuleNotFoundError:
         message = "pandas is not installed: pip install pandas"
         raise MissingDependencyError(message, name="pandas") from None
-    rows = [[of[task] for task in tasks] for of in numbers.values()]
+    rows = [[values[task] for task in tasks] for values in numbers.values()]
     index = pandas.Index(list(numbers), name="metric")
     return pandas.DataFrame(rows, index=index, columns=list(tasks), dtype=float)

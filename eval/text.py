@@ -1,8 +1,9 @@
-"""Format an evaluation as plain text: in the published layout, or with every figure's interval."""
+"""Format an evaluation as text: as the published table, or with all figures and intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.console.text import WIDTH, table_text
@@ -27,9 +28,8 @@ NOTE = (
     "Sources with a constant label are left out; a metric that is constant on a source counts 0."
 )
 
-
 BETTER = {None: "?", True: "lower", False: "higher"}
-"""Which scores are better, by a metric's ``lower_better``."""
+"""``lower_better`` of a metric -> which scores are better."""
 
 PLACE = "task=task, codec=codec, metric=metric, better=lower_better"
 PER_SOURCE = (
@@ -48,14 +48,14 @@ LEFT_OUT = (
     "task=task, codec=codec, metric=metric, better=lower_better, correct=pairs, "
     "valid=n_valid, group=pairs_group"
 )
-"""Heads of the tables' columns = the columns of statistics."""
+"""Columns of the text tables: header=column of the statistics."""
 
 FORMATS = {"mapped_rmse": ".4g", "threshold": "g"}
-"""Of columns that are no correlations."""
+"""Number formats of columns that are not correlations."""
 
 
 def paper_heads(metrics: Sequence[str]) -> list[list[str]]:
-    """Return the two rows of heads of the published table, without its last columns."""
+    """Return the two header rows of the published table, without its last columns."""
     rows = [["codec", "task"], ["", ""]]
     for name in metrics:
         rows[0] += [name, ""]
@@ -64,20 +64,20 @@ def paper_heads(metrics: Sequence[str]) -> list[list[str]]:
 
 
 def paper_text(evaluation: Evaluation) -> str:
-    """Lay the figures out as the published table: codec and task by metric, PLCC and SROCC."""
+    """Format PLCC and SROCC as the published table: codec and task by metric."""
     rows = paper_heads([metric.name for metric in evaluation.metrics])
     rows[0].append("sources")
     rows[1].append("used")
-    together = _together(evaluation)
-    figures = evaluation.correlations.to_pylist() + together
+    pooled = _all_codecs(evaluation)
+    figures = evaluation.correlations.to_pylist() + pooled
     for codec in dict.fromkeys(row["codec"] for row in figures):
         rows += _paper_rows(codec, [row for row in figures if row["codec"] == codec])
     title = [f"Correlation with the {evaluation.target} (larger is worse), per source, averaged."]
-    if together:
-        points = {row["task"]: row["n_versions"] for row in together}
+    if pooled:
+        points = {row["task"]: row["n_versions"] for row in pooled}
         counts = ", ".join(f"{n} ({task})" for task, n in points.items())
         if len(set(points.values())) == 1:
-            counts = str(together[0]["n_versions"])
+            counts = str(pooled[0]["n_versions"])
         title.append(f"All codecs: over the {counts} points of a source from all codecs, pooled.")
     parts = [
         "\n".join(title),
@@ -88,7 +88,7 @@ def paper_text(evaluation: Evaluation) -> str:
 
 
 def _paper_table(rows: list[list[str]]) -> str:
-    """Lay out rows whose last cell tells the sources: one that is cut has it in every part."""
+    """Format rows whose last cell counts sources; a wide table repeats it in every part."""
     text = table_text(rows, left=2, heads=2)
     if max(map(len, text.splitlines())) <= WIDTH:
         return text
@@ -97,8 +97,8 @@ def _paper_table(rows: list[list[str]]) -> str:
 
 
 def plain_text(evaluation: Evaluation) -> str:
-    """Lay out every figure there is with its interval, one row per task, codec and metric."""
-    rows = evaluation.correlations.to_pylist() + _together(evaluation)
+    """Format all figures with their intervals, one row per task, codec and metric."""
+    rows = evaluation.correlations.to_pylist() + _all_codecs(evaluation)
     everything = evaluation.across_tasks.to_pylist()
     notes = _notes(evaluation)
     if everything and everything[0]["tasks"] > 1:
@@ -120,7 +120,7 @@ def plain_text(evaluation: Evaluation) -> str:
 
 
 def _left_out(evaluation: Evaluation) -> list[str]:
-    """Return a title and a table of codecs that metrics were not trained on, if there are any."""
+    """Return a title and the table ``left_out``, or nothing if it has no rows."""
     rows, trained = evaluation.left_out.to_pylist(), ", ".join(trained_names(evaluation))
     title = (
         "Share of correctly ordered pairs of a version by this codec and one by another codec.\n"
@@ -130,19 +130,19 @@ def _left_out(evaluation: Evaluation) -> list[str]:
 
 
 def trained_names(evaluation: Evaluation) -> list[str]:
-    """Return the names of the metrics that were trained without each codec too."""
+    """Return the names of the metrics that were also trained without each codec."""
     return list(dict.fromkeys(metric.base_name for metric in evaluation.without))
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: str) -> str:
-    """Lay out some columns of rows of statistics; those up to the direction are texts."""
-    heads, names = zip(*(column.split("=") for column in columns.split(", ")), strict=True)
-    lines = [list(heads)] + [[_cell(row, name) for name in names] for row in rows]
-    return table_text(lines, left=heads.index("better") + 1, width=WIDTH)
+    """Format columns of statistics; the columns up to the direction are texts."""
+    header, names = zip(*(column.split("=") for column in columns.split(", ")), strict=True)
+    lines = [list(header)] + [[_cell(row, name) for name in names] for row in rows]
+    return table_text(lines, left=header.index("better") + 1, width=WIDTH)
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
-    """Return a figure as text, a correlation with its interval, as "0.6435 [0.612, 0.668]"."""
+    """Return a figure as text, with its interval if any, such as "0.6435 [0.612, 0.668]"."""
     value = row[name]
     if name == "lower_better":
         return BETTER[value]
@@ -154,37 +154,37 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
 
 
 def gaps(evaluation: Evaluation) -> dict[str, str]:
-    """Return the metrics whose means are over fewer sources than those of others, and which.
+    """Describe, by metric, where its means cover fewer sources than those of other metrics.
 
     Means over different sources are not comparable: one source is harder than another.
     """
     tasks: dict[str, list[dict[str, Any]]] = {}
     for row in evaluation.across_codecs.to_pylist():
         tasks.setdefault(row["task"], []).append(row)
-    found: dict[str, list[str]] = {}
+    by_metric: dict[str, list[str]] = {}
     for task, rows in tasks.items():
         most = max(row["n_valid"] for row in rows)
         for row in rows:
             if (valid := row["n_valid"]) < most:
                 gap = f"only {valid} of {most} sources of task {task}"
-                found.setdefault(row["metric"], []).append(
+                by_metric.setdefault(row["metric"], []).append(
                     gap if valid else f"no result on task {task}"
                 )
-    return {name: ", ".join(of_metric) for name, of_metric in found.items()}
+    return {name: ", ".join(descriptions) for name, descriptions in by_metric.items()}
 
 
 LAYOUTS = {"paper": paper_text, "plain": plain_text}
-"""Name of a layout -> what writes it."""
+"""Name of a layout -> the function that formats it."""
 
 
-def _together(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Return the rows over all codecs; none where there is but one codec."""
+def _all_codecs(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return the rows of all codecs pooled; empty if there is only one codec."""
     rows = evaluation.across_codecs.to_pylist()
     return [row | {"codec": f"all {row['codecs']}"} for row in rows if row["codecs"] > 1]
 
 
 def _paper_rows(codec: str, rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Return one line per task from the rows of one codec."""
+    """Return a line of the published table for each task, from the rows of one codec."""
     lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
         of_task = [row for row in rows if row["task"] == task]
@@ -197,20 +197,23 @@ def _paper_rows(codec: str, rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _sources(row: dict[str, Any]) -> int:
-    """Return how many sources a row of figures is of, with those that are left out."""
+    """Return the number of sources of a row, including those that are left out."""
     return int(row["n_valid"] + row["n_constant"] + row["n_missing"])
 
 
 def _notes(evaluation: Evaluation) -> list[str]:
-    """Return what is to be said below the tables."""
+    """Return the notes below the tables."""
     notes = [NOTE]
+    names = evaluation.failures.keys() - {metric.name for metric in evaluation.metrics}
+    if failed := sorted(name for name in names if Path(name).suffix not in (".parquet", ".csv")):
+        notes.append(f"Without a column, since no feature could be scored: {', '.join(failed)}.")
     if evaluation.scores["value"].null_count:
         notes.append("A source for which a metric lacks a score is left out for that metric.")
-    lacking: dict[str, list[str]] = {}
+    by_gap: dict[str, list[str]] = {}
     for name, gap in gaps(evaluation).items():
-        lacking.setdefault(gap, []).append(name)
+        by_gap.setdefault(gap, []).append(name)
     notes += [
-        f"Not ranked with the others: {', '.join(names)} ({gap})." for gap, names in lacking.items()
+        f"Not ranked with the others: {', '.join(names)} ({gap})." for gap, names in by_gap.items()
     ]
     notes += [ladders_text(evaluation)] if ladders_text(evaluation) else []
     if in_groups(evaluation):
@@ -219,7 +222,7 @@ def _notes(evaluation: Evaluation) -> list[str]:
 
 
 def ladders_text(evaluation: Evaluation) -> str:
-    """Say how many levels each codec has, where they have different numbers; else nothing."""
+    """Describe the numbers of levels of the codecs; empty if all codecs have the same number."""
     ladders: dict[str, set[int]] = {}
     for row in evaluation.labels.select(["task", "codec", "level"]).to_pylist():
         ladders.setdefault(f"{row['codec']} ({row['task']})", set()).add(row["level"])
@@ -228,12 +231,12 @@ def ladders_text(evaluation: Evaluation) -> str:
         levels.setdefault(len(numbers), []).append(ladder)
     if len(levels) < 2:
         return ""
-    counts = "; ".join(f"{n} of {', '.join(of)}" for n, of in sorted(levels.items()))
+    counts = "; ".join(f"{n} of {', '.join(codecs)}" for n, codecs in sorted(levels.items()))
     return f"Codecs have different numbers of levels: {counts}."
 
 
 def in_groups(evaluation: Evaluation) -> bool:
-    """Whether sources belong to groups, which are drawn as a whole for the intervals."""
+    """Return whether sources belong to groups, which are resampled as a whole."""
     if "group" not in evaluation.labels.column_names:
         return False
     rows = evaluation.labels.select(["task", "source_id", "group"]).to_pylist()
@@ -242,5 +245,5 @@ def in_groups(evaluation: Evaluation) -> bool:
 
 
 def figure_text(value: float | None) -> str:
-    """Return a correlation with four decimals, or "-" where there is none."""
+    """Return a correlation with four decimals, or "-" if there is none."""
     return "-" if value is None else f"{value:.4f}"

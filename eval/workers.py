@@ -1,10 +1,11 @@
-"""What other processes do of an evaluation: an item is a source, with all that it lacks."""
+"""Score in other processes: an item of work is a source with all its missing scores."""
 
 from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,97 +24,113 @@ from cfqa_data.torch_state import torch_state
 if TYPE_CHECKING:
     from cfqa_data.eval.run import Work
 
-__all__ = ["Sent", "SourceItem", "SourceStage"]
+__all__ = ["READ_ONLY", "Pickled", "SourceItem", "SourceStage"]
+
+READ_ONLY = -1
+"""In place of a metric's column: the item reads the source's features and scores nothing."""
 
 
 class SourceItem:
-    """A source that lacks scores. What there is of them is looked up when it is sent.
+    """A source that lacks scores. Its existing scores are selected when it is pickled.
 
     Attributes:
-        work: What is to be scored.
-        order: Its place among all items.
-        rows: Label rows of its places.
-        scored: What there is at these places, once it is sent.
+        work: The scores to compute.
+        order: Position among all items.
+        rows: Numbers of its label rows.
+        scored: The scores of the evaluation; in a worker, those of this source.
+        only: Column of the only metric to score with, or `READ_ONLY`; None scores with all.
     """
 
-    def __init__(self, work: Work, order: int, rows: NDArray[np.intp], scored: Scored) -> None:
-        self.work, self.order, self.rows, self.scored = work, order, rows[work.places], scored
-        self._sent = False
+    def __init__(
+        self,
+        work: Work,
+        order: int,
+        rows: NDArray[np.intp],
+        scored: Scored,
+        only: int | None = None,
+    ) -> None:
+        self.work, self.order, self.rows, self.scored, self.only = work, order, rows, scored, only
+        self._selected = False
+
+    def split(self, columns: Iterable[int]) -> list[SourceItem]:
+        """Return one item that only reads the source, and one per metric."""
+        whole = self.work, self.order, self.rows, self.scored
+        return [SourceItem(*whole, only) for only in (READ_ONLY, *columns)]
 
     def __str__(self) -> str:
         return f"source {self.work.source_id} of {self.work.task}"
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._sent:  # Dask sends it on
+        if self._selected:  # Dask may pickle it again on its way
             return self.__dict__
-        return self.__dict__ | {"scored": self.scored.part(self.work.places), "_sent": True}
+        return self.__dict__ | {"scored": self.scored.part(self.work.indices), "_selected": True}
 
 
 @dataclass(frozen=True)
-class Sent:
-    """An object on its way to a worker: by itself, so that what cannot be sent is named.
+class Pickled:
+    """An object for a worker, pickled separately so that an error can name the object.
 
     Attributes:
-        what: What it is, for messages.
-        data: It, pickled.
+        name: What the object is, for messages.
+        data: The pickled object.
     """
 
-    what: str
+    name: str
     data: bytes
 
     @classmethod
-    def of(cls, what: str, found: object) -> Sent:
-        """Return an object as it is sent.
+    def of(cls, name: str, value: object) -> Pickled:
+        """Pickle an object.
 
         Raises:
-            MetricError: It cannot be pickled.
+            MetricError: If it cannot be pickled.
         """
         try:
-            return cls(what, pickle.dumps(found))
-        except Exception as error:  # whatever an object of a user's holds
+            return cls(name, pickle.dumps(value))
+        except Exception as error:  # pickling may call a user's code
             raise MetricError(
-                f"{what} cannot be sent to workers: {error_line(error)}; define what it is made "
+                f"{name} cannot be sent to workers: {error_line(error)}; define what it is made "
                 "of at the top of a module or file, or use one process"
             ) from None
 
-    def received(self) -> Any:
+    def load(self) -> Any:
         """Return the object.
 
         Raises:
-            MissingDependencyError: What it is made of cannot be imported here.
+            MissingDependencyError: If a module that it needs cannot be imported.
         """
         try:
             return pickle.loads(self.data)
-        except Exception as error:  # whatever an import raises
-            why = f"{self.what} cannot be loaded by a worker: {error_line(error)}"
+        except Exception as error:  # importing may run a user's code
+            why = f"{self.name} cannot be loaded by a worker: {error_line(error)}"
             raise MissingDependencyError(f"{why}; put its module where workers find it") from None
 
 
 @lru_cache(maxsize=1)
-def _opened(dataset: Sent) -> Any:
-    """Return a dataset: one for all folds."""
-    return dataset.received()
+def _load_dataset(dataset: Pickled) -> Any:
+    """Return the dataset, the same object for all folds."""
+    return dataset.load()
 
 
 @dataclass(eq=False)
 class SourceStage(Stage):
-    """Scores sources of a task and fold.
+    """Scores the sources of a task and fold.
 
     Attributes:
-        dataset: What is scored.
+        dataset: The dataset.
         metrics: M metrics.
-        ready: The same with what they need of other folds; None where one lacks it.
-        device: Torch device; a worker of this machine sees one GPU.
-        precision: Of float32 matrix products.
-        size: Compressed features per batch.
-        path: Where the caller's modules are.
+        fitted: The metrics as fitted on the other folds; None where that is impossible.
+        device: Torch device. A worker on this machine sees one GPU.
+        precision: Precision of float32 matrix products.
+        size: Compressed features per batch; None for the default.
+        path: ``sys.path`` of the caller, so that a worker finds its modules.
     """
 
     name: ClassVar[str] = "evaluate"
     unit: ClassVar[str] = "features"
-    dataset: Sent
+    dataset: Pickled
     metrics: Sequence[Metric]
-    ready: Sequence[Metric | None]
+    fitted: Sequence[Metric | None]
     device: str
     precision: str
     size: int | None
@@ -121,34 +138,44 @@ class SourceStage(Stage):
 
     def __getstate__(self) -> dict[str, Any]:
         names = [f"metric {metric.name!r}" for metric in self.metrics]
-        sent = {
-            several: [Sent.of(*one) for one in zip(names, getattr(self, several), strict=True)]
-            for several in ("metrics", "ready")
+        pickled = {
+            field: [Pickled.of(*one) for one in zip(names, getattr(self, field), strict=True)]
+            for field in ("metrics", "fitted")
         }
-        return self.__dict__ | sent
+        return self.__dict__ | pickled
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         sys.path += [folder for folder in state["path"] if folder not in sys.path]
-        received = {n: [one.received() for one in state[n]] for n in ("metrics", "ready")}
-        self.__dict__.update(state, **received)
+        loaded = {n: [one.load() for one in state[n]] for n in ("metrics", "fitted")}
+        self.__dict__.update(state, **loaded)
 
     def items(self) -> Sequence[Any]:
-        """Return none: what there is to do depends on what is done."""
+        """Return no items: the run computes them from the missing scores."""
         return ()
 
     def run(self, item: SourceItem) -> Account:
-        """Return the account of a source, with its scores.
+        """Score a source and return its account.
 
         Raises:
-            MetricError: A feature holds NaN or Inf, or has not its original's shape.
+            MetricError: If a feature contains NaN or Inf, or differs in shape from its original.
         """
         from cfqa_data.eval.features.reading import read_batches
 
-        dataset, rows = _opened(self.dataset), item.rows.tolist()
-        account, places = Account(item.scored, self.device), {r: n for n, r in enumerate(rows)}
-        scorer = Scorer(self.metrics, account, lambda column, _: self.ready[column], self.size)
+        dataset, rows = _load_dataset(self.dataset), item.rows.tolist()
+        account = Account(item.scored, self.device)
+        index_of_row = {row: index for index, row in enumerate(rows)}
+        scorer = Scorer(self.metrics, account, lambda column, _: self.fitted[column], self.size)
         with torch_state(grad=False, precision=self.precision):
+            if item.only == READ_ONLY:
+                deque(read_batches(dataset, rows, self.device, item.work.size), maxlen=0)
+                return account
+            failed = item.scored.failed.copy()
+            if item.only is not None:  # hide the other metrics from the scorer
+                item.scored.failed[:, np.arange(len(self.metrics)) != item.only] = True
             while item.scored.missing().any():
                 for whole in read_batches(dataset, rows, self.device, item.work.size):
-                    scorer.score(whole, places, item.work.before)
+                    scorer.score(whole, index_of_row, item.work.position)
+            if item.only is not None:
+                failed[:, item.only] = item.scored.failed[:, item.only]
+                item.scored.failed[:] = failed
         return account

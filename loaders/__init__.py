@@ -1,8 +1,8 @@
-"""Integrations with training libraries: PyTorch and Hugging Face `datasets`.
+"""Loaders for training libraries: PyTorch and Hugging Face `datasets`.
 
-`cfqa_data.loaders.attach` gives rows of Hugging Face `datasets` their arrays;
-`cfqa_data.loaders.torch` has a PyTorch dataset and its `DataLoader`. Plain arrays are
-`cfqa_data.load`, and `read_ahead` reads them in threads.
+`attach` adds feature arrays to label rows of Hugging Face `datasets`. `cfqa_data.loaders.torch` has
+a PyTorch dataset and a `DataLoader` for it. `read_ahead` prefetches the arrays of `cfqa_data.load`
+with threads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prefetch items in order with threads."""
+"""Prefetch items with threads, in order."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ def read_ahead(
 ) -> Iterator[Read]:
     """Yield ``read(item)`` for each item, in order, while threads read the next ones.
 
-    Reading and decompressing features leaves Python free, so threads do: nothing is pickled or
-    copied, as between the processes of a `DataLoader`.
+    Reading and decompressing features releases the GIL, so threads run in parallel, and nothing is
+    pickled or copied as it is between the processes of a `DataLoader`.
 
     Args:
-        read: such as ``pairs.__getitem__`` of a `cfqa_data.Dataset`.
-        items: what to read, such as ``range(len(pairs))``.
-        threads: how many; by default one per core, at most 4.
-        ahead: results per thread that may wait to be taken.
+        read: Function of an item, such as ``dataset.__getitem__``.
+        items: Items to read, such as ``range(len(dataset))``.
+        threads: Number of threads; by default one per core, at most 4.
+        ahead: Number of results per thread to prefetch.
 
     Yields:
-        What was read. An exception of ``read`` is raised in its item's place.
+        The result of ``read``. If ``read`` raised an exception, it is raised instead of the result.
 
     Raises:
-        CfqaError: there is not at least one thread, or nothing may wait.
+        CfqaError: ``threads`` or ``ahead`` is less than 1.
     """
     threads = min(MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     if threads < 1 or ahead < 1:
         raise CfqaError(f"reading ahead needs at least 1 thread and 1 item, not {threads}, {ahead}")
-    return _reading(read, items, threads, threads * ahead)
+    return _prefetch(read, items, threads, threads * ahead)
 
 
-def _reading(
-    read: Callable[[Item], Read], items: Iterable[Item], threads: int, room: int
+def _prefetch(
+    read: Callable[[Item], Read], items: Iterable[Item], threads: int, limit: int
 ) -> Iterator[Read]:
     with ThreadPoolExecutor(threads, thread_name_prefix="cfqa-ahead") as pool:
-        waiting: deque[Future[Read]] = deque()
+        pending: deque[Future[Read]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(read, item))
-                if len(waiting) > room:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # no longer needed: not read
+                pending.append(pool.submit(read, item))
+                if len(pending) > limit:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:  # cancel what the caller did not take
             pool.shutdown(wait=True, cancel_futures=True)

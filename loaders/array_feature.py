@@ -1,10 +1,10 @@
 """A Hugging Face `datasets` feature type whose cells refer to arrays of dataset folders.
 
-A cell is a text: the key of an array, which is read from its folder when the cell is taken; or,
-where a function returned another array, that array's bytes. It is a feature type of `datasets`, as
-`Image` is: every operation that carries columns along carries these, and keeps dtypes and bits.
+A cell is a string: the key of an array, which is read from its folder on access; or, for an array
+that a user's function returned, the array's own bytes. Like `Image`, it is a feature type of
+`datasets`, so all operations on columns support it and preserve dtypes and values.
 
-Importing this module makes the type known to `datasets`; `attach` does.
+Importing this module registers the type with `datasets`.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ from datasets.utils._dill import pklregister
 from cfqa_data.access.dataset import Dataset
 from cfqa_data.errors import FormatError
 
-__all__ = ["NEEDS", "CfqaArray", "hold", "key_of"]
+__all__ = ["NEEDS", "CfqaArray", "key_of", "register"]
 
 NEEDS = {
     "original": ("source_id",),
     "compressed": ("source_id", "codec", "level"),
     "bitstream": ("source_id", "codec", "level"),
 }
-"""What can be read for a row -> the columns that say which one it is."""
+"""Kind of array -> the columns that identify it."""
 
 HANDLES: dict[str, bytes] = {}
-"""Name of a dataset that was attached here -> its pickle, compressed, which keeps no file open."""
+"""Name of an attached dataset -> its compressed pickle, which keeps no file open."""
 
 OPEN: WeakValueDictionary[str, Dataset] = WeakValueDictionary()
-"""The same, opened, as long as a column uses it."""
+"""Name of an attached dataset -> the open dataset, while a column uses it."""
 
 INLINE = "array"
-"""What a cell begins with, in place of a dataset's name, if it holds the array."""
+"""First part of a cell that contains its array, instead of the name of a dataset."""
 
 
-def hold(dataset: Dataset) -> str:
-    """Return the name by which cells refer to an open dataset: the same in every process."""
-    how = [dataset.untrusted, dataset.follow_links, *map(str, dataset.plugins)]
-    what = [dataset.location, *how, dataset.manifest.to_dict()]
-    name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+def register(dataset: Dataset) -> str:
+    """Return the name by which cells refer to a dataset. It is the same in every process."""
+    options = [dataset.untrusted, dataset.follow_links, *map(str, dataset.plugins)]
+    identity = [dataset.location, *options, dataset.manifest.to_dict()]
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     HANDLES[name] = zlib.compress(pickle.dumps(dataset[:0]))
     OPEN[name] = dataset
     return name
 
 
 def key_of(dataset: str, array: str, row: Mapping[str, Any]) -> str:
-    """Return the cell of a row."""
-    return "/".join([dataset, *(str(row[need]) for need in NEEDS[array])])
+    """Return the cell of an array of a row."""
+    return "/".join([dataset, *(str(row[column]) for column in NEEDS[array])])
 
 
 @dataclass
@@ -70,7 +70,7 @@ class CfqaArray:
     Attributes:
         array: "original", "compressed" or "bitstream".
         format: "numpy" or "torch".
-        decode: give arrays, not the texts that are stored (`datasets` sets this).
+        decode: Whether to return arrays instead of the stored strings; set by `datasets`.
     """
 
     array: str
@@ -81,52 +81,52 @@ class CfqaArray:
     _type: str = field(default="CfqaArray", init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._used: dict[str, Dataset] = {}
+        self._datasets: dict[str, Dataset] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # All: `datasets` may have put rows of several folders under the type of one.
-        return {**self.__dict__, "_used": {}, "handles": dict(HANDLES)}
+        # All handles, since `datasets` may have concatenated rows of several folders.
+        return {**self.__dict__, "_datasets": {}, "handles": dict(HANDLES)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         HANDLES.update(state.pop("handles"))
         self.__dict__.update(state)
 
     def __call__(self) -> pa.DataType:
-        """Return how cells are stored."""
+        """Return the Arrow type of the cells."""
         return self.pa_type
 
     def encode_example(self, value: Any) -> str:
-        """Return the cell of an array; a cell as it is."""
+        """Return the cell that contains an array; a cell is returned unchanged."""
         return value if isinstance(value, str) else _inline(value)
 
     def decode_example(self, value: str, token_per_repo_id: Any = None) -> Any:
-        """Return the array, or the bitstream, that a cell stands for.
+        """Return the array or bitstream that a cell refers to.
 
         Raises:
-            FormatError: its file is missing or damaged, the folder has no such array, nothing in
-                this process says where the folder is, or the cell is none of this type.
+            FormatError: The file is missing or damaged, the folder has no such array or is not
+                known in this process, or the cell is malformed.
         """
         name, _, key = value.partition("/")
         try:
             inline = _read_inline(key) if name == INLINE else None
-            which = () if name == INLINE else _parts(self.array, key)
+            position = () if name == INLINE else _parse_key(self.array, key)
         except (ValueError, TypeError):
             raise FormatError(
                 f"a cell of CfqaArray({self.array!r}) holds {value[:60]!r}, which is not the name "
                 "of an array"
             ) from None
-        found = getattr(self._dataset(name), self.array)(*which) if which else inline
-        if self.format == "numpy" or isinstance(found, bytes):
-            return found
+        array = getattr(self._dataset(name), self.array)(*position) if position else inline
+        if self.format == "numpy" or isinstance(array, bytes):
+            return array
         import torch
 
-        return torch.from_numpy(found)
+        return torch.from_numpy(array)
 
     def cast_storage(self, storage: pa.Array) -> pa.Array:
-        """Return a column of this type: of cells, or of arrays that a function returned.
+        """Convert a column to this type, from cells or from arrays that a function returned.
 
         Raises:
-            ArrowInvalid: it is neither.
+            ArrowInvalid: The column has another type.
         """
         kind = storage.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
@@ -140,7 +140,7 @@ class CfqaArray:
         return pa.array([None if v is None else _inline(v) for v in values], self.pa_type)
 
     def _dataset(self, name: str) -> Dataset:
-        if name not in self._used:
+        if name not in self._datasets:
             dataset = OPEN.get(name)
             if dataset is None:
                 if name not in HANDLES:
@@ -148,12 +148,12 @@ class CfqaArray:
                         "these rows do not know their dataset folder: use attach(rows, 'folder')"
                     )
                 dataset = OPEN.setdefault(name, pickle.loads(zlib.decompress(HANDLES[name])))
-            self._used[name] = dataset
-        return self._used[name]
+            self._datasets[name] = dataset
+        return self._datasets[name]
 
 
-def _parts(array: str, key: str) -> tuple[Any, ...]:
-    """Return what a key says of an array: its source, or source, codec and level."""
+def _parse_key(array: str, key: str) -> tuple[Any, ...]:
+    """Return the source id, or source id, codec and level, in a key."""
     if not key:
         raise ValueError
     if array == "original":
@@ -163,7 +163,7 @@ def _parts(array: str, key: str) -> tuple[Any, ...]:
 
 
 def _inline(value: Any) -> str:
-    """Return a cell that holds an array, or bytes."""
+    """Return a cell that contains an array or bytes."""
     if isinstance(value, bytes):
         return f"{INLINE}///{base64.b64encode(value).decode()}"
     array = np.ascontiguousarray(value)
@@ -181,10 +181,10 @@ def _read_inline(text: str) -> np.ndarray | bytes:
 
 
 def _dense(cell: Any) -> np.ndarray:
-    """Return nested lists as an array.
+    """Convert nested lists to an array.
 
     Raises:
-        ArrowInvalid: they are ragged.
+        ArrowInvalid: The lists are ragged or have missing values.
     """
     values, sizes = cell.values, [len(cell.values)]
     while not pa.types.is_primitive(values.type):
@@ -200,10 +200,10 @@ def _dense(cell: Any) -> np.ndarray:
 
 @pklregister(CfqaArray)
 def _save(pickler: Any, column: CfqaArray) -> None:
-    """Pickle a type where `datasets` hashes it: cells name their datasets, handles say no more."""
+    """Pickle the type for the hashes of `datasets`, without handles, which cells already name."""
     pickler.save_reduce(CfqaArray, (column.array, column.format, column.decode), obj=column)
 
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # `datasets` may change how types are made known
+    warnings.simplefilter("ignore")  # `datasets` warns that its registration may change
     register_feature(CfqaArray, "CfqaArray")

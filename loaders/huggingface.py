@@ -1,8 +1,7 @@
 """Attach feature arrays to the label rows that Hugging Face `datasets` loads.
 
-`load_dataset` reads the tables of a folder and nothing else. `attach` adds columns of a feature
-type of this package (`cfqa_data.loaders.array_feature`): their cells are keys, and an array is read
-when its cell is taken. A `Dataset` or `IterableDataset` stays what it is, with further columns.
+`load_dataset` reads only the tables of a folder. `attach` adds columns of a feature type of this
+package (`cfqa_data.loaders.array_feature`), whose cells are keys; an array is read on access.
 """
 
 from __future__ import annotations
@@ -36,34 +35,35 @@ def attach(
     follow_links: bool = False,
     plugins: Plugins | None = None,
 ) -> Any:
-    """Give rows of `load_dataset` columns of the arrays that they are about, read when taken.
+    """Add columns of feature arrays to the rows of `load_dataset`; arrays are read on access.
 
-    The columns go through all operations of `datasets` as its own do; docs/loading.md lists those
-    that give keys instead of arrays.
+    The columns support all operations of `datasets`. A few operations return keys instead of
+    arrays; docs/loading.md lists them.
 
     Args:
-        ds: a `Dataset`, an `IterableDataset`, or a dict of them by split, of any config.
-        root: where the rows come from: what `cfqa_data.load` takes, or an open
-            `cfqa_data.Dataset`. `datasets` keeps only its own cache of the rows, not where they
-            were, so this cannot be left out.
-        format: "numpy" or "torch". (`with_format` of `datasets` works with the first.)
-        arrays: which to give, of ``original`` and ``compressed``, float32 (N, C, T, D), and
-            ``bitstream``, bytes. Rows of the config `originals` have only the first.
-        untrusted: decode bitstreams in child processes that can do nothing else.
-        follow_links: read what links in a folder lead to, wherever that is.
-        plugins: classes of codecs that are not installed, or `module:Class` of some.
+        ds: A `Dataset`, an `IterableDataset`, or a dict of them by split, of any config.
+        root: The dataset of the rows: an argument of `cfqa_data.load`, or an open
+            `cfqa_data.Dataset`. It is required, since `datasets` does not record where rows come
+            from.
+        format: Type of the arrays, "numpy" or "torch". `with_format` of `datasets` works with
+            "numpy".
+        arrays: Columns to add: ``original`` and ``compressed``, float32 (N, C, T, D), and
+            ``bitstream``, bytes. Rows of the config `originals` have only ``original``.
+        untrusted: Decode bitstreams in sandboxed child processes.
+        follow_links: Follow symbolic links that lead out of the folder.
+        plugins: Codec classes that are not installed, as classes or `module:Class`.
 
     Returns:
-        The same kind of dataset with the arrays as columns, in place of columns of those names.
+        A dataset of the same type with the columns; existing columns of those names are replaced.
 
     Raises:
-        CfqaError: there is no such array or format, ``root`` is not given, or ``ds`` is not a
-            dataset of such rows. (Taking a row raises `FormatError` if a file is missing or
-            damaged, or if the folder does not have what the row names.)
+        CfqaError: An array or format is unknown, ``root`` is not given, or ``ds`` has no rows of
+            a dataset folder. Reading a row raises `FormatError` if a file is missing or damaged,
+            or if the folder has no such feature.
     """
     import datasets
 
-    from cfqa_data.loaders.array_feature import NEEDS, CfqaArray, hold
+    from cfqa_data.loaders.array_feature import NEEDS, CfqaArray, register
 
     if root is None:
         raise CfqaError(
@@ -77,13 +77,17 @@ def attach(
             raise CfqaError(unknown_name("array", name, NEEDS))
     dataset = opened(root, untrusted=untrusted, follow_links=follow_links, plugins=plugins)
     if isinstance(ds, dict):
-        how: dict[str, Any] = {"format": format, "arrays": names}
-        return type(ds)({split: attach(part, dataset, **how) for split, part in ds.items()})
+        return type(ds)(
+            {
+                split: attach(part, dataset, format=format, arrays=names)
+                for split, part in ds.items()
+            }
+        )
     if not isinstance(ds, datasets.Dataset | datasets.IterableDataset):
         raise CfqaError(f"attach takes a result of load_dataset, not a {type(ds).__name__}")
     if ds.column_names is not None and "source_id" not in ds.column_names:
         raise CfqaError("attach takes the rows of a dataset folder; these have no source_id")
-    name = hold(dataset)
+    name = register(dataset)
     types = {array: CfqaArray(array, format) for array in names}
     if isinstance(ds, datasets.Dataset):
         return _attach_rows(ds, name, types)
@@ -95,7 +99,7 @@ def _attach_rows(ds: Any, name: str, types: Mapping[str, CfqaArray]) -> Any:
 
     ds = ds.remove_columns([array for array in types if array in ds.column_names])
     table = ds.with_format("arrow")[:]
-    for array in _possible(types, ds.column_names):
+    for array in _identified(types, ds.column_names):
         cells = [key_of(name, array, row) for row in table.select(NEEDS[array]).to_pylist()]
         ds = ds.add_column(array, cells, feature=types[array])
     return ds
@@ -104,19 +108,19 @@ def _attach_rows(ds: Any, name: str, types: Mapping[str, CfqaArray]) -> Any:
 def _attach_stream(ds: Any, name: str, types: Mapping[str, CfqaArray]) -> Any:
     import datasets
 
-    formatting = getattr(ds, "_formatting", None)  # a map would be handed rows in this format
+    formatting = getattr(ds, "_formatting", None)  # removed, since `map` would apply it to rows
     ds = ds.with_format(None)
-    if ds.features is None:  # as after a map: columns that are not known cannot have a type
+    if ds.features is None:  # as after `map`: the columns are unknown and cannot get a type
         ds = ds.map(partial(_add_arrays, name=name, types=types))
     else:
-        given = {array: types[array] for array in _possible(types, ds.features)}
-        features = datasets.Features({**ds.features, **given})
-        ds = ds.map(partial(_add_cells, name=name, arrays=tuple(given))).cast(features)
+        added = {array: types[array] for array in _identified(types, ds.features)}
+        features = datasets.Features({**ds.features, **added})
+        ds = ds.map(partial(_add_cells, name=name, arrays=tuple(added))).cast(features)
     return ds if formatting is None else ds.with_format(formatting.format_type)
 
 
-def _possible(types: Mapping[str, CfqaArray], columns: Iterable[str]) -> list[str]:
-    """Return the arrays that these columns say enough for: some may have been taken out."""
+def _identified(types: Mapping[str, CfqaArray], columns: Iterable[str]) -> list[str]:
+    """Return the arrays that the columns of a dataset identify; some may have been removed."""
     from cfqa_data.loaders.array_feature import NEEDS
 
     columns = set(columns)
@@ -130,5 +134,5 @@ def _add_cells(row: dict[str, Any], name: str, arrays: Sequence[str]) -> dict[st
 
 
 def _add_arrays(row: dict[str, Any], name: str, types: Mapping[str, CfqaArray]) -> dict[str, Any]:
-    cells = _add_cells(row, name, _possible(types, row))
+    cells = _add_cells(row, name, _identified(types, row))
     return {array: types[array].decode_example(cell) for array, cell in cells.items()}

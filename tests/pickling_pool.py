@@ -1,6 +1,6 @@
-"""A stand-in for worker processes: in this process, but through pickle in both directions.
+"""A replacement for worker processes that runs in this process, with pickling both ways.
 
-Real ones are in test_executor.py, test_pipeline_build.py and test_plugin_build.py.
+Real processes are tested in test_executor.py, test_pipeline_build.py and test_plugin_build.py.
 """
 
 from __future__ import annotations
@@ -8,18 +8,23 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
 from cfqa_data.processes import executor
 
-__all__ = ["replace_workers"]
+__all__ = ["Killed", "PicklingPool", "replace_workers"]
+
+
+class Killed(BaseException):
+    """Raised by an item: the kernel has killed the worker that does it."""
 
 
 class PicklingPool:
-    """Does what is submitted at once."""
+    """An executor that runs each call immediately."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -30,18 +35,21 @@ class PicklingPool:
         try:
             result = call(*pickle.loads(pickle.dumps(arguments)))
             future.set_result(pickle.loads(pickle.dumps(result)))
+        except Killed:
+            future.set_exception(BrokenProcessPool("a worker was killed"))
         except Exception as error:
             future.set_exception(pickle.loads(pickle.dumps(error)))
         return future
 
 
 def replace_workers(monkeypatch: pytest.MonkeyPatch) -> PicklingPool:
-    """Let an executor of several workers use the stand-in; return it."""
+    """Make executors with several workers use a `PicklingPool`; return it."""
     pool = PicklingPool()
 
     @contextmanager
     def start(*_: Any) -> Iterator[PicklingPool]:
-        yield pool
+        with suppress(BrokenProcessPool):
+            yield pool
 
     monkeypatch.setattr(executor, "_pool", start)
     return pool

@@ -41,7 +41,7 @@ import workers  # noqa: E402
 from results import FIGURES, Figure, Limit, Result  # noqa: E402
 
 PAGES = ("README.md", "docs/building.md", "docs/format.md", "docs/loading.md")
-PAGES += ("docs/metrics.md", "docs/statistics.md")
+PAGES += ("docs/metrics.md", "docs/metric-results.md", "docs/statistics.md")
 QUANTITY = re.compile(
     r"\d ?(?:s|ms|seconds?|minutes?|hours?|GB/s|[kMG]B|requests?)\b|times as long|times faster"
 )

@@ -1,9 +1,10 @@
-"""The command line: what it prints, how it fails, and what it must not import."""
+"""The command line: output, errors, and imports that must not happen."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from mock_dataset import write_mock_dataset
 
 import cfqa_data.builders.pipeline as pipeline
 from cfqa_data.cli import main
-from cfqa_data.cli.commands import REMOVAL, RENAMED
+from cfqa_data.cli.commands import COMMANDS, REMOVAL, RENAMED
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import BuildError
 from cfqa_data.eval import evaluate, read_evaluation
@@ -36,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def same_import_path() -> Iterator[None]:
-    """Take back what `--metric module:function` puts on the path."""
+    """Restore `sys.path`, which `--metric module:function` changes."""
     before = list(sys.path)
     yield
     sys.path[:] = before
@@ -47,6 +48,17 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for word in ("build", "info", "eval", "--version"):
         assert word in out
+
+
+def test_help_fits_80_columns_and_names_what_values_may_be(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in COMMANDS:
+        assert main([command, "--help"]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if "--help" not in line]
+        cut = [line for line in lines if "…" in line or re.search(r"<(int|float|bool)", line)]
+        assert cut == [], command
 
 
 def test_no_command_shows_the_help_and_is_bad_use(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,8 +77,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["evall"], "No such command 'evall'"),
         (["info"], "Missing argument 'DIR'"),
         (["build"], "--out is missing: name the folder"),
-        (["build", "--out", "x", "--workers", "0"], "--workers"),
-        (["build", "--out", "x", "--tier", "heavy"], "--tier"),
+        (["build", "--workers", "0"], "'-j': '0' is not a whole number from 1 (see cfqa build --h"),
+        (["show", "{folder}", "x", "--level", "a"], "'--level': 'a' is not a whole number (see"),
+        (["verify", "x", "--tolerance", "nan"], "'--tolerance': 'nan' is not a number from 0 to 1"),
+        (["build", "--tier", "heavy"], "'--tier': 'heavy' is not one of full, light (see"),
         (["eval", "{folder}", "--table", "wide"], "--table"),
         (["eval", "{folder}", "--colour"], "No such option"),
         (["info", "{folder}/nowhere"], "not a CFQA dataset folder"),
@@ -147,6 +161,7 @@ def test_info_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["tier"] == "full"
     dpt = facts["tasks"]["dpt"]
     assert (dpt["sources"], dpt["features"], dpt["shape"]) == (3, 120, [2, 4, 9, 16])
+    assert dpt["tokens"] == [9, 9]
     assert (dpt["score"], dpt["codecs"]["x265"]) == ("RMSE (lower is better, m)", 10)
     assert len(facts["codecs"]) == 4
     assert len(facts["health"]) == 12
@@ -217,8 +232,8 @@ def test_eval_prints_every_figure_in_the_plain_layout(
     assert main(["eval", str(folder), "--table", "plain", "--metric", "cka"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line for line in lines if " cka " in line]
-    # Per source and pooled: a row per task and codec, per task, and one; then a row per task. A
-    # table that is cut has each in every part.
+    # Per source and pooled: a row per task and codec, one per task, and one for all; then a row per
+    # task. A table that is split has these rows in each part.
     assert len({row.split(" cka ")[0] for row in rows}) == (12 + 3 + 1) + 3
     assert all(" higher " in row for row in rows)
     assert max(map(len, rows)) <= 100
@@ -293,7 +308,7 @@ def test_eval_prints_what_no_report_could_be_written_of(
 
 
 def test_the_stored_baselines_are_the_evaluators(folder: Path) -> None:
-    """The labels carry mse, cosine and cka; scoring the stored arrays gives them again."""
+    """Scoring the stored arrays gives the values of mse, cosine and cka in the labels."""
     scores = evaluate(folder).scores
     for name in ("mse", "cosine", "cka"):
         values = [r["value"] for r in scores.to_pylist() if r["metric"] == name]
@@ -452,7 +467,7 @@ def test_build_passes_its_options_and_says_what_next(
     assert "9 originals, 360 compressed features" in captured.out
     commands = [line.strip() for line in captured.out.splitlines() if line.startswith("  ")]
     assert commands[:2] == ["cfqa info 'my cfqa'", "cfqa eval 'my cfqa'"]
-    # The third runs as it stands.
+    # The third suggestion is run as it is printed.
     shell = commands[2].replace("python", f'"{sys.executable}"', 1)
     done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=True)
     assert "FeaturePair" in done.stdout
@@ -567,7 +582,7 @@ def test_interrupting_says_whether_the_same_command_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As a process, see `test_cli_process.py`."""
+    """The process itself is tested in `test_cli_process.py`."""
     (tmp_path / "cli_stopper.py").write_text("def stop(x, y):\n    raise KeyboardInterrupt\n")
     monkeypatch.chdir(tmp_path)
     arguments = ["eval", str(folder), "--metric", "cli_stopper:stop"]
@@ -596,8 +611,8 @@ def test_a_reader_that_goes_away_is_no_error(
     assert (done.returncode, done.stderr) == (141, b"")
     out, dropped = tmp_path / "scores.parquet", []
     arguments = ["eval", str(folder), "--task", "cls", "--codec", "x265", "--out", str(out)]
-    with monkeypatch.context() as patch:  # in this process, whose own stdout stays
-        patch.setattr("cfqa_data.cli.commands.drop", dropped.append)
+    with monkeypatch.context() as patch:  # in this process, whose stdout must not change
+        patch.setattr("cfqa_data.cli.commands.discard", dropped.append)
         patch.setattr(sys, "stdout", os.fdopen(write, "w"))
         assert main(arguments) == 141
         with pytest.raises(BrokenPipeError):

@@ -88,7 +88,7 @@ def test_latents_far_beyond_their_tables_survive(
 ) -> None:
     model, plane = models["far"], official.plane((128, 192))
     y, z = model.latents(plane)
-    ends = model.weights.y_tables.firsts[model._y_indexes(z, y.shape)].reshape(y.shape)
+    ends = model.weights.y_tables.firsts[model._y_table_indexes(z, y.shape)].reshape(y.shape)
     assert (np.abs(y) > -ends).mean() > 0.5
     lowest = model.weights.z_tables.firsts[:, None, None]
     highest = lowest + model.weights.z_tables.sizes[:, None, None] - 2

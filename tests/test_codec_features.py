@@ -17,7 +17,7 @@ from scipy.cluster.vq import kmeans2, vq
 from cfqa_data.codecs import CODECS, get_codec
 from cfqa_data.codecs.base import FeatureCodec
 from cfqa_data.codecs.features.channels import Values
-from cfqa_data.codecs.features.formats import FORMATS, Micro, Nvidia, Scaled
+from cfqa_data.codecs.features.formats import FORMATS, Microscaling, Nvfp4Blocks, Scaled
 from cfqa_data.codecs.features.numbers import FLOATS, Integer
 from cfqa_data.codecs.features.packed import exact_product, pack_bits, rounded, unpack_bits
 from cfqa_data.codecs.features.product import k_means, nearest
@@ -188,7 +188,7 @@ def test_microscaling_formats_block_by_block(name: str, saturating: bool) -> Non
             expected[place][start : start + 32] = nearest_value(block / 2.0**power, name) * (
                 2.0**power
             )
-    form = Micro(FLOATS[name], saturating=saturating)
+    form = Microscaling(FLOATS[name], saturating=saturating)
     codes = form.encode(values)
     assert [array.shape for array in codes] == [shape for shape, _ in form.layout(values.shape)]
     np.testing.assert_array_equal(form.decode(codes), expected)
@@ -201,14 +201,14 @@ def test_the_rule_of_the_specification_cuts_peaks_and_ours_does_not() -> None:
     block[..., 0] = 1.9  # E8M0 is 2^-8 by the rule, and 1.9 * 256 is beyond 448
     form = FLOATS["e4m3"]
     for saturating, expected in ((True, 1.75), (False, 1.875)):
-        micro = Micro(form, saturating=saturating)
+        micro = Microscaling(form, saturating=saturating)
         assert micro.decode(micro.encode(block))[0, 0, 0, 0] == expected
 
 
 def test_e8m0_is_as_torch_has_it() -> None:
     codes = np.arange(256, dtype=np.uint8)
     theirs = torch.from_numpy(codes).view(torch.float8_e8m0fnu).double().numpy()
-    np.testing.assert_array_equal(Micro(FLOATS["e2m1"]).steps([codes]), theirs)
+    np.testing.assert_array_equal(Microscaling(FLOATS["e2m1"]).steps([codes]), theirs)
 
 
 def test_nvfp4_block_by_block() -> None:
@@ -223,7 +223,7 @@ def test_nvfp4_block_by_block() -> None:
             scale = whole * nearest_value(np.abs(block).max() / 6 / np.array(whole), "e4m3")
             part = nearest_value(block / scale, "e2m1") * scale if scale else 0 * block
             expected[place][start : start + 16] = part
-    form = Nvidia(FLOATS["e2m1"])
+    form = Nvfp4Blocks(FLOATS["e2m1"])
     np.testing.assert_array_equal(form.decode(form.encode(values)), expected)
 
 

@@ -130,8 +130,8 @@ def test_the_rate_is_what_the_tables_promise(weights: HyperpriorWeights) -> None
     plane = feature_plane(130, 192, 255) / 256.0
     bits = 8 * len(model.encode(plane))
     y, z = model.latents(plane)
-    ideal = ideal_bits(model._y_coder, y.ravel(), model._y_indexes(z, y.shape))
-    ideal += ideal_bits(model._z_coder, z.ravel(), model._z_indexes(z.shape[1:]))
+    ideal = ideal_bits(model._y_coder, y.ravel(), model._y_table_indexes(z, y.shape))
+    ideal += ideal_bits(model._z_coder, z.ravel(), model._z_table_indexes(z.shape[1:]))
     assert ideal <= bits <= 1.01 * ideal + 8 * 8
 
 

@@ -286,7 +286,7 @@ def test_a_child_that_died_meanwhile_is_replaced(hostile: IsolatedCodec) -> None
 
 
 def test_a_child_has_a_life(hostile: IsolatedCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "LIFE_SECONDS", 0.0)
+    monkeypatch.setattr(isolated, "MAX_CHILD_SECONDS", 0.0)
     hostile.decode(b"decode", SHAPE)
     assert not pids(hostile)
 
@@ -307,7 +307,7 @@ def test_threads_have_a_child_each() -> None:
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(decode, (5, 50, 500)))
-    assert 1 <= len(pids(codec)) <= isolated.MOST_CHILDREN
+    assert 1 <= len(pids(codec)) <= isolated.MAX_CHILDREN
 
 
 def test_children_end_with_their_codec_and_leave_nothing_open() -> None:

@@ -73,7 +73,7 @@ class TestJpeg(InputCodecSuite):
             np.full_like(one, np.nan),
             np.full_like(one, np.inf),
             3 * one,
-            np.zeros((1, 3, 4, picture.MOST_PIXELS // 4 + 1), np.float32),
+            np.zeros((1, 3, 4, picture.MAX_PIXELS // 4 + 1), np.float32),
             np.zeros((1, 3, 1, 65501), np.float32),
         ]
 
@@ -95,11 +95,11 @@ def opened(stream: bytes) -> Image.Image:
 ])  # fmt: skip
 def test_a_file_has_once_what_views_share(name: str, rows: int, columns: int) -> None:
     """And all views come back from the picture, to the last bit."""
-    found = picture.lay_out(VIEWS[name])
+    found = picture.merge_views(VIEWS[name])
     assert found is not None
     pixels, layout = found
     assert pixels.shape == (rows, columns, 3)
-    np.testing.assert_array_equal(picture.views_of(pixels, layout), VIEWS[name])
+    np.testing.assert_array_equal(picture.split_views(pixels, layout), VIEWS[name])
     assert picture.Layout.of(layout.to_bytes(), rows, columns) == layout
     assert opened(Jpeg().encode(VIEWS[name], 90)).size == (columns, rows)
 
@@ -112,10 +112,10 @@ def test_views_of_the_published_evaluation_are_laid_out() -> None:
         (segmentation_views(np.ascontiguousarray(wide.swapaxes(0, 1))), (683, 512, 3)),
         (depth_views(np.asarray(Image.fromarray(WIDE).resize((640, 480)))), (480, 640, 3)),
     ):
-        found = picture.lay_out(views)
+        found = picture.merge_views(views)
         assert found is not None
         assert found[0].shape == shape
-        np.testing.assert_allclose(picture.views_of(*found), views, atol=5e-7)
+        np.testing.assert_allclose(picture.split_views(*found), views, atol=5e-7)
 
 
 def test_tables_and_subsampling_do_not_depend_on_the_encoder() -> None:

@@ -306,7 +306,7 @@ def test_a_failed_encoder_is_one_line_and_its_log_is_kept(
 def test_an_encoder_that_does_not_stop_writing_is_ended(
     file: str, tmp_path: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reference, "LOG_BYTES", 1 << 16)
+    monkeypatch.setattr(reference, "MAX_LOG_BYTES", 1 << 16)
     body = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
     body += f"file = {file}\nwhile True: file.write(b'x' * 1000)\n"
     binary = encoder(tmp_path / "own", HM, body)
@@ -323,7 +323,7 @@ def test_an_encoder_that_hangs_is_ended_with_all_it_started(
     binary = encoder(tmp_path / "own", HM, HANGS)
     codec = get_codec("hm", encoder=binary, seconds_per_megasample=0.001)
     codec.version()  # which has its own limit
-    monkeypatch.setattr(reference, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(reference, "RESPONSE_SECONDS", 0.5)
     with pytest.raises(CodecError, match="was terminated: it took more than") as error:
         codec.encode(feature_like_plane(16, 16), 20)
     assert list(bare.iterdir()) == [Path(one_line(error).rpartition("log: ")[2])]
@@ -335,7 +335,7 @@ def test_an_encoder_that_does_not_tell_its_version_is_ended(
 ) -> None:
     binary = encoder(tmp_path / "own", HM, "")
     binary.write_text(binary.read_text().replace("print(", "time.sleep(600), print("))
-    monkeypatch.setattr(reference, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(reference, "RESPONSE_SECONDS", 0.3)
     with pytest.raises(MissingDependencyError, match="does not respond"):
         get_codec("hm", encoder=binary).version()
 

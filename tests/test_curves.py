@@ -81,7 +81,7 @@ def test_points_that_a_cheaper_one_reaches_do_not_count() -> None:
     ("rates", "qualities", "why"),
     [
         ([1, 2], [38.0, 39.0], "do not overlap"),
-        ([1, 2], [36.0, 35.0], "has 1 of the required 2 points"),
+        ([1, 2], [36.0, 35.0], "the codec has only 1 point at which more bits"),
         ([0, 2], [31.0, 35.0], "a rate of 0 is not positive"),
     ],
 )

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
-from memory_dataset import MemoryDataset, Stops
+from memory_dataset import InterruptAfter, MemoryDataset
 from mock_dataset import write_mock_dataset
-from pickling_pool import PicklingPool, replace_workers
+from pickling_pool import Killed, PicklingPool, replace_workers
 
 from cfqa_data import load
 from cfqa_data.cli import main
 from cfqa_data.errors import MetricError, MetricWarning, MissingDependencyError
 from cfqa_data.eval import Evaluation, evaluate, evaluator, list_metrics, read_evaluation
-from cfqa_data.eval.workers import Sent
+from cfqa_data.eval.workers import Pickled
 from cfqa_data.processes import executor
 
 pytestmark = pytest.mark.usefixtures("quick_statistics")
@@ -68,6 +69,23 @@ def kills_a_worker(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         mark.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
     return error(x, y)
+
+
+def kills_on_two_layers(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    if x.shape[1] == 2:
+        raise Killed
+    return error(x, y)
+
+
+class Deadly(MemoryDataset):
+    """Of one source, the original cannot be read by a worker and live."""
+
+    deadly = "cls-1"
+
+    def original(self, source_id: str) -> Any:
+        if source_id == self.deadly:
+            raise Killed
+        return super().original(source_id)
 
 
 @pytest.fixture
@@ -150,11 +168,39 @@ def test_an_interrupted_run_is_gone_on_from_by_workers(
     whole = evaluate(folder, ["mse", "cka"], workers=2)
     submitted = pool.calls
     with pytest.raises(KeyboardInterrupt):
-        evaluate(folder, ["mse", "cka"], workers=2, out=out, progress=Stops(300))
+        evaluate(folder, ["mse", "cka"], workers=2, out=out, progress=InterruptAfter(300))
     pool.calls = 0
     check_equal(whole, evaluate(folder, ["mse", "cka"], workers=2, out=out))
     assert 0 < pool.calls < submitted
     assert read_evaluation(load(folder), out).scores.equals(whole.scores)
+
+
+def test_a_metric_that_kills_workers_costs_its_own_scores_alone(
+    tmp_path: Path, pool: PicklingPool
+) -> None:
+    dataset, out = MemoryDataset(), tmp_path / "scores.parquet"
+    with pytest.warns(MetricWarning, match="kills_on_two_layers' is given up: the processes that"):
+        found = evaluate(dataset, ["mse", kills_on_two_layers, "cka"], workers=2, out=out)
+    whole = evaluate(dataset, ["mse", error, "cka"])
+    by_metric = found.scores.group_by("metric").aggregate([("value", "count")])
+    assert sorted(by_metric["value_count"].to_pylist()) == [60, 120, 120]
+    for name in ("mse", "cka"):
+        one, other = (r.scores.filter(pc.field("metric") == name) for r in (found, whole))
+        assert one.equals(other)
+    (message,) = found.failures.values()
+    assert message.endswith("(out of memory?); 60 of 120 features have no score")
+    # Two sources together, the first again, its parts, and five other sources.
+    assert pool.calls == 2 + (executor.ATTEMPTS - 1) + 4 + 5
+
+
+def test_a_source_that_kills_workers_when_it_is_read_costs_no_metric(pool: PicklingPool) -> None:
+    with pytest.warns(MetricWarning, match="the processes that read its features were killed"):
+        found = evaluate(Deadly(), ["mse", "cka"], workers=2)
+    lacking = found.scores.filter(pc.field("value").is_null())
+    assert set(lacking["source_id"].to_pylist()) == {Deadly.deadly}
+    (message,) = set(found.failures.values())
+    assert message.startswith("source cls-1 of cls: the processes that read its features were kil")
+    assert found.correlations.num_rows
 
 
 def test_a_feature_that_is_none_is_named_and_the_other_scores_are_kept(
@@ -176,18 +222,18 @@ def test_a_feature_that_is_none_is_named_and_the_other_scores_are_kept(
 def test_what_cannot_be_sent_or_loaded_is_one_line_before_any_work(pool: PicklingPool) -> None:
     dataset = MemoryDataset()
     with pytest.raises(
-        MetricError, match=r"^metric '<lambda>' cannot be sent to workers: .*pickle"
+        MetricError, match=r"^metric '<lambda>' cannot be sent to workers: .*(pickle|local object)"
     ):
         evaluate(dataset, ["mse", lambda x, y: error(x, y)], workers=2)
     dataset.more = lambda: 0  # type: ignore[attr-defined]
     with pytest.raises(MetricError, match=r"^the dataset cannot be sent to workers: "):
         evaluate(dataset, ["mse"], workers=2)
     assert not pool.calls
-    sent = Sent("metric 'x'", b"cnowhere\nx\n.")
+    sent = Pickled("metric 'x'", b"cnowhere\nx\n.")
     with pytest.raises(
         MissingDependencyError, match=r"^metric 'x' cannot be loaded by a worker: Mo"
     ):
-        sent.received()
+        sent.load()
     with pytest.raises(MetricError, match="no Dask scheduler responds at 'nonsense://x'"):
         evaluate(MemoryDataset(), ["mse"], client="nonsense://x")
     with pytest.raises(MetricError, match="give one of them, not both"):
@@ -202,7 +248,7 @@ def test_processes_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = get_context("spawn").Value("i", 0)
     seen = []
     for _ in range(3):
-        executor._take_gpu(begun, ["4", "GPU-7"])
+        executor._select_gpu(begun, ["4", "GPU-7"])
         seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
     assert seen == ["4", "GPU-7", "4"]
 

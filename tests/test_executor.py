@@ -1,11 +1,13 @@
-"""Items in this process and in others: what comes of them, and what is told where they fail."""
+"""Items run in this process and in workers: their results, and their errors."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, process
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from pipeline_dies import Doubling
 
 from cfqa_data.console.progress import Silent
-from cfqa_data.errors import BuildError
+from cfqa_data.errors import BuildError, CfqaWarning
 from cfqa_data.processes import executor, spawning
 from cfqa_data.processes.executor import ATTEMPTS, MOST_FAILURES, Executor
 from cfqa_data.processes.stage import drive
@@ -26,7 +28,7 @@ def test_failed_items_are_told_together_and_the_rest_is_done(workers: int) -> No
 
     def do() -> None:
         with Executor(workers) as here:
-            assert list(here.run(Doubling(1), [7])) == [(7, 14)]  # another stage before
+            assert list(here.run(Doubling(1), [7])) == [(7, 14)]  # another stage was run before
             for item, result in drive(Doubling(6, refused=(1, 3)), here, Silent()):
                 done[item] = result
 
@@ -44,7 +46,7 @@ def test_an_item_that_kills_every_worker_is_found_and_takes_no_other_down(
     start = ProcessPoolExecutor._spawn_process
 
     def start_meanwhile(pool: ProcessPoolExecutor) -> None:
-        """Start a worker; the second is known to its pool once this has ended those it knew."""
+        """Start a worker; the pool learns of the second only after it ended those it knew."""
         known, pool._processes = pool._processes, {}
         try:
             start(pool)
@@ -74,6 +76,24 @@ def test_an_item_that_kills_every_worker_is_found_and_takes_no_other_down(
     with pytest.raises(BuildError, match=r"^1: every worker that tried it was killed \(out of mem"):
         do()
     assert sorted(done) == [0, 2, 3]
+
+
+def test_a_scheduler_without_workers_is_waited_for_and_that_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(executor, "NOTICE_SECONDS", 0.05)
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
+        Executor(1, cluster.scheduler_address) as remote,
+    ):
+        address = re.escape(cluster.scheduler_address)
+        thread = threading.Timer(0.4, cluster.scale, [1])
+        thread.start()
+        with pytest.warns(CfqaWarning, match=f"^the Dask scheduler at {address} has no workers; w"):
+            assert list(remote.run(Doubling(1), [3])) == [(3, 6)]
+        thread.join()
 
 
 def test_workers_have_one_thread_and_this_process_what_it_had(

@@ -216,7 +216,7 @@ def test_what_was_there_is_there_and_nothing_was_computed_again(
         assert (built / name).stat().st_ino == (extended / name).stat().st_ino
     assert not any(path.is_symlink() for path in extended.rglob("*"))
     assert inconsistencies(extended, new, set()) == []
-    drawn = [Folder(folder).drawn_columns() for folder in (built, extended)]
+    drawn = [Folder(folder).read_pictures() for folder in (built, extended)]
     assert drawn[0].equals(drawn[1])
     pictures = load_dataset(str(extended), "originals", streaming=True)["test"]
     assert [row["tokens"] for row in pictures] == [65] * 6

@@ -387,7 +387,7 @@ def test_labels_of_a_stranger_are_checked(
 def test_more_rows_than_are_read_are_refused(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facts, "MOST_ROWS", 27)
+    monkeypatch.setattr(facts, "MAX_ROWS", 27)
     with pytest.raises(FormatError, match=r"tasks.one has 28 rows of labels; 27 are read"):
         read_manifest(folders["full"])
 
@@ -495,7 +495,7 @@ def test_tables_are_read_for_a_codec_that_takes_them(
 def test_quantisers_have_a_limit_in_all(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cfqa_data.format.manifest.MOST_VALUES", 2000)
+    monkeypatch.setattr("cfqa_data.format.manifest.MAX_VALUES", 2000)
     with pytest.raises(FormatError, match="its quantisers have 2,048 values; 2,000 are read"):
         cfqa_data.load(folders["full"])
 

@@ -244,7 +244,7 @@ def test_every_metric_scores_the_test_folder(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All but the statistics, which are a matter of two metrics below."""
-    monkeypatch.setattr(evaluator, "conclude", lambda *given, **more: (given, more))
+    monkeypatch.setattr(evaluator, "make_evaluation", lambda *given, **more: (given, more))
     (labels, metrics, values, _, failures), more = evaluate(folders["full"], list_metrics())
     assert not failures
     # psnr needs the range of a quantiser.

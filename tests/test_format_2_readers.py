@@ -1,4 +1,4 @@
-"""Every reader on the test folder of format 2, whose tasks and codecs nobody has heard of."""
+"""All readers on the test folder of format 2, with user-defined tasks and codecs."""
 
 from __future__ import annotations
 
@@ -61,9 +61,13 @@ def test_info_tells_of_tasks_and_codecs_by_the_manifest(
 ) -> None:
     assert main(["info", str(folders[tier])]) == 0
     said = capsys.readouterr().out
-    assert "marking words in a sentence; accuracy (higher is better, %); rounded (3 levels)" in said
+    about = "marking words in a sentence; accuracy (higher is better, %); rounded (3 levels)"
+    assert about in " ".join(said.split())
+    assert max(len(line) for line in said.splitlines() if line.startswith("words: ")) <= 80
+    assert "(2, 1, 1 to 9, 6)" in said
+    assert "weak: a figure does not meet the threshold in its heading" in said
     row, *_ = (line.split() for line in said.splitlines() if "restored  " in line)
-    assert row[5] == "-"  # no rate of it is known
+    assert row[5] == "-"  # its rate is unknown
     assert main(["info", str(folders[tier]), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["tasks"]["words"]["codecs"] == {"rounded": 3, "stepped": 10}
@@ -75,7 +79,7 @@ def test_info_tells_of_tasks_and_codecs_by_the_manifest(
 
 
 def all_shapes(root: Path) -> Iterator[tuple[int, ...]]:
-    """The shapes of all originals, and of what was made of each."""
+    """Yield the shapes of all originals and compressed features."""
     made: dict[str, int] = {}
     for task in ("one", "words", "pictures", "cls"):
         for source in pq.read_table(root / f"labels/{task}.parquet")["source_id"].to_pylist():
@@ -221,7 +225,7 @@ def test_codes_are_batched_and_values_have_none(folders: dict[str, Path]) -> Non
 
 @lru_cache(maxsize=64)
 def opened(path: Path, kind: str) -> Any:
-    """Return what a file of an export holds, read once for all its features."""
+    """Return the content of a file of an export, cached."""
     if kind == "safetensors":
         return load_file(path)
     if kind == "parquet":
@@ -230,7 +234,7 @@ def opened(path: Path, kind: str) -> Any:
 
 
 def read_export(out: Path, kind: str, row: dict[str, Any], stem: str) -> np.ndarray:
-    """Return a feature of an export by a row of its index, with the format's own library."""
+    """Return a feature of an export by a row of its index, read with the library of the format."""
     path = out / row[f"{stem}file"]
     if kind == "npy":
         return np.asarray(np.load(path))
@@ -308,7 +312,7 @@ def test_what_is_published_is_read_back(
     assert "tables/pictures-picture.safetensors" in files
     card = hub.blobs[files["README.md"]].decode()
     assert f'load_dataset("org/cfqa", "one", revision="{done.tag}")["test"]  # the' in card
-    assert "the whole recipe is in `manifest.json`" in card
+    assert "contains the complete recipe" in card
     assert "- `words`: odbl; The Words project; inputs may not be redistributed; truths may" in card
     stated = [there.manifest.tasks[task].terms for task in ("one", "words")]
     assert stated == [full.manifest.tasks["one"].terms, terms]
@@ -322,14 +326,14 @@ def test_a_folder_that_lacks_bitstreams_is_not_published_as_light(folders: dict[
 def test_the_card_tells_what_axes_terms_and_codecs_there_are(folders: dict[str, Path]) -> None:
     text = (folders["full"] / "README.md").read_text()
     for line in (
-        "**What this is made of: Every case of format 2, in little.** Its numbers",
+        "**Contents:** Every case of format 2, in little. Its results",
         "118 compressed ones\n(5 codecs, 2 to 10 levels each)",
-        "`words`, `pictures`, `cls`: inputs of its maker.",
+        "`words`, `pictures`, `cls`: inputs of its author.",
         "| words | forwards, backwards | last hidden state (after the norm) | up to 9 | 0 | - |",
         "| words | marking words in a sentence | 4 | 2 x 1 x 9 x 6 | accuracy (higher is better",
         "| pictures | restored | ",
         "| `group` | string | ",
-        "Level 0 is the best, the last the worst.",
+        "Level 0 has the best quality, the last the worst.",
         "- `one`: cc-by-4.0; https://example.org/one; The One project; inputs may not be ",
     ):
         assert line in text, line

@@ -45,29 +45,29 @@ def test_more_units_than_a_picture_has_are_refused(
 ) -> None:
     stream, shape = a_stream(name)
     units = stream.count(b"\0\0\1")
-    assert units < video.MOST_UNITS <= 64
-    monkeypatch.setattr(video, "MOST_UNITS", units)
+    assert units < video.MAX_UNITS <= 64
+    monkeypatch.setattr(video, "MAX_UNITS", units)
     get_codec(name).decode(stream, shape)
-    monkeypatch.setattr(video, "MOST_UNITS", units - 1)
+    monkeypatch.setattr(video, "MAX_UNITS", units - 1)
     with pytest.raises(CodecError, match=f"^{name}: the bitstream contains more units than one"):
         get_codec(name).decode(stream, shape)
 
 
 @pytest.mark.parametrize(
-    ("name", "beyond"), [("hyperprior_multi_task", False), ("hyperprior_task_specific", True)]
+    ("name", "by_distance"), [("hyperprior_multi_task", False), ("hyperprior_task_specific", True)]
 )
 def test_samples_have_integers_beyond_their_tables(
-    name: str, beyond: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, by_distance: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     popped = []
-    pop = TableCoder._escaped
+    pop = TableCoder._decode_escaped
 
     def counting(self: TableCoder, coder: Any) -> Any:
-        popped.append(self.beyond)
+        popped.append(self.by_distance)
         return pop(self, coder)
 
-    monkeypatch.setattr(TableCoder, "_escaped", counting)
+    monkeypatch.setattr(TableCoder, "_decode_escaped", counting)
     streams = stream_samples(name, tmp_path)
     for key in list(streams)[::4]:
         decode(codec_of(name, tmp_path, False), key, streams[key])
-    assert set(popped) == {beyond}
+    assert set(popped) == {by_distance}

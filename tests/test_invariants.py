@@ -20,15 +20,15 @@ from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.format_1 import read_tasks
 from cfqa_data.format.invariants import (
-    PLACES,
-    RANGES,
-    VALUES,
+    POSITION_RULES,
+    RANGE_RULES,
+    VALUE_RULES,
     LabelRows,
     check_source_ids,
     check_task_names,
+    first_unordered,
     fold_of,
     measured_bits,
-    out_of_order,
     shard_of,
 )
 from cfqa_data.format.layout import Layout
@@ -62,7 +62,7 @@ def test_positions_say_fold_and_shard() -> None:
 def test_the_order_is_by_source_codec_and_level(table: pa.Table) -> None:
     def first(*keys: tuple[int, int, int]) -> int | None:
         places = np.array(keys, np.int64).T
-        return out_of_order(LabelRows(table, _entry(), *places))
+        return first_unordered(LabelRows(table, _entry(), *places))
 
     assert first((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)) is None
     assert first((0, 0, 0), (1, 0, 0), (0, 1, 0)) == 2
@@ -116,7 +116,7 @@ def test_a_build_makes_no_labels_that_break_a_rule(
 
 def test_the_page_names_every_column_of_which_something_holds() -> None:
     told = FORMAT.read_text(encoding="utf-8").partition("\n## Invariants\n")[2]
-    rules = (*PLACES, *VALUES, *RANGES, measured_bits(np.zeros(1)))
+    rules = (*POSITION_RULES, *VALUE_RULES, *RANGE_RULES, measured_bits(np.zeros(1)))
     assert [rule.column for rule in rules if f"`{rule.column}`" not in told] == []
 
 

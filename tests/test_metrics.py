@@ -14,7 +14,7 @@ from twins_structure import STRUCTURE_TWINS
 from twins_tokens import TOKEN_TWINS
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features import batch
+from cfqa_data.eval.features import Features, batch, order, products, relations
 from cfqa_data.eval.metrics import METRICS, Metric, create_metric
 
 Array = np.ndarray
@@ -47,6 +47,17 @@ def test_equals_its_brute_force_twin(metric: Metric, shape: tuple[int, ...]) -> 
     assert scores.shape == (3,)
     assert scores.dtype == torch.float64
     np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-11, atol=1e-13)
+
+
+@metrics
+def test_slices_score_one_by_one_as_together(
+    metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = ready(metric, (2, 3, 9, 4))
+    x, y = (z.double() for z in pair((2, 3, 9, 4)))
+    together = metric(x[:1], y)
+    monkeypatch.setattr(relations, "CPU_GROUP", 1)
+    np.testing.assert_allclose(metric(x[:1], y).numpy(), together.numpy(), rtol=1e-11, atol=1e-13)
 
 
 @metrics
@@ -146,7 +157,8 @@ def test_many_values_score_as_few_do(
     x[..., :5] += offset
     x, y = 2 * x, scale * 2 * (x + noise * e)
     y[..., 7, :] = y[..., 8, :]
-    names = ("mse", "cosine", "cka", "cka_debiased", "distance_correlation", "procrustes")
+    names = ["mse", "cosine", "cka", "cka_debiased", "distance_correlation", "procrustes"]
+    names += ["moments", "frechet", "rsm_difference", "mutual_knn"]
     fast = [float(create_metric(name)(x, y)) for name in names]
     with monkeypatch.context() as few:
         few.setattr(batch, "MANY", 2**60)
@@ -155,6 +167,47 @@ def test_many_values_score_as_few_do(
     if scale <= 3 and noise == 1e-3:
         rounding = 1e-3 if dtype == torch.float32 else 1e-6
         assert [1 - s for s in fast[1:5]] == pytest.approx([1 - s for s in slow[1:5]], rel=rounding)
+
+
+def test_cosines_of_tokens_of_very_different_lengths_are_products() -> None:
+    x, y = (z.double() for z in pair((1, 1, 40, 4000), batch=1))
+    x[..., 3, :] *= 1e-4
+    y[..., 3, :] *= 1e-4
+    expected = TWINS["rsm_difference"](x[0].numpy(), y[0].numpy())
+    assert float(create_metric("rsm_difference")(x, y)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_cka_does_not_depend_on_whether_cka_debiased_is_scored_too() -> None:
+    x, y = (Features(z) for z in pair((1, 2, 520, 256), batch=1))
+    plain, debiased = (create_metric(name) for name in ("cka", "cka_debiased"))
+    alone = plain.score(x, y)
+    scores = debiased.score(x, y)
+    again = Features(y.values)
+    assert plain.score(x, again).equal(alone)
+    assert debiased.score(x, again).equal(scores)
+
+
+@pytest.mark.parametrize("rows", [190, 257, 530])
+def test_products_in_blocks_are_those_of_whole_matrices(rows: int) -> None:
+    z, middle = (torch.randn(2, rows, n, dtype=torch.float64) for n in (30, rows))
+    upper, middle = middle[:1].triu(), middle + middle.mT
+    assert products.gram(z).allclose(z @ z.mT)
+    assert products.gram(z, out=torch.empty_like(middle)).allclose(z @ z.mT)
+    assert products.upper_product(upper, z).allclose(upper @ z)
+    assert products.product_upper(z.mT, upper).allclose(z.mT @ upper)
+    congruent = products.congruent(upper, middle).triu()
+    assert congruent.allclose((upper @ middle @ upper.mT).triu())
+
+
+@each("ties", [False, True])
+def test_numbers_are_put_into_order(ties: bool) -> None:
+    rng = np.random.default_rng(0)
+    numbers = 1 + 1e-12 * rng.random((2, 3000)) if ties else rng.random((2, 3000))
+    numbers[:, :7] = [0.0, 5e-324, 1e-300, 1e300, -0.0, numbers[0, 9], np.inf]
+    ordered, places = order.ascending(torch.from_numpy(numbers))
+    assert ordered.numpy().tolist() == np.sort(numbers).tolist()
+    assert np.take_along_axis(numbers, places.numpy(), 1).tolist() == ordered.tolist()
+    assert all(len(set(row)) == 3000 for row in places.tolist())
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0 / 3.0])

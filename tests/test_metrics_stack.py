@@ -76,7 +76,7 @@ def test_it_is_trained_on_other_folds_explained_and_saved(tmp_path: Path) -> Non
     result = evaluate(dataset, ["stack", "mse"])
     srocc = {row["metric"]: row["srocc"] for row in result.correlations.to_pylist()}
     assert srocc["stack"] > 0.9
-    assert result.notes["stack"].startswith("metric 'stack' weighs in cls: ")
+    assert result.notes["stack"].startswith("weights of metric 'stack' for cls: ")
     metric = create_metric("stack").fitted(dataset)
     assert sum(metric.weights.values()) == pytest.approx(1)
     x, y = pair((1, 1, 9, 16))

@@ -21,7 +21,7 @@ from cfqa_data.format.manifest import hash_file
 from cfqa_data.format.resources import ROOT_VARIABLE, resolve
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.recipe.load import Recipe, load_recipe
-from cfqa_data.recipe.portable import portable, portable_names, rename
+from cfqa_data.recipe.portable import portable, portable_names, replace_path
 
 SHIPPED = "package://cfqa_data.codecs/weights/hyperprior_"
 SYNSETS = [f"n{1_440_764 + index:08d}" for index in range(1000)]
@@ -198,7 +198,7 @@ def test_a_finished_dataset_of_other_lists_is_another(
     names, sources = portable_names(recipe), {"seg": get_source("voc2012")("seg", 0, **options)}
     hashed = hash_uris(weights_of(recipe)) | hash_sources(recipe, sources)
     folder = write_mock_dataset(tmp_path / "cfqa", sources=1, recipe=portable(recipe))
-    edit_manifest(folder, weights={rename(uri, names): told for uri, told in hashed.items()})
+    edit_manifest(folder, weights={replace_path(uri, names): told for uri, told in hashed.items()})
     assert status(recipe, folder) == "finished"
     lines(tmp_path / "mine.txt", "a")
     with pytest.raises(BuildError, match=r"dataset of other weights or lists \(root://"):

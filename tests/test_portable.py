@@ -27,7 +27,7 @@ from cfqa_data.recipe.portable import (
     portable,
     portable_names,
     recipe_of,
-    rename,
+    replace_path,
 )
 
 
@@ -85,7 +85,7 @@ def test_programs_and_roots_of_images_are_no_part_of_it() -> None:
     ],
 )
 def test_what_lies_in_or_beside_a_named_place_is_named_by_it(uri: str, name: str) -> None:
-    assert rename(uri, {"/data/val": "root://val", "/w/a/x.pth": "root://a/x.pth"}) == name
+    assert replace_path(uri, {"/data/val": "root://val", "/w/a/x.pth": "root://a/x.pth"}) == name
 
 
 @each(

@@ -25,7 +25,7 @@ from cfqa_data.format import parquet
 from cfqa_data.format.facts import Terms
 from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import read_manifest, write_manifest
-from cfqa_data.format.previews import in_order, previews_table
+from cfqa_data.format.previews import previews_table, sort_previews
 from cfqa_data.format.storage import write_table
 from cfqa_data.integrity.consistency import inconsistencies
 
@@ -34,7 +34,7 @@ RED = np.full((5, 7, 3), (200, 10, 10), np.uint8)
 
 def written(root: Path, originals: pa.Table, found: pa.Table) -> list[str]:
     """Write the table, and what follows from it; return what does not agree."""
-    table = previews_table(originals, in_order(originals, found))
+    table = previews_table(originals, sort_previews(originals, found))
     assert table is not None
     write_table(root / NAMES.previews, table)
     write_card(root, read_manifest(root))
@@ -79,14 +79,14 @@ def test_rows_have_pictures(streaming: bool, folder: Path, tmp_path: Path) -> No
 
 
 def test_what_was_drawn_comes_out_again(folder: Path, drawn: pa.Table) -> None:
-    again = Folder(folder).drawn_columns()
+    again = Folder(folder).read_pictures()
     assert again.sort_by("source_id").to_pylist() == [
         {name: row[name] for name in again.column_names}
         for row in drawn.sort_by("source_id").to_pylist()
     ]
     nothing = drawn.select(["source_id", "truth"])
     originals = Folder(folder).originals_table()
-    assert previews_table(originals, in_order(originals, nothing)) is None
+    assert previews_table(originals, sort_previews(originals, nothing)) is None
 
 
 def test_another_table_than_that_of_originals_is_a_fault(
@@ -135,7 +135,7 @@ def test_columns_are_those_of_the_format(name: str, column: list[object], copy: 
     assert "\n" not in faults[0]
     for read in (
         Folder(copy).previews,
-        Folder(copy).drawn_columns,
+        Folder(copy).read_pictures,
         lambda: write_card(copy, manifest),
         lambda: prepare_upload(copy, manifest, "org/cfqa", terms=Terms("mit")),
     ):
@@ -151,7 +151,7 @@ def test_pictures_are_read_within_limits(copy: Path, monkeypatch: pytest.MonkeyP
         table = previews_table(rows, pa.table({"output_original": pa.array(pictures)}))
         assert table is not None
         write_table(copy / NAMES.previews, table)
-        found: list[bytes | None] = Folder(copy).drawn_columns()["output_original"].to_pylist()
+        found: list[bytes | None] = Folder(copy).read_pictures()["output_original"].to_pylist()
         return found
 
     assert read([lossy, None, webp(RED)]) == [lossy, None, webp(RED)]

@@ -123,16 +123,17 @@ def test_the_card_is_the_folder_s_with_what_publishing_adds(hub: LoopbackHub, fo
     card = there(hub)["README.md"].decode()
     section = card[card.index("This is `toy`") - 1 : card.index("\n## Composition")]
     own = (folder / "README.md").read_text()
-    community = f"its [Community tab](https://huggingface.co/datasets/{REPO}/discussions)"
-    local = card.replace(section, "").replace(community, "ask who gave you the folder")
+    community = f"use its [Community tab](https://huggingface.co/datasets/{REPO}/discussions)"
+    local = card.replace(section, "").replace(community, "contact whoever gave you the folder")
     citation = card[card.index("\n@misc{org-cfqa") : card.rindex("```")]
     assert f"note         = {{Version {done.tag}}}" in citation
     local = (
         local.replace(citation, "")
         .replace(f', revision="{done.tag}"', "")
-        .replace(f'"{REPO}"', '"cfqa"')
+        .replace(f'"{REPO}"', '"toy"')
+        .replace("labels of a task", 'labels of a task; "toy" is the path of this folder')
     )
-    assert local.replace("# the labels", "# in the folder's parent: the labels") == own
+    assert local == own
     assert f'load_dataset("{REPO}", "dpt", revision="{done.tag}")["test"]  # the labels' in card
     assert f'load("{REPO}", "seg", codec="x265", revision="{done.tag}")' in card
     assert f"{done.files} files" in section

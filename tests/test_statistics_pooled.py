@@ -62,7 +62,7 @@ def test_draws_may_be_worked_on_in_parts(
     starts, counts = np.arange(10) * 20, source_counts(10, 30, seed=1)
     whole = pooled_coefficients(scores, truth, starts, counts)
     for numbers in (200, 999, 10**6):
-        monkeypatch.setattr(pooled, "NUMBERS_AT_ONCE", numbers)
+        monkeypatch.setattr(pooled, "MAX_ELEMENTS", numbers)
         parts = pooled_coefficients(scores, truth, starts, counts)
         np.testing.assert_allclose(parts, whole, atol=1e-14)
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics import Metric, as_metrics
-from cfqa_data.eval.results import conclude
+from cfqa_data.eval.results import make_evaluation
 from cfqa_data.eval.statistics import Statistics, statistics
 from cfqa_data.eval.statistics.columns import COLUMNS
 from cfqa_data.eval.statistics.mapping import map_scores
@@ -385,7 +385,7 @@ def test_bad_input_is_named() -> None:
 
 
 def numbered(metrics: tuple[Metric, ...]) -> Any:
-    return conclude(LABELS, metrics, VALUES[:, : len(metrics)], "distortion", {})
+    return make_evaluation(LABELS, metrics, VALUES[:, : len(metrics)], "distortion", {})
 
 
 def test_the_plain_layout_shows_every_figure_with_its_interval() -> None:

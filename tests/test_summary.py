@@ -18,7 +18,7 @@ EVIL = "<script>alert(1)</script>\x1b[31m" + "x" * 5000
 
 
 class Cells(HTMLParser):
-    """The tags of a table, and the text of its cells."""
+    """Collects the tags of a table and the text of its cells."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -36,6 +36,7 @@ class Cells(HTMLParser):
 def test_objects_describe_themselves_in_a_line_and_a_small_table(tmp_path: Path) -> None:
     dataset = cfqa_data.load(write_mock_dataset(tmp_path / "cfqa", sources=2))
     result = cfqa_data.evaluate(dataset, ["mse", "cosine"])
+    assert "reference_score " in repr(dataset[0])
     for thing, line, cell in (
         (dataset, "<Dataset ", "x265, vvenc, hyperprior_multi_task, hyperprior_task_specific"),
         (dataset[0], "<FeaturePair cls-000 by x265, level 0: task cls, each float32", "distortion"),

@@ -255,6 +255,9 @@ def test_a_leaderboard_is_text_markdown_and_a_page(boards: Any) -> None:
                 lines = [line for line in written.splitlines() if entry.metric.name in line]
                 assert any(shown in line for line in lines)
     assert page.count('<section id="board-') == 2
+    long = replace(boards[0].entries[0].metric, name="a_long<b>")
+    entry = replace(boards[0].entries[0], metric=long)
+    assert ">a_<wbr>long&lt;b&gt;</th>" in html_page([replace(boards[0], entries=(entry,))])
     assert page.count("<tr") == sum(2 + len(board.entries) for board in boards)
     assert "http" not in re.sub(r'xmlns="[^"]*"', "", page.replace("http-equiv", ""))
     evil = replace(boards[0], name="<script>alert(1)</script>")

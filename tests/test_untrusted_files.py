@@ -1,4 +1,4 @@
-"""Files that no mutation finds: links, pipes, files larger than what is read of their kind."""
+"""Files that mutations do not produce: links, pipes, and files above the size limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mock_dataset import write_mock_dataset
 import cfqa_data
 from cfqa_data.errors import FormatError, MetricError
 from cfqa_data.eval.paper_logs import read_log
-from cfqa_data.format.limits import open_plain, parse_json, read_limited
+from cfqa_data.format.limits import open_regular, parse_json, read_limited
 from cfqa_data.format.manifest import read_manifest
 
 LABELS, SHARD = "labels/cls.parquet", "originals/cls-00000-of-00002.safetensors"
@@ -109,7 +109,7 @@ def test_what_is_read_of_a_file_is_limited(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="more than the 4 bytes"):
         read_limited(path, 4)
     with pytest.raises(OSError, match="regular file"):
-        open_plain(Path("/dev/zero"))
+        open_regular(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize("text", [b"NaN", b"[1e999]", b"-Infinity", b"[" * 10**5, b"1" * 5000])
@@ -127,7 +127,7 @@ def test_an_open_folder_with_known_links_can_be_pickled(folder: Path) -> None:
 
 
 def test_files_that_are_read_whole_have_a_limit(folder: Path) -> None:
-    os.truncate(folder / LABELS, 1 << 40)  # of holes: it takes no room on the disk
+    os.truncate(folder / LABELS, 1 << 40)  # a sparse file, which takes no disk space
     with pytest.raises(FormatError, match=r"cls.parquet: cannot be read: more than the 268"):
         _read(folder)
     log = folder / "log.txt"

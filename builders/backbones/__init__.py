@@ -1,4 +1,4 @@
-"""Backbones: the networks whose block outputs are the features."""
+"""Backbones: networks whose block outputs are the features."""
 
 from __future__ import annotations
 

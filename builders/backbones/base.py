@@ -28,17 +28,17 @@ __all__ = [
 
 
 class Backbone(ABC):
-    """Extracts features (N, C, T, D) from the inputs of samples.
+    """Base class of backbones, which extract features (N, C, T, D) from the inputs of samples.
 
-    The arguments of a subclass are a recipe's `weights`, a path or None, and its `options`.
+    The constructor of a subclass takes a recipe's `weights` (a path or None) and `options`.
 
     Attributes:
-        name: of the backbone, as manifests record it.
-        width: D; None if it is only known from a feature.
-        layers: number of layers to choose from; None if it is only known from a feature.
-        prefix_tokens: leading tokens, such as a class token, without a position in the input.
-        parameters: number of weights, for estimates of time.
-        norm: its final norm, for tasks that start from normalised tokens; None if it has none.
+        name: Name of the backbone, recorded in manifests.
+        width: Width D; None if it is known from features only.
+        layers: Number of layers to choose from; None if it is known from features only.
+        prefix_tokens: Number of leading tokens without a position, such as a class token.
+        parameters: Number of weights, for estimates of time.
+        norm: Final norm, for tasks that start from normalised tokens; None if it has none.
     """
 
     name: str = ""
@@ -57,25 +57,25 @@ class Backbone(ABC):
 
     @abstractmethod
     def extract(self, inputs: Any, layers: Sequence[int]) -> np.ndarray:
-        """Return the feature of one sample's inputs: the same bytes for the same inputs.
+        """Return the feature of one sample; equal inputs must give equal bytes.
 
         Args:
-            inputs: of a sample.
-            layers: their numbers, from 0, rising.
+            inputs: Inputs of the sample.
+            layers: Indices of the layers, from 0, increasing.
 
         Returns:
-            float32 (N, C, T, D), with one C per layer; T may depend on the inputs.
+            Feature, float32 (N, C, T, D), with one C per layer; T may depend on the inputs.
 
         Raises:
-            BuildError: the backbone does not accept these inputs.
+            BuildError: The backbone does not accept these inputs.
         """
 
     def shape(self, inputs: Any, layers: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape of the feature of inputs, for estimates; by default it is extracted."""
+        """Return the shape of a feature, for estimates; by default, the feature is extracted."""
         return self.extract(inputs, layers).shape
 
     def grid(self, inputs: Any) -> tuple[int, int] | None:
-        """Return (rows, columns) of a view's tokens without the prefix; None without a grid."""
+        """Return (rows, columns) of a view's tokens after the prefix; None without a grid."""
         return None
 
     def layer(self, index: int) -> Layer:
@@ -84,10 +84,10 @@ class Backbone(ABC):
 
 
 def join_layers(name: str, layers: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the feature (N, C, T, D) of layers (N, T, D) each.
+    """Stack layers (N, T, D) into a feature (N, C, T, D).
 
     Raises:
-        BuildError: they differ in T or D.
+        BuildError: The layers differ in T or D.
     """
     if len({layer.shape for layer in layers}) > 1:
         shapes = [layer.shape[1:] for layer in layers]
@@ -96,27 +96,27 @@ def join_layers(name: str, layers: Sequence[np.ndarray]) -> np.ndarray:
 
 
 class LibraryModel(Backbone):
-    """A model of a library: a layer per block, and one more of its final norm, where it has one.
+    """Model of another library: a layer per block, and one for the final norm, if it has one.
 
     Attributes:
-        made_of: makes it again, where it is unpickled.
-        blocks: how many there are.
-        block: what one is called.
-        patch: rows and columns of pixels for a token; None where there is no grid.
-        mean_std: of the images that the model takes; None as they come.
+        recreate: Function that recreates the model when it is unpickled.
+        blocks: Number of blocks.
+        block: Name for a block.
+        patch: Rows and columns of pixels per token; None without a grid.
+        mean_std: Normalisation of the model's images; None for that of the sources.
     """
 
-    made_of: Callable[[], Any]
+    recreate: Callable[[], Any]
     blocks: int
     block: str = "block"
     patch: tuple[int, int] | None = None
     mean_std: tuple[Any, Any] | None = None
 
     def __reduce__(self) -> Any:
-        return self.made_of, ()
+        return self.recreate, ()
 
     def grid(self, inputs: Any) -> tuple[int, int] | None:
-        """Return the rows and columns of patches, where all layers have the same."""
+        """Return the rows and columns of patches; None if layers differ in them."""
         if not self.patch:
             return None
         images = inputs["pixel_values"] if isinstance(inputs, Mapping) else inputs
@@ -124,26 +124,26 @@ class LibraryModel(Backbone):
         return height // self.patch[0], width // self.patch[1]
 
     def layer(self, index: int) -> Layer:
-        """Return a block's name, and whether its output is from before the final norm."""
+        """Return the name of a layer, and whether it is before or after the final norm."""
         if index == self.blocks:
             return Layer("final norm", "after")
         return Layer(f"{self.block} {index}", "before" if self.norm is not None else None)
 
     def check_layers(self, layers: Sequence[int]) -> None:
-        """Check that there are such layers.
+        """Check that layers exist.
 
         Raises:
-            BuildError: there are not.
+            BuildError: A layer does not exist, or there are none.
         """
         assert self.layers is not None
         if not layers or not all(0 <= layer < self.layers for layer in layers):
             raise BuildError(f"{self.name}: layers are 0 to {self.layers - 1}, not {list(layers)}")
 
     def images(self, values: Any) -> np.ndarray:
-        """Return images, float32 (N, 3, H, W), by the statistics that the model was trained with.
+        """Return images, float32 (N, 3, H, W), normalised as the model expects.
 
         Raises:
-            BuildError: they are none.
+            BuildError: The inputs are not normalised images.
         """
         values = np.asarray(values)
         if values.dtype.kind != "f" or values.ndim != 4:
@@ -154,27 +154,25 @@ class LibraryModel(Backbone):
 
 @contextmanager
 def library_errors(what: str, *, kind: bool = True) -> Iterator[None]:
-    """Raise what a library raises, which may be anything, in one line.
+    """Turn any error of a library into a BuildError of one line.
 
     Args:
-        what: names the model in the error.
-        kind: whether the kind of the library's error is told.
-
-    Raises:
-        BuildError: instead.
+        what: Description of the model for the error message.
+        kind: Whether the message includes the type of the library's error.
     """
     try:
         yield
     except Exception as error:
-        why = str(error).strip().partition("\n")[0]
-        raise BuildError(f"{what}: {type(error).__name__ + ': ' if kind else ''}{why}") from error
+        reason = str(error).strip().partition("\n")[0]
+        prefix = f"{type(error).__name__}: " if kind else ""
+        raise BuildError(f"{what}: {prefix}{reason}") from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return what a file of JSON beside weights says.
+    """Return the JSON object in a configuration file beside weights.
 
     Raises:
-        BuildError: it holds no table.
+        BuildError: The file does not contain a JSON object.
     """
     try:
         return dict(parse_json(read_limited(path, LARGEST_JSON)))

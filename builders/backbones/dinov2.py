@@ -1,8 +1,8 @@
 """DINOv2's vision transformer: pre-norm blocks with LayerScale, a class token, patch 14.
 
-Written from the architecture's description (Oquab et al., "DINOv2: Learning Robust Visual Features
-without Supervision", TMLR 2024); parameter names are those of the official checkpoints, so a bare
-state dict loads as it is. Depth, width, patch and the kind of MLP are read off the tensors.
+The implementation follows the description of the architecture (Oquab et al., "DINOv2: Learning
+Robust Visual Features without Supervision", TMLR 2024). Parameters have the names of the official
+checkpoints. Depth, width, patch and kind of MLP are inferred from the tensors.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ with extras("build"):
     from torch.nn import functional as F
 
     from cfqa_data.builders.backbones.naming import recognise, to_official
-    from cfqa_data.format.checkpoints import known_tensor, tensors_at
+    from cfqa_data.format.checkpoints import load_tensors, required_tensor
 
 __all__ = ["PRECISIONS", "Backbone", "DinoV2", "VisionTransformer", "load_backbone"]
 
-#: What the matrix products are computed in; everything that is added up stays float32.
+#: Names and dtypes of the operands of matrix products; sums are always float32.
 PRECISIONS = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
 
-#: Added to the target grid before it is divided by the source grid, as the official code does: the
-#: scale handed to the interpolation, not the size, sets the sample positions.
+#: Offset of the target grid when computing the interpolation scale, as in the official code; the
+#: scale, not the size, sets the sample positions.
 POSITION_OFFSET = 0.1
 NORM_EPS = 1e-6
 
 
 class LayerScale(nn.Module):
-    """Multiplies each channel by a learned number."""
+    """Learned scale for each channel."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         if self.training:
-            # Plain products: on CPUs the fused attention's backward takes most of a step.
+            # On CPUs, the backward pass of the fused attention would take most of a step.
             weights = (query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5
             mixed = weights.softmax(dim=-1).to(value.dtype) @ value
         else:
@@ -78,7 +78,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between."""
+    """Two linear layers with GELU between them."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Cuts an image into patches, row by row, and projects each."""
+    """Linear projection of the patches of an image, row by row."""
 
     def __init__(self, dim: int, patch: int) -> None:
         super().__init__()
@@ -128,13 +128,13 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if images.is_cpu and not self.training:
-            return self.proj(images).flatten(2).transpose(1, 2)  # the official sums, bit for bit
-        # The same sums in another order, as one matrix product over unfolded patches: faster
-        # backwards, and cuDNN's convolution would round its operands to TF32.
+            return self.proj(images).flatten(2).transpose(1, 2)  # bit-exact with the official code
+        # One matrix product over unfolded patches is faster in the backward pass, and on GPUs it
+        # avoids that cuDNN rounds the operands of a convolution to TF32.
         batch, channels, height, width = images.shape
         patch = self.proj.kernel_size[0]
-        cut = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
-        rows = cut.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch * patch)
+        patches = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
+        rows = patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch * patch)
         return F.linear(rows, self.proj.weight.flatten(1), self.proj.bias)
 
 
@@ -142,13 +142,13 @@ class VisionTransformer(nn.Module):
     """DINOv2's transformer.
 
     Args:
-        dim: width D.
-        depth: number of blocks.
-        num_heads: attention heads; divides `dim`.
-        hidden: hidden width of the MLP (of one half, for SwiGLU).
-        grid: side of the square grid of patches that the position embedding was trained on.
-        patch: side of a patch in pixels.
-        swiglu: SwiGLU instead of the plain MLP.
+        dim: Width D.
+        depth: Number of blocks.
+        num_heads: Number of attention heads; divides `dim`.
+        hidden: Hidden width of the MLP (of one half, for SwiGLU).
+        grid: Side of the square grid of patches of the trained position embedding.
+        patch: Side of a patch in pixels.
+        swiglu: Whether to use SwiGLU instead of the plain MLP.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """Position embedding for a grid of patches, (1, 1 + rows*columns, D)."""
+        """Return the position embedding for a grid of patches, (1, 1 + rows*columns, D)."""
         if rows == columns == self.grid:
             return self.pos_embed
         cls, patches = self.pos_embed[:, :1], self.pos_embed[:, 1:]
@@ -188,7 +188,11 @@ class VisionTransformer(nn.Module):
         return torch.cat([cls, resized.flatten(2).transpose(1, 2).to(cls.dtype)], dim=1)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Tokens of normalised images (B, 3, H, W) before the first block, (B, T, D)."""
+        """Return the input tokens (B, T, D) of the first block for images (B, 3, H, W).
+
+        Raises:
+            BuildError: The images have another shape, or are not a multiple of the patch.
+        """
         if images.ndim != 4 or images.shape[1] != 3:
             raise BuildError(f"images must be (B, 3, H, W), not {tuple(images.shape)}")
         height, width = images.shape[-2:]
@@ -201,7 +205,11 @@ class VisionTransformer(nn.Module):
         return tokens + self.positions(height // self.patch, width // self.patch)
 
     def run(self, tokens: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        """Outputs (B, T, D) of the numbered blocks (from 0, rising), before the final norm."""
+        """Return the outputs (B, T, D) of blocks, given by increasing indices, before the norm.
+
+        Raises:
+            BuildError: The indices are not increasing or out of range.
+        """
         indices = list(blocks)
         if not indices or indices != sorted(set(indices)):
             raise BuildError(f"blocks must be increasing and at least one, not {indices}")
@@ -218,23 +226,23 @@ class VisionTransformer(nn.Module):
     def extract(
         self, images: Tensor | np.ndarray, blocks: Sequence[int], precision: str = "float32"
     ) -> Tensor:
-        """Block outputs before the final norm, class token first.
+        """Return block outputs before the final norm, class token first.
 
-        They do not depend on the state of torch around the call.
+        They do not depend on torch's global settings.
 
         Args:
-            images: float32 (B, 3, H, W), normalised; H and W divisible by the patch. They are
-                moved to where the backbone lies.
-            blocks: numbers of the blocks, from 0, rising.
-            precision: "float32", or "bfloat16" or "float16" to let autocast round the operands of
-                the matrix products; norms and sums stay float32.
+            images: Normalised images, float32 (B, 3, H, W); H and W are divisible by the patch.
+                They are moved to the backbone's device.
+            blocks: Indices of the blocks, from 0, increasing.
+            precision: Precision of the operands of matrix products: "float32", or "bfloat16" or
+                "float16" by autocast; norms and sums stay float32.
 
         Returns:
-            float32 (B, len(blocks), T, D) with T = 1 + (H / patch) * (W / patch), where the images
-            lie.
+            Features, float32 (B, len(blocks), T, D) with T = 1 + (H / patch) * (W / patch), on the
+            images' device.
 
         Raises:
-            BuildError: images or blocks do not fit the backbone, or there is no such precision.
+            BuildError: Images or blocks do not fit the backbone, or the precision is unknown.
         """
         if precision not in PRECISIONS:
             raise BuildError(f"no precision '{precision}'; known are {', '.join(PRECISIONS)}")
@@ -244,7 +252,7 @@ class VisionTransformer(nn.Module):
             raise BuildError(f"images must be normalised floating point, not {images.dtype}")
         weights = self.cls_token
         dtype = PRECISIONS[precision]
-        # Each weight is used once: a cache would only keep its rounded copy in memory.
+        # Each weight is used once, so that a cache would only keep rounded copies in memory.
         with torch.autocast(
             weights.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False
         ):
@@ -253,36 +261,35 @@ class VisionTransformer(nn.Module):
 
 
 Backbone = VisionTransformer
-"""Its name in version 0.1."""
+"""Name of the class in version 0.1."""
 
 
 @torch_state(grad=False)
 def load_backbone(
     path_or_state_dict: str | Path | Mapping[str, Any], num_heads: int | None = None
 ) -> VisionTransformer:
-    """Build the backbone that a checkpoint describes, in evaluation mode, float32.
+    """Build the backbone of a checkpoint, in evaluation mode and float32.
 
-    A file is mapped, not read: float32 weights take memory as they are used.
+    Files are memory-mapped, so that float32 weights take memory only when they are used.
 
     Args:
-        path_or_state_dict: official ``.pth`` or safetensors file; ``model.safetensors`` of the
-            Hub's `transformers` layout, its index, or the folder of either; a training's
-            checkpoint around one; or a state dict of any of these.
-        num_heads: attention heads; ``dim / 64`` when None.
+        path_or_state_dict: Official ``.pth`` or safetensors file; ``model.safetensors`` in the
+            Hub's `transformers` layout, its index, or the folder of either; a checkpoint of a
+            training that contains one of these; or their state dict.
+        num_heads: Number of attention heads; ``dim / 64`` if None.
 
     Returns:
-        The backbone, on the CPU when it comes from a file; float32 weights are shared with the
-        file or state dict.
+        The backbone, on the CPU if loaded from a file; it shares memory with float32 tensors.
 
     Raises:
-        BuildError: a tensor is missing, left over or misshapen; the message names it.
+        BuildError: A tensor is missing, left over or misshapen; the message names it.
     """
-    state, origin = tensors_at(path_or_state_dict, "state dict")
+    state, origin = load_tensors(path_or_state_dict, "state dict")
     state, naming = recognise(state, origin)
     what = "DINOv2 backbone"
 
     def need(official: str, ndim: int) -> Tensor:
-        return known_tensor(state, naming(official)[0], ndim, origin, what)
+        return required_tensor(state, naming(official)[0], ndim, origin, what)
 
     embed, projection = need("pos_embed", 3), need("patch_embed.proj.weight", 4)
     dim, rows = int(embed.shape[-1]), int(embed.shape[1])
@@ -312,13 +319,13 @@ def load_backbone(
 
 
 class DinoV2(base.Backbone):
-    """DINOv2, of any size: a layer is the output of a block, before the final norm.
+    """DINOv2 of any size: a layer is the output of a block, before the final norm.
 
     Inputs are normalised images, float32 (N, 3, H, W).
 
     Args:
-        weights: what :func:`load_backbone` takes.
-        num_heads: attention heads; a 64th of the width when None.
+        weights: Path of the weights, as for :func:`load_backbone`.
+        num_heads: Number of attention heads; the width divided by 64 if None.
     """
 
     name = "DINOv2"
@@ -344,5 +351,5 @@ class DinoV2(base.Backbone):
         return len(inputs), len(layers), 1 + math.prod(self.grid(inputs)), self.network.dim
 
     def layer(self, index: int) -> Layer:
-        """Return a block's name, and where its output is taken."""
+        """Return the name of a block, whose output is taken before the final norm."""
         return Layer(f"block {index}", "before")

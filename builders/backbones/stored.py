@@ -14,11 +14,11 @@ __all__ = ["Stored"]
 
 
 class Stored(Backbone):
-    """Returns stored features; used with the source `features`.
+    """Backbone that returns stored features; used with the source `features`.
 
     Args:
-        prefix_tokens: leading tokens that stand for no place of the input.
-        rows: rows of the grid that the other tokens of a view lie in; 0 for none.
+        prefix_tokens: Number of leading tokens without a position in the input.
+        rows: Rows of the grid of a view's other tokens; 0 without a grid.
     """
 
     name = "stored features"
@@ -39,6 +39,6 @@ class Stored(Backbone):
         return np.ascontiguousarray(feature[:, list(layers)], np.float32)
 
     def grid(self, inputs: Any) -> tuple[int, int] | None:
-        """Return the grid, where the tokens fill the rows."""
+        """Return the grid; None if the tokens do not fill the rows."""
         tokens = inputs.shape[2] - self.prefix_tokens
         return (self.rows, tokens // self.rows) if self.rows and not tokens % self.rows else None

@@ -13,7 +13,7 @@ import numpy as np
 from cfqa_data.builders.backbones.base import LibraryModel, join_layers, library_errors, read_config
 from cfqa_data.errors import BuildError
 from cfqa_data.extras import extras
-from cfqa_data.format.checkpoints import check_tensors, tensors_at
+from cfqa_data.format.checkpoints import check_tensors, load_tensors
 from cfqa_data.torch_state import torch_state
 
 with extras():
@@ -26,25 +26,25 @@ CONFIG = "config.json"
 
 
 class Timm(LibraryModel):
-    """Any model of `timm` that can give what its blocks or stages compute.
+    """Any model of `timm` that can return the outputs of its blocks or stages.
 
-    Layer i is the output of block or stage i, before the final norm, with its prefix tokens first
-    and then its places row by row; one more layer is that of the final norm, where the model has
-    one for tokens. Inputs are images, float32 (N, 3, H, W), normalised as all sources here do, by
-    ImageNet's mean and deviation; a model that was trained with other ones gets these.
+    Layer i is the output of block or stage i, before the final norm: prefix tokens, then patches
+    row by row. A model with a final norm for tokens has one more layer, its output. Inputs are
+    images, float32 (N, 3, H, W), normalised by ImageNet's mean and standard deviation, as by all
+    built-in sources; they are converted for models that were trained with others.
 
     Args:
-        weights: safetensors file, PyTorch checkpoint, or a folder as the Hub has it.
-        model: name of the architecture, such as "vit_small_patch14_dinov2"; by default as the
-            `config.json` beside the weights says.
+        weights: Safetensors file, PyTorch checkpoint, or a folder in the layout of the Hub.
+        model: Name of the architecture, such as "vit_small_patch14_dinov2"; by default, that in the
+            `config.json` beside the weights.
 
     Raises:
-        BuildError: there is no such model, or the weights do not fit it.
+        BuildError: There is no such model, or the weights do not fit it.
     """
 
     @torch_state(grad=False)
     def __init__(self, weights: Path, model: str = "") -> None:
-        self.made_of = partial(Timm, weights, model)
+        self.recreate = partial(Timm, weights, model)
         config = _config(Path(weights))
         architecture = model or str(config.get("architecture", ""))
         if not architecture:
@@ -54,9 +54,8 @@ class Timm(LibraryModel):
         self.parameters = sum(weight.numel() for weight in self.model.parameters())
         trained = {**self.model.pretrained_cfg, **config.get("pretrained_cfg", {})}
         self.mean_std = trained["mean"], trained["std"]
-        # Some, such as CaiT, have class tokens that their blocks for places do not see.
-        known = signature(self.model.forward_intermediates).parameters
-        if "return_prefix_tokens" in known:
+        # In some models, such as CaiT, the blocks for patches have no class token.
+        if "return_prefix_tokens" in signature(self.model.forward_intermediates).parameters:
             self.prefix_tokens = getattr(self.model, "num_prefix_tokens", 0)
         self.blocks = len(self.model.feature_info)
         widths = {stage["num_chs"] for stage in self.model.feature_info}
@@ -72,28 +71,28 @@ class Timm(LibraryModel):
     @torch_state(grad=False)
     def extract(self, inputs: Any, layers: Sequence[int]) -> np.ndarray:
         """Return the feature of one sample's images."""
-        found = [_tokens(*each).numpy() for each in self._maps(inputs, layers)]
-        return join_layers(self.name, found)
+        outputs = [_tokens(*each).numpy() for each in self._maps(inputs, layers)]
+        return join_layers(self.name, outputs)
 
     def _maps(self, inputs: Any, layers: Sequence[int]) -> list[tuple[Tensor, Tensor | None]]:
-        """Return (N, D, rows, columns) of each layer, and its prefix tokens."""
+        """Return the map (N, D, rows, columns) of each layer, and its prefix tokens."""
         self.check_layers(layers)
-        given = torch.from_numpy(self.images(inputs))
-        of: dict[str, Any] = {"output_fmt": "NCHW", "intermediates_only": True}
+        images = torch.from_numpy(self.images(inputs))
+        options: dict[str, Any] = {"output_fmt": "NCHW", "intermediates_only": True}
         if self.prefix_tokens:
-            of["return_prefix_tokens"] = True
+            options["return_prefix_tokens"] = True
+        run = partial(self.model.forward_intermediates, images, **options)
         raw = [layer for layer in layers if layer < self.blocks]
         with library_errors(self.name):
-            found = self.model.forward_intermediates(given, raw, **of) if raw else []
+            outputs = list(run(indices=raw)) if raw else []
             if self.blocks in layers:
-                last = [self.blocks - 1]
-                found = [*found, *self.model.forward_intermediates(given, last, norm=True, **of)]
-        return [each if isinstance(each, tuple) else (each, None) for each in found]
+                outputs += run(indices=[self.blocks - 1], norm=True)
+        return [each if isinstance(each, tuple) else (each, None) for each in outputs]
 
 
-def _tokens(places: Tensor, prefix: Tensor | None) -> Tensor:
-    """Return (N, T, D) of a map (N, D, rows, columns)."""
-    tokens = places.flatten(2).transpose(1, 2)
+def _tokens(patches: Tensor, prefix: Tensor | None) -> Tensor:
+    """Return the tokens (N, T, D) of a map (N, D, rows, columns) and its prefix tokens."""
+    tokens = patches.flatten(2).transpose(1, 2)
     return tokens if prefix is None else torch.cat([prefix, tokens], dim=1)
 
 
@@ -103,19 +102,19 @@ def _config(weights: Path) -> dict[str, Any]:
 
 
 def _load(architecture: str, weights: Path) -> Any:
-    """Return a model without its classifier, in float32, with every weight from the file."""
+    """Load a model without its classifier, in float32; every weight must be in the file."""
     with extras():
         from timm import create_model
     make = partial(create_model, architecture, pretrained=False, num_classes=0)
     with library_errors(f"timm: {architecture!r}"):
-        try:  # images of any size, where the model knows how
+        try:  # accept images of any size, if the model supports that
             model = make(dynamic_img_size=True)
         except TypeError:
             model = make()
-    for need in ("forward_intermediates", "feature_info"):
-        if not hasattr(model, need):
-            raise BuildError(f"timm: {architecture} has no {need}")
-    state, origin = tensors_at(weights, "state dict")
+    for attribute in ("forward_intermediates", "feature_info"):
+        if not hasattr(model, attribute):
+            raise BuildError(f"timm: {architecture} has no {attribute}")
+    state, origin = load_tensors(weights, "state dict")
     classifiers = model.pretrained_cfg.get("classifier") or ()
     names = (classifiers,) if isinstance(classifiers, str) else classifiers
     heads, expected = tuple(f"{name.split('.')[0]}." for name in names), model.state_dict()

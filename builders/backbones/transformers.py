@@ -1,9 +1,9 @@
 """A backbone for models of the `transformers` library: text and images, encoders and decoders.
 
-Layers are the outputs of the model's blocks, which hooks take as they are computed:
-`hidden_states` of the library's own output are, for the last block, before the final norm in some
-families and after it in others. Padding is cut off before the model runs, since padded positions
-change the other tokens of several families.
+Layers are the outputs of the model's blocks, which are collected by hooks. The library's
+`hidden_states` cannot be used: in some families its last entry is before the final norm, in others
+after it. Padding is removed before the model runs, since in several families padded positions
+change the other tokens.
 """
 
 from __future__ import annotations
@@ -33,52 +33,53 @@ __all__ = ["Transformers"]
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 UNBOUNDED = 1_000_000
-"""Tokens from which on a tokenizer's limit stands for none."""
+"""Number of tokens from which a tokenizer's limit means that there is no limit."""
 
 
 class Transformers(LibraryModel):
     """Any model that `transformers.AutoModel` loads, or a part of one.
 
-    Layer i is the output of block i, before the final norm; one more layer is that of the final
-    norm, where the model has one. Inputs are one of:
+    Layer i is the output of block i, before the final norm. A model with a final norm has one more
+    layer, its output. Inputs are one of:
 
-    - a text, or a list of texts with the same number of tokens, which the model's own tokenizer
-      takes apart;
-    - integers (T,) or (N, T), which are tokens;
-    - images, float32 (N, 3, H, W), normalised as all sources here do, by ImageNet's mean and
-      deviation; a model with other ones in its `preprocessor_config.json` gets these;
-    - what a tokenizer or processor returns, arrays by name. Tokens that an `attention_mask`
-      excludes are cut off.
+    - a text, or a list of texts with the same number of tokens, for the model's own tokenizer;
+    - tokens, integers (T,) or (N, T);
+    - images, float32 (N, 3, H, W), normalised by ImageNet's mean and standard deviation, as by all
+      built-in sources; they are converted if `preprocessor_config.json` states others;
+    - the arrays of a tokenizer or processor; tokens excluded by `attention_mask` are removed.
 
     Args:
-        weights: folder that `save_pretrained` wrote, or its `model.safetensors`; of a model on the
-            Hub, what `hf download` fetched.
-        part: the part of the model that is run, such as "encoder" or "vision_model"; needed for
-            models of several inputs.
-        max_tokens: longer texts are cut to so many tokens; refused if None.
+        weights: Folder that `save_pretrained` or `hf download` wrote, or its `model.safetensors`.
+        part: Part to run, such as "encoder" or "vision_model"; required for several inputs.
+        max_tokens: Number of tokens to which longer texts are truncated; if None, texts that are
+            too long for the model are an error.
 
     Raises:
-        BuildError: there is no such model, or its weights are incomplete.
+        BuildError: There is no such model, or its weights are incomplete.
     """
 
     name = "transformers"
 
     @torch_state(grad=False)
     def __init__(self, weights: Path, part: str = "", max_tokens: int | None = None) -> None:
-        self.made_of = partial(Transformers, weights, part, max_tokens)
+        self.recreate = partial(Transformers, weights, part, max_tokens)
         self.folder, self.max_tokens = Path(weights).parent, max_tokens
         if Path(weights).is_dir():
             self.folder = Path(weights)
-        self.model, lacking = _load(self.folder, part)
+        self.model, missing = _load(self.folder, part)
         self.name = f"transformers {self.model.config.model_type}"
         self.parameters = sum(weight.numel() for weight in self.model.parameters())
         self.visual = self.model.main_input_name == "pixel_values"
         self.mean_std = _mean_std(self.folder) if self.visual else None
         self._tokenizer: Any = None
-        self._try(lacking)
+        self._probe(missing)
 
-    def _try(self, lacking: Sequence[str]) -> None:
-        """Run the model once, to see its layers, its final norm and its prefix tokens."""
+    def _probe(self, missing: Sequence[str]) -> None:
+        """Run the model to determine its layers, final norm and prefix tokens.
+
+        Raises:
+            BuildError: It cannot be run, lacks the weights `missing`, or is not deterministic.
+        """
         inputs = self._example()
         arguments = self._arguments(inputs)
         try:
@@ -91,8 +92,8 @@ class Transformers(LibraryModel):
             shapes = [tuple(block.shape) for block in blocks]
             raise BuildError(f"{self.folder}: its blocks do not output tokens (N, T, D): {shapes}")
         if not all(block.isfinite().all() for block in (*blocks, last)):
-            raise BuildError(f"{self.folder}: lacks weights: {', '.join(lacking) or 'unknown'}")
-        if not torch.equal(last, self._run(arguments)[0]):  # ViTMAE drops other patches each time
+            raise BuildError(f"{self.folder}: lacks weights: {', '.join(missing) or 'unknown'}")
+        if not torch.equal(last, self._run(arguments)[0]):  # ViTMAE masks patches at random
             raise BuildError(
                 f"{self.name}: is not deterministic: it gives different features for the same input"
             )
@@ -102,7 +103,7 @@ class Transformers(LibraryModel):
         self.width = widths.pop() if len(widths) == 1 else None
         self.patch = _pair(getattr(self.model.config, "patch_size", None)) if self.visual else None
         if self.patch:
-            # Class and register tokens come first; others, such as YOLOS's, do not.
+            # More additional tokens are not prefix tokens: those of YOLOS come last.
             rows, columns = inputs.shape[2] // self.patch[0], inputs.shape[3] // self.patch[1]
             prefix = blocks[0].shape[1] - rows * columns
             if 0 <= prefix <= 2 + getattr(self.model.config, "num_register_tokens", 0):
@@ -130,15 +131,15 @@ class Transformers(LibraryModel):
         with library_errors(self.name), _outputs(self.model) as (blocks, norms):
             output = self.model(**arguments)
         last = output[0]
-        same = (
+        final = (
             norm
-            for norm, made in norms
-            if made.numel() == last.numel() and torch.equal(made.reshape(last.shape), last)
+            for norm, result in norms
+            if result.numel() == last.numel() and torch.equal(result.reshape(last.shape), last)
         )
-        return last, blocks, next(same, None)
+        return last, blocks, next(final, None)
 
     def _arguments(self, inputs: Any) -> dict[str, Tensor]:
-        """Return what the model is called with, without padding."""
+        """Return the model's arguments for inputs, without padding."""
         if isinstance(inputs, str) or (
             isinstance(inputs, list | tuple) and all(isinstance(each, str) for each in inputs)
         ):
@@ -158,11 +159,11 @@ class Transformers(LibraryModel):
         return tokens | {"attention_mask": torch.ones_like(tokens[self.model.main_input_name])}
 
     def _sizes(self, values: Any) -> dict[str, Any]:
-        """Return the argument by which a model takes images of another size than its own."""
-        known = _pair(getattr(self.model.config, "image_size", None))
-        other = known is not None and tuple(values.shape[-2:]) != known
+        """Return the argument that makes a model accept images of another size than its own."""
+        own = _pair(getattr(self.model.config, "image_size", None))
+        differs = own is not None and tuple(values.shape[-2:]) != own
         name = "interpolate_pos_encoding"
-        return {name: True} if other and name in signature(self.model.forward).parameters else {}
+        return {name: True} if differs and name in signature(self.model.forward).parameters else {}
 
     def _tokens(self, texts: list[str]) -> dict[str, np.ndarray]:
         if self._tokenizer is None:
@@ -170,32 +171,33 @@ class Transformers(LibraryModel):
                 from transformers import AutoTokenizer
             with library_errors(f"{self.folder}: has no tokenizer", kind=False):
                 self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        most = self.max_tokens or self._tokenizer.model_max_length
-        cut = {} if self.max_tokens is None else {"truncation": True, "max_length": most}
-        found = self._tokenizer(texts, **cut)
-        longest, shortest = (of(map(len, found["input_ids"])) for of in (max, min))
-        if longest > most and most < UNBOUNDED:
+        limit = self.max_tokens or self._tokenizer.model_max_length
+        options = {} if self.max_tokens is None else {"truncation": True, "max_length": limit}
+        tokens = self._tokenizer(texts, **options)
+        lengths = [len(ids) for ids in tokens["input_ids"]]
+        longest, shortest = max(lengths), min(lengths)
+        if longest > limit and limit < UNBOUNDED:
             raise BuildError(
-                f"{self.name}: a text of {longest} tokens, of {most} at most; `max_tokens` cuts it"
+                f"{self.name}: a text of {longest} tokens, of {limit} at most; `max_tokens` cuts it"
             )
         if longest != shortest:
             raise BuildError(
                 f"{self.name}: texts of one sample have {shortest} to {longest} tokens; they need "
                 "the same number"
             )
-        known = signature(self.model.forward).parameters  # a decorated method's own, too
-        return {name: np.array(value) for name, value in found.items() if name in known}
+        accepted = signature(self.model.forward).parameters  # follows decorators
+        return {name: np.array(value) for name, value in tokens.items() if name in accepted}
 
 
 def _pair(size: Any) -> tuple[int, int] | None:
-    """Return a height and width, of which a config may give one for both."""
+    """Return height and width; a configuration may state one number for both."""
     if isinstance(size, list | tuple) and len(size) == 2:
         return int(size[0]), int(size[1])
     return (size, size) if isinstance(size, int) else None
 
 
 def _without_padding(arrays: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Return arrays of tokens without those that a mask (N, T) excludes."""
+    """Remove the tokens that a mask (N, T) excludes from arrays."""
     mask = np.atleast_2d(mask) != 0
     counts = set(mask.sum(axis=1).tolist())
     if len(counts) > 1:
@@ -208,25 +210,25 @@ def _without_padding(arrays: Mapping[str, np.ndarray], mask: np.ndarray) -> dict
         array = np.atleast_2d(array)
         return array[mask].reshape(len(mask), -1) if array.shape == mask.shape else array
 
-    # Positions are counted anew, from the first token that is left.
+    # The model counts positions from the first remaining token.
     return {name: cut(array) for name, array in arrays.items() if name != "position_ids"}
 
 
 def _mean_std(folder: Path) -> tuple[Any, Any] | None:
-    """Return the mean and deviation that a model's images are normalised by, if it says so."""
+    """Return mean and standard deviation of a model's images; None if it states none."""
     if not (path := folder / PREPROCESSOR).is_file():
         return None
-    told = read_config(path)
-    if not told.get("do_normalize", True):
+    config = read_config(path)
+    if not config.get("do_normalize", True):
         return [0.0] * 3, [1.0] * 3
-    mean, std = told.get("image_mean"), told.get("image_std")
+    mean, std = config.get("image_mean"), config.get("image_std")
     return (mean, std) if mean and std else None
 
 
 def _load(folder: Path, part: str) -> tuple[Any, list[str]]:
-    """Return a model, or a part of it, in float32, and the names of weights that no file had.
+    """Load a model, or a part of it, in float32; also return the names of missing weights.
 
-    Those are NaN, so that features which need them are too.
+    Missing weights are set to NaN, which spreads to the features that need them.
     """
     with extras():
         from transformers import AutoModel
@@ -235,8 +237,8 @@ def _load(folder: Path, part: str) -> tuple[Any, list[str]]:
             f"{folder}: has no {CONFIG}; `weights` must be a folder made by `save_pretrained` or "
             "`hf download`"
         )
-    with library_errors(str(folder)), _no_bar():
-        model, told = AutoModel.from_pretrained(
+    with library_errors(str(folder)), _no_progress_bar():
+        model, info = AutoModel.from_pretrained(
             folder,
             dtype=torch.float32,
             attn_implementation="eager",
@@ -245,25 +247,25 @@ def _load(folder: Path, part: str) -> tuple[Any, list[str]]:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    lacking = sorted(told["missing_keys"])
+    missing = sorted(info["missing_keys"])
     for name, weight in model.named_parameters():
-        if name in lacking:
+        if name in missing:
             weight.data.fill_(math.nan)
     try:
-        found = attrgetter(part)(model) if part else model
+        chosen = attrgetter(part)(model) if part else model
     except AttributeError:
-        found = None
-    if not isinstance(found, nn.Module) or not hasattr(found, "main_input_name"):
+        chosen = None
+    if not isinstance(chosen, nn.Module) or not hasattr(chosen, "main_input_name"):
         parts = ", ".join(_parts(model))
         raise BuildError(f"{folder}: no part {part!r}; it has {parts or 'none'}")
-    if model.config.is_encoder_decoder and found is model:
+    if model.config.is_encoder_decoder and chosen is model:
         raise BuildError(f"{folder}: has several parts; name one: encoder, decoder")
-    return found.eval(), lacking
+    return chosen.eval(), missing
 
 
 @contextmanager
-def _no_bar() -> Iterator[None]:
-    """Keep the library from drawing a bar for every model that is loaded."""
+def _no_progress_bar() -> Iterator[None]:
+    """Disable the library's progress bar for loading models."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -282,21 +284,21 @@ def _parts(model: Any) -> list[str]:
 
 @contextmanager
 def _outputs(model: Any) -> Iterator[tuple[list[Tensor], list[tuple[nn.Module, Tensor]]]]:
-    """Collect the outputs of a model's blocks, in order, and those of the norms beside them."""
+    """Collect the outputs of a model's blocks, in order, and of the norms outside of blocks."""
     blocks: list[Tensor] = []
     norms: list[tuple[nn.Module, Tensor]] = []
 
     def block(module: nn.Module, _: Any, output: Any) -> None:
-        while not isinstance(output, Tensor):  # of which [0] would be the first view
+        while not isinstance(output, Tensor):  # a tuple starts with the hidden states
             output = output[0]
         blocks.append(output)
 
     def norm(module: nn.Module, _: Any, output: Any) -> None:
         norms.append((module, output))
 
-    found = _block_list(model)
-    inside = {module for each in found for module in each.modules()}
-    handles = [each.register_forward_hook(block) for each in found]
+    modules = _block_list(model)
+    inside = {module for each in modules for module in each.modules()}
+    handles = [each.register_forward_hook(block) for each in modules]
     for module in model.modules():
         if module not in inside and "norm" in type(module).__name__.lower():
             handles.append(module.register_forward_hook(norm))
@@ -308,9 +310,9 @@ def _outputs(model: Any) -> Iterator[tuple[list[Tensor], list[tuple[nn.Module, T
 
 
 def _block_list(model: Any) -> Sequence[nn.Module]:
-    """Return the model's blocks: the longest list of modules that lies in no other one."""
+    """Return the model's blocks: its outermost module list of the configured depth, or longest."""
     lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList)}
     inner = {name for name in lists if any(name.startswith(f"{each}.") for each in lists)}
     depth = getattr(model.config, "num_hidden_layers", None)
     outer = [list(m) for name, m in lists.items() if name not in inner]
-    return max(outer, key=lambda found: (len(found) == depth, len(found)), default=[])
+    return max(outer, key=lambda modules: (len(modules) == depth, len(modules)), default=[])

@@ -9,7 +9,7 @@ from pathlib import Path
 from cfqa_data.builders.pipeline.check import make_plan, pinned
 from cfqa_data.builders.pipeline.compress import Compress
 from cfqa_data.builders.pipeline.context import BuildContext
-from cfqa_data.builders.pipeline.fit import fitted
+from cfqa_data.builders.pipeline.fit import fit_recipe
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.plan import Plan
@@ -31,7 +31,7 @@ from cfqa_data.recipe.load import Recipe, load_recipe
 __all__ = ["STAGES", "build", "run_stages"]
 
 STAGES: tuple[type[BuildStage], ...] = (Select, Extract, Infer, Prepare, Compress, Preview)
-"""The stages made of items, in order; `pack` follows and is one step."""
+"""The stages that consist of items, in order; `pack` follows as a single step."""
 
 
 @extras("build")
@@ -39,7 +39,7 @@ def build(
     recipe: Recipe | str | Path,
     out: Path | str,
     *,
-    workers: int = 2,
+    workers: int | None = None,
     tier: str = "full",
     scheduler: str | None = None,
     accept_versions: bool = False,
@@ -47,25 +47,27 @@ def build(
 ) -> Path:
     """Build the dataset of a recipe in a folder, or resume an interrupted build there.
 
-    The same recipe gives the same bytes, with any number of workers and after any number of stops.
+    The same recipe gives the same bytes, whatever the number of workers or interruptions.
 
     Args:
-        recipe: a recipe, its name, or the path of its TOML file.
-        out: the folder; new, empty, or one where this recipe's build was begun or finished.
-        workers: processes on this machine; with 0 or 1 the work is done in this process.
+        recipe: A recipe, its name, or the path of its TOML file.
+        out: Output folder: new, empty, or with a started or finished build of this recipe.
+        workers: Number of processes, 2 by default; with 0 or 1 the build runs in this process.
         tier: "full", or "light" without the decoded features, which are then decoded on access.
-        scheduler: address of a Dask scheduler to use instead; its workers must see `out`.
-        accept_versions: resume a build that was begun with other versions of the software; the
-            manifest then names both, and the bytes may be those of neither.
-        progress: notified of stages and their progress; optional.
+        scheduler: Address of a Dask scheduler to use instead of workers on this machine. Its
+            workers must see `out`; while it has none, a `CfqaWarning` says that the build waits.
+        accept_versions: Resume a build that was started with other versions of the software. The
+            manifest then names both versions, and the bytes may equal those of neither.
+        progress: Display that is notified of each stage and finished item; None shows nothing.
 
     Returns:
         The absolute path of the finished folder.
 
     Raises:
-        RecipeError: there is no such recipe, or it is impossible.
-        BuildError: it cannot be built here; whatever was finished is kept.
-        DiskError: the disk is full, or may not be written to; what was finished is kept.
+        RecipeError: There is no such recipe, or it is invalid.
+        BuildError: The recipe cannot be built here, or both `workers` and `scheduler` are given;
+            finished items are kept.
+        DiskError: The disk is full or not writable; finished items are kept.
     """
     check_guard()
     recipe = pinned(load_recipe(recipe))
@@ -73,8 +75,10 @@ def build(
     with clear_disk_errors(f"building {recipe.name!r}"):
         if status(recipe, root, tier=tier) != "finished":
             check_folder(root)
-            plan = make_plan(recipe, tier)
+            if workers is None:
+                workers = 2 if scheduler is None else 0
             with Executor(workers, scheduler) as executor:
+                plan = make_plan(recipe, tier)
                 run_stages(STAGES, plan, root, executor, progress, accept_versions)
         elif Layout(root).work.exists():
             with locked(root):
@@ -90,13 +94,13 @@ def run_stages(
     progress: Progress | None,
     accept_versions: bool,
 ) -> None:
-    """Run the unfinished items of stages in a folder, then finish the dataset, under its lock."""
+    """Run the unfinished items of the stages, then pack the dataset, while holding its lock."""
     progress = progress or Silent()
     make_folder(root)
     with locked(root):
         if status(plan.recipe, root, tier=plan.tier) != "finished":
             plan = open_workspace(plan, root, accept_versions=accept_versions)
-            context = fitted(BuildContext(plan, Layout(root)), executor, progress)
+            context = fit_recipe(BuildContext(plan, Layout(root)), executor, progress)
             for stage in stages:
                 deque(drive(stage(context), executor, progress), maxlen=0)
             progress.start("pack", len(plan.recipe.tasks) + 3, "files")

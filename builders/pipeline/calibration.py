@@ -1,4 +1,4 @@
-"""Search the range of a codec's quantiser and its levels over what is measured on a bench."""
+"""Search for the range of a codec's quantiser and for its levels by measurements on a bench."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from cfqa_data.recipe.load import CodecSpec
 __all__ = ["BUDGET", "SCALES", "Cells", "calibrate"]
 
 SCALES = (1.0, 4.0, 8.0, 16.0)
-"""Ranges to try, in multiples of the training features'."""
+"""Quantiser ranges to try, as multiples of the training features' range."""
 
 BUDGET = 0.45
-"""Mean bits per feature point to stay within, if the rest allows."""
+"""Preferred maximum of the mean bits per feature point of a ladder."""
 
 CENTERS = "package://cfqa_data.codecs/weights/kmeans.safetensors"
 
 Cells: TypeAlias = Sequence[tuple[Quantizer | None, Sequence[float]]]
-"""Quantisers, and the parameters to measure with each."""
+"""Quantisers, each with the codec parameters to measure."""
 
 
 def calibrate(
@@ -34,38 +34,44 @@ def calibrate(
     budget: float = BUDGET,
     harmless: float = ladders.NO_HARM,
 ) -> dict[str, Any]:
-    """Try a codec over ranges and parameters; return the measurements and the proposal, JSON-safe.
+    """Measure a codec over quantiser ranges and parameters, and propose levels for each range.
 
     Args:
-        curves_of: measures cells of a grid.
-        bench: originals to try on.
-        ladder: names the codec; a learned codec keeps the ladder's quantiser.
-        scales: ranges to try, in multiples of the training features' range; none keep the ladder's
-            quantiser.
-        parameters: to choose from, best first, as many as the ladder has levels or more; by
-            default those between no harm and useless on the codec's grid, or, where it has none,
-            the ladder's levels.
-        budget: mean bits per feature point to stay within.
-        harmless: share of a useless feature's distortion that the first level may do.
+        curves_of: Function that measures the cells of a grid and returns a curve per quantiser.
+        bench: Originals to measure on.
+        ladder: The codec, its quantiser and the number of levels wanted. A codec without a uniform
+            quantiser keeps its quantiser.
+        scales: Ranges to try, as multiples of the training features' range; if empty, the ladder's
+            quantiser is kept.
+        parameters: Candidates for levels, best first, at least as many as the ladder has levels.
+            By default, the codec's grid is refined between harmless and uninformative; a codec
+            without a grid uses the ladder's levels.
+        budget: Preferred maximum of the mean bits per feature point.
+        harmless: Share of an uninformative feature's distortion that the first level may have.
+
+    Returns:
+        JSON-safe measurements: the facts of the bench, ``tried`` (an entry per range) and ``best``
+        (the index of the best entry).
     """
     coarse = ladder.registered.target.grid()
     grid = tuple(parameters or coarse or ladder.levels)
     parameter, levels = ladder.facts.parameter, len(ladder.levels)
     tried: list[tuple[float | None, Quantizer | None]] = [(None, ladder.quantizer)]
     if scales and isinstance(ladder.quantizer, UniformQuantizer):
-        tried = [(scale, ladders.widened(bench, ladder.quantizer.bits, scale)) for scale in scales]
+        bits = ladder.quantizer.bits
+        tried = [(scale, ladders.scaled_quantizer(bench, bits, scale)) for scale in scales]
     curves = curves_of(bench, ladder, [(quantizer, grid) for _, quantizer in tried])
     if coarse and parameters is None:
-        how = harmless, parameter.whole, levels, int(parameter.lowest or 0)
-        grids = [ladders.refined(curve, bench.useless, *how) for curve in curves]
+        limits = harmless, parameter.whole, levels, int(parameter.lowest or 0)
+        grids = [ladders.refine_grid(curve, bench.useless, *limits) for curve in curves]
         quantizers = (quantizer for _, quantizer in tried)
         curves = curves_of(bench, ladder, list(zip(quantizers, grids, strict=True)))
-    wanted = budget, harmless, levels
-    found = [ladders.propose(bench, ladder.codec, curve, *wanted) for curve in curves]
-    rows = [row for _, row in found]
+    criteria = budget, harmless, levels
+    proposals = [ladders.propose(bench, ladder.codec, curve, *criteria) for curve in curves]
+    rows = [row for _, row in proposals]
 
-    def merit(n: int) -> tuple[Any, ...]:
-        row = rows[n]
+    def merit(index: int) -> tuple[Any, ...]:
+        row = rows[index]
         return row["ok"], row["bpfp"] <= budget, round(row["distinct"], 1), -row["bpfp"]
 
     return {
@@ -81,19 +87,21 @@ def calibrate(
         "tried": [
             {
                 "scale": scale,
-                "quantizer": _described(quantizer),
+                "quantizer": _quantizer_table(quantizer),
                 "grid": curve.rows(),
                 "levels": chosen.rows(),
                 "figures": row,
             }
-            for (scale, quantizer), curve, (chosen, row) in zip(tried, curves, found, strict=True)
+            for (scale, quantizer), curve, (chosen, row) in zip(
+                tried, curves, proposals, strict=True
+            )
         ],
         "best": max(range(len(rows)), key=merit),
     }
 
 
-def _described(quantizer: Quantizer | None) -> dict[str, Any] | None:
-    """A quantiser as a recipe has it: k-means tables stay in their file."""
+def _quantizer_table(quantizer: Quantizer | None) -> dict[str, Any] | None:
+    """Return a quantiser as a recipe states it: k-means centres stay in their file."""
     if quantizer is None:
         return None
     table = {"kind": "kmeans", "bits": 8, "centers": CENTERS}

@@ -22,12 +22,12 @@ __all__ = ["Coded", "StreamCache", "check_decoded", "code"]
 
 @dataclass(frozen=True)
 class StreamCache:
-    """Bitstreams of a work item on disk, so that an interrupted item does not encode again.
+    """On-disk cache of a work item's bitstreams: an interrupted item does not encode them again.
 
     Attributes:
-        folder: of the item; one safetensors file per level.
-        whole: the file of all levels, once it is there.
-        names: of the sources, in the order of the features.
+        folder: Folder of the item, with one safetensors file per level.
+        whole: File of all levels; it may not exist yet.
+        names: Ids of the sources, in the order of the features.
     """
 
     folder: Path
@@ -38,8 +38,8 @@ class StreamCache:
         """Return a level's bitstreams in the order of the features, or None if it is not cached."""
         for path in (self.whole, self._path(level)):
             with suppress(OSError, BuildError):
-                found = read_tensors(path, [f"{name}/{level}" for name in self.names])
-                return [stream.tobytes() for stream in found.values()]
+                streams = read_tensors(path, [f"{name}/{level}" for name in self.names])
+                return [stream.tobytes() for stream in streams.values()]
         return None
 
     def write(self, level: int, streams: Sequence[bytes]) -> None:
@@ -49,7 +49,7 @@ class StreamCache:
         write_tensors(self._path(level), arrays)
 
     def remove(self) -> None:
-        """Remove all levels: the item is done."""
+        """Remove the cached levels, once the item is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, level: int) -> Path:
@@ -58,12 +58,12 @@ class StreamCache:
 
 @dataclass(frozen=True)
 class Coded:
-    """The result of coding some features; each field is indexed by [feature][level].
+    """The result of coding features; each field is indexed by [feature][level].
 
     Attributes:
-        bitstreams: input of the decoder.
-        bits: as the codec counts them; None where they are unknown.
-        stored: codes (N, C, T, D) of a codec on planes, else the float32 features.
+        bitstreams: Bitstreams, the input of the decoder.
+        bits: Number of bits as counted by the codec; None where it is unknown.
+        stored: Decoded (N, C, T, D) arrays: codes for a codec on planes, else float32 features.
     """
 
     bitstreams: list[list[bytes]]
@@ -84,19 +84,19 @@ def code(
     """Encode features at every level and decode them again.
 
     Args:
-        spec: quantiser and levels.
-        codec: encoder and decoder.
-        names: of the sources, for errors.
-        features: originals, float32 (N, C, T, D).
-        inputs: what they were extracted from, for a codec on inputs.
-        extract: gives the feature of inputs, for a codec on inputs.
-        cache: bitstreams of levels that are already encoded; new ones are added.
-        rehearse: encode the first feature, and decode the first level, twice, to see that the codec
-            is deterministic.
+        spec: Specification of the codec, with its quantiser and levels.
+        codec: The codec itself.
+        names: Ids of the sources, for error messages.
+        features: Originals, float32 (N, C, T, D) each.
+        inputs: Inputs that the features were extracted from, for a codec on inputs.
+        extract: Function that extracts the feature of an input, for a codec on inputs.
+        cache: Cache that supplies bitstreams which are already encoded, and stores new ones.
+        rehearse: Encode the first feature and decode the first level twice, to check that the
+            codec is deterministic.
 
     Raises:
-        CodecError: the codec refuses one.
-        BuildError: the codec returns too few results, or a feature of another shape.
+        CodecError: The codec rejects a feature or is not deterministic.
+        BuildError: The codec returns too few results, or a feature of another shape.
     """
     on, quantizer = spec.facts.on, spec.quantizer
     shapes = [feature.shape for feature in features]
@@ -134,7 +134,7 @@ def code(
                 f"level 0 at {parameter:g}: {codec.name} is not deterministic: two decodings of "
                 f"{names[0]} differ"
             )
-        # After decoding, so that a damaged bitstream is never cached.
+        # Cache after decoding, so that a damaged bitstream is never cached.
         if cache and codec.slow and cached is None:
             cache.write(level, streams)
         for n, (stream, array, shape) in enumerate(zip(streams, decoded, shapes, strict=True)):
@@ -153,13 +153,13 @@ def check_decoded(codec: Any, plane: Any, shape: tuple[int, int], what: str) -> 
     """Check the plane that a codec decoded.
 
     Args:
-        codec: that decoded it, which states type and peak.
-        plane: what it gave.
-        shape: that the plane must have.
-        what: names it in the error.
+        codec: The codec, which states dtype and peak.
+        plane: The object that its decoder returned.
+        shape: Required shape of the plane.
+        what: Description of the plane for the error message.
 
     Raises:
-        CodecError: it is of another type or shape, or has codes that are not in 0..peak.
+        CodecError: The plane has another type or shape, or codes outside 0..peak.
     """
     wanted = f"not {np.dtype(codec.dtype)} {shape} of 0..{codec.peak}"
     if not isinstance(plane, np.ndarray):
@@ -175,12 +175,12 @@ def _by_shape(
     shapes: Sequence[tuple[int, ...]],
     function: Callable[[list[Any], Any], Sequence[Any]],
 ) -> list[Any]:
-    """Apply a function to the items in batches of equal feature shape."""
+    """Apply a function to batches of items with equal feature shape; keep the items' order."""
     results: dict[int, Any] = {}
     for shape in dict.fromkeys(shapes):
-        places = [place for place, other in enumerate(shapes) if other == shape]
-        cached = function([items[place] for place in places], shape)
-        if len(cached) != len(places):
-            raise BuildError(f"{codec.name} gave {len(cached)} results for {len(places)} features")
-        results.update(zip(places, cached, strict=True))
-    return [results[place] for place in range(len(items))]
+        indices = [index for index, other in enumerate(shapes) if other == shape]
+        batch = function([items[index] for index in indices], shape)
+        if len(batch) != len(indices):
+            raise BuildError(f"{codec.name} gave {len(batch)} results for {len(indices)} features")
+        results.update(zip(indices, batch, strict=True))
+    return [results[index] for index in range(len(items))]

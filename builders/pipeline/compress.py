@@ -1,4 +1,4 @@
-"""The stage that compresses one shard of sources with one codec at all levels and labels it."""
+"""The stage that compresses shards of sources with each codec at all levels, and labels them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from cfqa_data.format.storage import write_table, write_tensors
 __all__ = ["FEATURE_SECONDS", "LABEL_SECONDS", "Compress"]
 
 LABEL_SECONDS = 0.3
-"""Core-seconds that head, metrics and storage take per million points."""
+"""Core-seconds per million feature points for the head, the metrics and storage."""
 
 FEATURE_SECONDS = 0.0015
-"""What a compressed feature takes, however small."""
+"""Core-seconds of overhead per compressed feature, independent of its size."""
 
-LEAST_SHARE = {"full": 1 / 10, "light": 1 / 40}
-"""Least share of the float32 size of all features that a finished folder is expected to take."""
+MIN_SIZE_RATIO = {"full": 1 / 10, "light": 1 / 40}
+"""Tier -> lower bound of the finished folder's size, relative to all features as float32."""
 
 
 class Compress(BuildStage):
-    """Compresses a shard of sources with a codec, and labels the result."""
+    """Stage that compresses each shard of sources with each codec, and labels the result."""
 
     name, unit = "compress", "features"
 
@@ -41,17 +41,17 @@ class Compress(BuildStage):
         tasks = self.plan.recipe.tasks
         items = [
             item
-            for task, task_spec in tasks.items()
-            for c in task_spec.codecs
-            for item in self.per_shard(task, c)
+            for task, spec in tasks.items()
+            for codec in spec.codecs
+            for item in self.per_shard(task, codec)
         ]
         return sorted(items, key=self.effort, reverse=True)
 
     def effort(self, item: Item) -> float:
-        """Return an estimate of an item's seconds, by which items are sorted, too."""
+        """Return an estimate of an item's seconds; the longest items run first."""
         try:
             points = self.context.entry(item.task).points
-        except OSError:  # before the sizes are known
+        except OSError:  # the prepare stage has not run yet: the shape is unknown
             points = 1_000_000 * len(self.plan.recipe.tasks[item.task].blocks)
         cost = self.context.codec_spec(item).registered.target.cost
         return self.cost(item) * ((cost + LABEL_SECONDS) * points / 1e6 + FEATURE_SECONDS)
@@ -61,7 +61,7 @@ class Compress(BuildStage):
         return len(self.plan.members(item.task, item.shard)) * levels
 
     def streams(self, item: Item) -> Path:
-        """Return the file of a shard's bitstreams."""
+        """Return the path of a shard's bitstreams."""
         shards = self.plan.shards(item.task)
         return self.layout.bitstreams(item.task, item.codec, item.shard, shards)
 
@@ -72,12 +72,16 @@ class Compress(BuildStage):
         return (self.streams(item), *arrays, item.result_path(self.layout))
 
     def check(self, todo: Sequence[Item]) -> None:
-        """Check the free disk space against an estimate from the size of the originals."""
+        """Check that the free disk space suffices, by an estimate from the size of the originals.
+
+        Raises:
+            BuildError: There is not enough space.
+        """
         needed = 0.0
         for item in todo:
             originals = self.context.originals_path(item.task, item.shard).stat().st_size
             levels = len(self.context.codec_spec(item).levels)
-            needed += originals * levels * LEAST_SHARE[self.plan.tier]
+            needed += originals * levels * MIN_SIZE_RATIO[self.plan.tier]
         free = shutil.disk_usage(self.layout.root).free
         if free < needed:
             raise BuildError(
@@ -106,11 +110,11 @@ class Compress(BuildStage):
         cache.remove()
 
     def write(self, item: Item, coded: Coded) -> None:
-        """Write a shard's bitstreams and what they decode to, and last its label rows.
+        """Write a shard's bitstreams and decoded arrays, and last its label rows.
 
         Args:
-            item: of the shard.
-            coded: bitstreams, if there are any, bits, and codes or values.
+            item: Item of the shard and codec.
+            coded: Coded features of the shard; an import may lack their bitstreams.
         """
         task, shard, context = item.task, item.shard, self.context
         entry, spec, scorer = context.entry(task), context.codec_spec(item), self.scorer(item)

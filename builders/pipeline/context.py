@@ -1,4 +1,4 @@
-"""Per-process context of a build: backbone, tasks, sources and codecs, each made once."""
+"""Per-process context of a build: backbone, tasks, sources and codecs, each created once."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ Shape = tuple[int, int, int, int]
 
 
 def instantiate(
-    found: registry.RegistryEntry,
+    entry: registry.RegistryEntry,
     options: Mapping[str, Any],
     what: str,
     error: type[CfqaError],
-    **given: Any,
+    **arguments: Any,
 ) -> Any:
-    """Instantiate a class that a recipe names.
+    """Instantiate a class that a recipe names, with its options and further arguments.
 
     Raises:
-        CfqaError: it has no such option, or cannot be made of them.
+        CfqaError: The class has no such option, or its constructor fails.
     """
-    if not found.builtin:  # which look for what is below root:// themselves
+    if not entry.builtin:  # built-in classes resolve URIs themselves
         options = {
             key: str(_located(value)) if isinstance(value, str) and is_uri(value) else value
             for key, value in options.items()
         }
-        what = f"{what}: {found.name}" if found.name not in what else what
-    arguments = registry.bind_options(found.target, options, what, error, **given)
+        what = f"{what}: {entry.name}" if entry.name not in what else what
+    bound = registry.bind_options(entry.target, options, what, error, **arguments)
     try:
-        made = found.target(**arguments)
+        instance = entry.target(**bound)
     except CfqaError:
         raise
     except Exception as failure:  # third-party code may raise anything
-        told = registry.user_failure(failure) or f"{type(failure).__name__}: {failure}"
-        raise error(f"{what}: {told}") from failure
-    registry.check_declared(made, what, error)
-    return made
+        reason = registry.user_failure(failure) or f"{type(failure).__name__}: {failure}"
+        raise error(f"{what}: {reason}") from failure
+    registry.check_declared(instance, what, error)
+    return instance
 
 
 def _located(uri: str) -> Path:
@@ -69,25 +69,28 @@ def _located(uri: str) -> Path:
 
 
 def codec_for(codec_spec: CodecSpec, tables: Mapping[str, np.ndarray] | None = None) -> Any:
-    """Make the codec of a recipe's entry, with the tables that were fitted for it, if any."""
+    """Create the codec that a recipe specifies, with its fitted tables, if any."""
     if codec_spec.registered.builtin:
         name = codec_spec.kind or codec_spec.codec
         return get_codec(name, tables=tables or None, **codec_spec.codec_options)
-    given = {"tables": tables} if tables else {}
+    fitted = {"tables": tables} if tables else {}
     what = f"codec {codec_spec.codec}"
-    return instantiate(codec_spec.registered, codec_spec.codec_options, what, CodecError, **given)
+    return instantiate(codec_spec.registered, codec_spec.codec_options, what, CodecError, **fitted)
 
 
 def check_feature(feature: Any, what: str, shape: tuple[int | None, ...]) -> np.ndarray:
     """Validate a feature that a backbone or codec returned.
 
     Args:
-        feature: what was given.
-        what: names it in the error.
-        shape: (N, C, T, D) that it must have; None where any length will do.
+        feature: The returned object: an array, or a list of layers.
+        what: Description of the feature for the error message.
+        shape: Required (N, C, T, D); None for an axis of any length.
+
+    Returns:
+        The feature as a contiguous float32 array.
 
     Raises:
-        BuildError: it is no finite float32 array of that shape.
+        BuildError: The feature is not a finite float32 array of that shape.
     """
     if isinstance(feature, list | tuple):
         shapes = {np.shape(layer) for layer in feature}
@@ -110,7 +113,7 @@ def check_feature(feature: Any, what: str, shape: tuple[int | None, ...]) -> np.
 
 @dataclass(frozen=True)
 class Models:
-    """The backbone, tasks and sources of a recipe, made on first use."""
+    """The backbone, tasks and sources of a recipe, created on first use."""
 
     recipe: Recipe
     _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
@@ -121,20 +124,20 @@ class Models:
         spec = self.recipe.backbone
         options = spec.options if spec.kind else {"num_heads": spec.num_heads}
         weights = resolve_weights(spec.weights) if spec.weights else None
-        found = self.backbone_class
-        backbone: Backbone = instantiate(found, options, "backbone", BuildError, weights=weights)
+        entry = self.backbone_class
+        backbone: Backbone = instantiate(entry, options, "backbone", BuildError, weights=weights)
         return backbone
 
     @property
     def backbone_class(self) -> registry.RegistryEntry:
-        """The class of the backbone, which is not made for that."""
+        """The registered class of the backbone; the backbone itself is not created."""
         return BACKBONES.find(self.recipe.backbone.kind or "dinov2", classes=True)
 
     def task(self, name: str) -> Task:
-        """The task object that scores features.
+        """Return the task object that scores features.
 
         Raises:
-            BuildError: there is no such task, or its head is not there or does not fit.
+            BuildError: There is no such task, or its head is missing or does not fit.
         """
         if name not in self._tasks:
             spec = self.recipe.tasks[name]
@@ -150,60 +153,64 @@ class Models:
         return self._tasks[name]
 
     def facts(self, task: str) -> TaskFacts:
-        """The facts of a task, with its name in the recipe; the task is not made for that."""
+        """Return the facts of a task under its name in the recipe; the task is not created."""
         return replace(self.task_type(task).facts, name=task)
 
     def task_type(self, task: str) -> type[Task]:
-        """The class of a task."""
-        found: type[Task] = TASKS.find(self.recipe.tasks[task].task_class, classes=True).target
-        return found
+        """Return the class of a task."""
+        cls: type[Task] = TASKS.find(self.recipe.tasks[task].task_class, classes=True).target
+        return cls
 
     def source(self, task: str, seed: int | None = None, truths: bool | None = None) -> Source:
-        """A new source of the task's samples, with the recipe's seed or another.
+        """Create a source of the task's samples.
 
-        Whether it needs truths is for the task to say, if not for `truths`: the task's class is
-        then not imported.
+        Args:
+            task: Name of the task.
+            seed: Seed of the source; the recipe's if None.
+            truths: Whether the source must supply truths; if None, the task's class decides.
 
         Raises:
-            BuildError: there is no such source, it lacks its data, or it has no such option.
+            BuildError: There is no such source, it lacks its data, or it has no such option.
         """
         spec = self.recipe.tasks[task].source
-        found = SOURCES.find(spec.kind, classes=True)
-        what, chosen = f"tasks.{task}.source: {spec.kind}", spec.seed if seed is None else seed
-        truths = not self.infers_truth(task) if truths is None else truths
-        given = {"task": task, "seed": chosen, "truths": truths}
-        source: Source = instantiate(found, spec.options, what, BuildError, **given)
+        arguments = {
+            "task": task,
+            "seed": spec.seed if seed is None else seed,
+            "truths": not self.infers_truth(task) if truths is None else truths,
+        }
+        entry, what = SOURCES.find(spec.kind, classes=True), f"tasks.{task}.source: {spec.kind}"
+        source: Source = instantiate(entry, spec.options, what, BuildError, **arguments)
         return source
 
     def infers_truth(self, task: str) -> bool:
-        """Whether the task has truths by the uncompressed features, and not by the source."""
+        """Whether the task infers truths from uncompressed features, instead of the source."""
         return self.task_type(task).infer_truth is not Task.infer_truth
 
     def embeds(self, task: str) -> bool:
-        """Whether a dataset keeps what the task makes of the backbone's features."""
+        """Whether a dataset stores the task's embeddings instead of the backbone's features."""
         return self.task_type(task).embed is not Task.embed
 
     def truth(self, task: str, truth: Any, feature: np.ndarray) -> Any:
-        """Return the truth of a sample: the source's, or what the task infers from the feature.
+        """Return the source's truth of a sample, or the truth that the task infers from a feature.
 
         Raises:
-            CfqaError: what it infers is no truth of it.
+            CfqaError: The task infers an invalid truth.
         """
         if not self.infers_truth(task):
             return truth
         scorer = self.task(task)
-        found = np.asarray(scorer.infer_truth(feature))
+        inferred = np.asarray(scorer.infer_truth(feature))
         what = f"what {type(scorer).__name__}.infer_truth returns"
-        check_truth(self.facts(task), found.dtype.name, found.ndim, what)
-        return found
+        check_truth(self.facts(task), inferred.dtype.name, inferred.ndim, what)
+        return inferred
 
     def features(self, task: str, inputs: Any, what: str = "a feature") -> np.ndarray:
-        """Return the float32 (N, C, T, D) feature of a sample's inputs, as a dataset keeps it.
+        """Return the float32 (N, C, T, D) feature of a sample's inputs, as a dataset stores it.
 
-        One sample at a time: a feature's bytes then depend on nothing but its own inputs.
+        Samples are extracted one at a time, so that a feature depends on its own inputs only.
 
         Raises:
-            BuildError: the backbone does not take them, or gives something else.
+            BuildError: The backbone rejects the inputs, or returns an invalid feature.
         """
         feature = self.extracted(task, inputs, what)
         if not self.embeds(task):
@@ -212,10 +219,10 @@ class Models:
         return check_feature(self.task(task).embed(feature), f"{task}: {what} as embedded", shape)
 
     def extracted(self, task: str, inputs: Any, what: str = "a feature") -> np.ndarray:
-        """Return the float32 (N, C, T, D) feature of the backbone's layers.
+        """Return the float32 (N, C, T, D) feature of the backbone's layers, before embedding.
 
         Raises:
-            BuildError: the backbone does not take the inputs, or gives something else.
+            BuildError: The backbone rejects the inputs, or returns an invalid feature.
         """
         blocks = self.recipe.tasks[task].blocks
         feature = self.backbone.extract(inputs, blocks)
@@ -223,11 +230,11 @@ class Models:
         return check_feature(feature, f"{task}: {what} by the backbone", shape)
 
     def grid(self, task: str, inputs: Any) -> tuple[int, int] | None:
-        """Return (rows, columns) of the tokens of a sample's feature; None without a grid."""
+        """Return (rows, columns) of a feature's token grid; None if it has no grid."""
         return None if self.embeds(task) else self.backbone.grid(inputs)
 
     def about(self, task: str) -> dict[str, Any]:
-        """Return what a task's entry says of the leading tokens and the layers of its features."""
+        """Return the fields of a task's entry on prefix tokens and layers."""
         blocks = self.recipe.tasks[task].blocks
         if self.embeds(task):
             return {"prefix_tokens": 0, "layers": (Layer("embedding"),) * len(blocks)}
@@ -238,14 +245,14 @@ class Models:
         """Return every class that the recipe uses, with its registry.
 
         Raises:
-            CfqaError: one is not there, or not of its kind.
+            CfqaError: A class does not exist, or has the wrong base class.
         """
         names: list[tuple[registry.Registry, str]] = []
         for spec in self.recipe.tasks.values():
             names += [(TASKS, spec.task_class), (SOURCES, spec.source.kind)]
             names += [(CODECS, codec.kind or name) for name, codec in spec.codecs.items()]
-        found = [(kind, kind.find(name, classes=True)) for kind, name in names]
-        return [(BACKBONES, self.backbone_class), *found]
+        entries = [(kind, kind.find(name, classes=True)) for kind, name in names]
+        return [(BACKBONES, self.backbone_class), *entries]
 
 
 @dataclass(frozen=True)
@@ -253,8 +260,8 @@ class Selected:
     """The samples that were selected for a task.
 
     Attributes:
-        ids: in order.
-        groups: the group of each; None where each is its own.
+        ids: Source ids, in order.
+        groups: Group of each source; None if every source is its own group.
     """
 
     ids: list[str]
@@ -263,10 +270,9 @@ class Selected:
 
 @dataclass(frozen=True)
 class BuildContext:
-    """Everything a work item may use: the plan, the folder, and objects made from the plan.
+    """Everything a work item may use: the plan, the folder, and objects created from the plan.
 
-    It is pickled as the folder and the plan's digest: each process reads the plan and makes the
-    objects once.
+    It is pickled as the folder and the plan's digest; each process creates the objects once.
     """
 
     plan: Plan
@@ -283,11 +289,11 @@ class BuildContext:
         return Models(self.plan.recipe)
 
     def codec_spec(self, item: Item) -> CodecSpec:
-        """The codec, quantiser and levels of a compress item."""
+        """Return the codec, quantiser and levels of an item."""
         return self.plan.recipe.tasks[item.task].codecs[item.codec]
 
     def codec(self, task: str, name: str) -> Any:
-        """A codec of a task, with its tables."""
+        """Return a codec of a task, with its tables."""
         if (task, name) not in self._codecs:
             path = self.tables_path(task, name)
             tables = read_tensors(path) if path.exists() else None
@@ -296,56 +302,56 @@ class BuildContext:
         return self._codecs[task, name]
 
     def selected(self, task: str) -> Selected:
-        """The selected sources."""
+        """Return the selected sources of a task."""
         return Selected(**read_json(Item("select", task).result_path(self.layout)))
 
     def references(self, task: str, shard: int) -> dict[str, Any]:
-        """Result of the extract stage for a shard: "score" and "loss" per source, and "grids"."""
+        """Return the result of extracting a shard: lists "score", "loss" and "grids", by source."""
         return dict(read_json(Item("extract", task, shard=shard).result_path(self.layout)))
 
     def entry(self, task: str) -> TaskEntry:
-        """The task's entry for the manifest, read once it is there."""
+        """Return the task's entry for the manifest, which the prepare stage writes."""
         if task not in self._entries:
             data = read_json(Item("prepare", task).result_path(self.layout))
             self._entries[task] = TaskEntry.from_dict(data, task)
         return self._entries[task]
 
     def ids(self, task: str, shard: int) -> list[str]:
-        """Source ids of a shard."""
+        """Return the source ids of a shard."""
         ids = self.selected(task).ids
         return [ids[position] for position in self.plan.members(task, shard)]
 
     def tables_path(self, task: str, codec: str) -> Path:
-        """The file of a codec's tables, which the decoder needs too."""
+        """Return the path of a codec's tables, which the decoder needs too."""
         return self.layout.tables(f"{task}-{codec}.safetensors")
 
     def gallery_path(self, task: str) -> Path:
-        """The file of a task's gallery; only tasks that have one have it."""
+        """Return the path of a task's gallery; it exists only if the task has one."""
         return self.layout.gallery(f"{task}-gallery.safetensors")
 
     def originals_path(self, task: str, shard: int) -> Path:
-        """The file of a shard's originals."""
+        """Return the path of a shard's originals."""
         return self.layout.originals(task, shard, self.plan.shards(task))
 
     def originals(self, task: str, shard: int) -> list[np.ndarray]:
-        """Originals of a shard, float32 (N, C, T, D) in the order of its members."""
+        """Return the originals of a shard, float32 (N, C, T, D), in the order of its members."""
         path = self.originals_path(task, shard)
         return list(read_tensors(path, self.ids(task, shard)).values())
 
     def shapes(self, task: str, shard: int) -> dict[str, Shape]:
-        """Shapes of the originals of a shard, by source."""
+        """Return the shapes of the originals of a shard, by source id."""
         with safe_open(self.originals_path(task, shard), framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in self.ids(task, shard)}
 
     def columns(self, task: str, shard: int) -> list[dict[str, Any]]:
-        """What the tables say of each original of a shard, by column."""
+        """Return the columns of the tables that describe each original of a shard."""
         entry, references = self.entry(task), self.references(task, shard)
         tokens = [shape[2] for shape in self.shapes(task, shard).values()]
         members, facts = self.plan.members(task, shard), (references["score"], references["loss"])
         return original_rows(entry, members, tokens, *facts)
 
     def truths(self, task: str, shard: int) -> list[Any]:
-        """Truths of a shard, in the order of its members; None where the task has none."""
+        """Return the truths of a shard, in the order of its members; None if the task has none."""
         path, ids = self.layout.truth(task), self.ids(task, shard)
         return list(read_tensors(path, ids).values()) if path.exists() else [None] * len(ids)
 
@@ -371,7 +377,7 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON result file.
 
     Raises:
-        BuildError: it is damaged, as after a fault of the disk.
+        BuildError: The file is damaged, for example by a disk fault.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -382,15 +388,15 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON result file, in which keys stay in their order."""
+    """Write a JSON result file; the order of keys is kept."""
     write_text(path, json.dumps(value))
 
 
 def read_tensors(path: Path, keys: list[str] | None = None) -> dict[str, np.ndarray]:
-    """Return the named tensors of a safetensors file, or all, in the order of the names.
+    """Return the named tensors of a safetensors file, in the order of `keys`; all if None.
 
     Raises:
-        BuildError: it is damaged, or lacks one.
+        BuildError: The file is damaged, or lacks one of the tensors.
     """
     try:
         with safe_open(path, framework="numpy") as file:

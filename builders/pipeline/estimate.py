@@ -26,28 +26,30 @@ from cfqa_data.format.layout import Layout
 
 __all__ = ["estimate", "estimate_text"]
 
-_DRAW_SECONDS = 0.04  # the pictures of a source
-_FLOPS = 2e10  # what one core does in float32 matrix products, per second
-_BITSTREAM_BYTES = 0.055  # per point, mean over the ladders of `mini`
-_CODE_BYTES, _VALUE_BYTES = 0.47, 3.0  # per point, in a chunk as stored
-_PYTHON_BYTES = 0.6e9  # the process, its libraries and their models
+_DRAW_SECONDS = 0.04  # time to draw the pictures of a source
+_FLOPS = 2e10  # float32 operations per second of one core in matrix products
+_BITSTREAM_BYTES = 0.055  # per feature point, mean over the ladders of `mini`
+_CODE_BYTES, _VALUE_BYTES = 0.47, 3.0  # per feature point, in a stored (compressed) chunk
+_PYTHON_BYTES = 0.6e9  # memory of the process, its libraries and their models
 
 
 def estimate(plan: Plan) -> dict[str, Any]:
-    """Estimate a plan from one sample of each task; returns JSON-safe data.
+    """Estimate the cost of a plan from one sample of each task.
+
+    The time to read a sample is measured; other times and the bytes follow from rates that were
+    measured elsewhere. Expect an accuracy of about a factor of two. Samples that a task rejects
+    and the gallery of a task are not included.
 
     Args:
-        plan: what would be built.
+        plan: Plan of the build.
 
     Returns:
-        ``stages``: rows with ``stage``, ``task``, ``codec`` (or None), ``items``, ``features``,
-        ``bytes`` (written) and ``core_hours``; ``items``, ``bytes`` and ``core_hours`` in all;
-        ``worker_bytes``, the memory that one worker needs at most. What a sample takes is measured
-        here; the other hours, and the bytes, are from rates measured elsewhere: within a factor of
-        two or so, but for what a task rejects, or keeps beside its sources.
+        JSON-safe data. ``stages`` has rows with ``stage``, ``task``, ``codec`` (or None),
+        ``items``, ``features``, ``bytes`` (written) and ``core_hours``; ``items``, ``bytes`` and
+        ``core_hours`` are totals; ``worker_bytes`` is the peak memory of one worker.
 
     Raises:
-        BuildError: a source has no sample.
+        BuildError: A source has no sample.
     """
     recipe, context = plan.recipe, BuildContext(plan, Layout(Path()))
     models = context.models
@@ -62,14 +64,14 @@ def estimate(plan: Plan) -> dict[str, Any]:
             for codec in codecs:
                 levels = len(spec.codecs[codec].levels) if codec and stage is not Preview else 1
                 (points, tokens, sample), sources = sizes[task], recipe.sources(task)
-                written, seconds, held = 0.0, 0.0, 0.0
+                written, seconds, worker_bytes = 0.0, 0.0, 0.0
                 fitted_on = recipe.fitted_on(task)
-                by_pass = 2 * models.backbone.parameters * tokens / _FLOPS
+                forward = 2 * models.backbone.parameters * tokens / _FLOPS
                 group = len(plan.members(task, 0)) * points
                 if stage is Fit:
                     levels, sources = 1, fitted_on + measurements(plan, task, codec)
                     each = codec_for(spec.codecs[codec]).cost + LABEL_SECONDS
-                    seconds = fitted_on * (sample + by_pass)
+                    seconds = fitted_on * (sample + forward)
                     seconds += (sources - fitted_on) * points * each / 1e6
                 elif stage is Preview:
                     seconds = sources * (sample + _DRAW_SECONDS + points * LABEL_SECONDS / 1e6)
@@ -77,18 +79,19 @@ def estimate(plan: Plan) -> dict[str, Any]:
                     written, seconds = _coding(plan, task, codec, sources * levels * points)
                     seconds += sources * levels * FEATURE_SECONDS
                     batch = batch_of_levels(points, levels) + 1
-                    # codes, originals, float32 and float64 of a batch, and what metrics make of it
-                    held = (2.0 * levels + 4) * group + (4 + 3 * 8) * batch * points
+                    # codes and originals of the shard; a batch in float32, and three times that
+                    # in float64 for the metrics
+                    worker_bytes = (2.0 * levels + 4) * group + (4 + 3 * 8) * batch * points
                 elif stage.name == "extract":
-                    written, held = 4.0 * sources * points, 4.0 * group
-                    seconds = sources * (sample + by_pass)
+                    written, worker_bytes = 4.0 * sources * points, 4.0 * group
+                    seconds = sources * (sample + forward)
                 elif stage.name == "select":
                     scored = spec.task_class == "classification"
                     scored |= models.source(task).worst_score is not None
-                    seconds = sources * (sample + by_pass * scored)
+                    seconds = sources * (sample + forward * scored)
                 elif stage.name == "prepare" and any(map(is_fitted, codecs_of[task])):
-                    seconds = fitted_on * (sample + by_pass)
-                memory = max(memory, held)
+                    seconds = fitted_on * (sample + forward)
+                memory = max(memory, worker_bytes)
                 rows.append(
                     {
                         "stage": stage.name,
@@ -114,20 +117,20 @@ def estimate(plan: Plan) -> dict[str, Any]:
 
 
 def _size(models: Models, task: str) -> tuple[int, int, float]:
-    """Return the values of a task's feature, the tokens of its views, and a sample's seconds."""
+    """Return the points of a feature, the tokens of all its views, and the seconds of a sample."""
     source = models.source(task)
     for sample in source.samples():
-        began = perf_counter()
+        start = perf_counter()
         source.sample(sample.source_id)
-        seconds = perf_counter() - began
+        seconds = perf_counter() - start
         shape = models.backbone.shape(sample.inputs, models.recipe.tasks[task].blocks)
-        kept = models.features(task, sample.inputs).shape if models.embeds(task) else shape
-        return math.prod(kept), shape[0] * shape[2], seconds
+        stored = models.features(task, sample.inputs).shape if models.embeds(task) else shape
+        return math.prod(stored), shape[0] * shape[2], seconds
     raise BuildError(f"{task}: the source has no candidates")
 
 
 def _coding(plan: Plan, task: str, codec: str, points: int) -> tuple[float, float]:
-    """Return the bytes that a codec's items write in all, and the core-seconds they take."""
+    """Return the bytes that all items of a codec write, and the core-seconds that they take."""
     codec_spec = plan.recipe.tasks[task].codecs[codec]
     array_bytes = _CODE_BYTES if codec_spec.quantizer else _VALUE_BYTES
     stored = array_bytes if codec_spec.stored(plan.tier) else 0.0
@@ -136,7 +139,7 @@ def _coding(plan: Plan, task: str, codec: str, points: int) -> tuple[float, floa
 
 
 def estimate_text(result: Mapping[str, Any]) -> str:
-    """Return an estimate as a table with a line of totals."""
+    """Format an estimate as a table with a line of totals."""
     heads = ["stage", "task", "codec", "items", "features", "bytes", "core-hours"]
     rows = [
         [

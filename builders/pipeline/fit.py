@@ -1,6 +1,6 @@
-"""The stage that finds what a recipe leaves to the build: ranges of quantisers, and levels.
+"""The stage that determines quantiser ranges and levels which a recipe leaves open.
 
-Only training inputs are looked at, so that nothing is fitted to what the dataset holds.
+It uses training inputs only, so that nothing is fitted to the samples of the dataset.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cfqa_data.builders.pipeline.context import (
     write_json,
 )
 from cfqa_data.builders.pipeline.plan import PLAN, Item, Plan
-from cfqa_data.builders.pipeline.select import BuildStage, checked_sample, fitting
+from cfqa_data.builders.pipeline.select import BuildStage, accepted_samples, check_sample
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import BuildError, prefixed
@@ -39,23 +39,23 @@ from cfqa_data.recipe.load import CodecSpec, Recipe
 
 __all__ = [
     "Fit",
+    "candidate_levels",
     "check_fit",
-    "choices",
     "fit_range",
-    "fitted",
+    "fit_recipe",
     "measurements",
     "training_samples",
 ]
 
 CALIBRATED_ON = 24
-"""Training samples at most that levels are calibrated on."""
+"""Maximum number of training samples on which levels are calibrated."""
 
 DIGITS = 4
-"""Of the ends of a fitted range, which is rounded outwards."""
+"""Significant digits of the limits of a fitted range, which are rounded outwards."""
 
 
 class Fit(BuildStage):
-    """Finds the range of a codec's quantiser, and its levels."""
+    """Stage that determines the range of a codec's quantiser, and its levels."""
 
     name, unit = "fit", "codecs"
 
@@ -64,39 +64,36 @@ class Fit(BuildStage):
         specs = [(spec.name, c) for spec in tasks for c in spec.codecs.values() if c.to_fit]
         return [Item(self.name, task, codec_spec.codec) for task, codec_spec in specs]
 
-    def outputs(self, item: Item) -> tuple[Path, ...]:
-        return (item.result_path(self.layout),)
-
     def run(self, item: Item) -> None:
-        """Write the numbers, as keys of the codec's table in a recipe."""
+        """Write the fitted values, as keys of the codec's table in a recipe."""
         task, spec, models = item.task, self.context.codec_spec(item), self.context.models
         with prefixed(f"tasks.{task}.{spec.where}", BuildError):
             inputs = list(_training_inputs(models, task))
             training = [models.features(task, each, "a training feature") for each in inputs]
             scales: tuple[float, ...] = ()
-            if isinstance(wanted := spec.quantizer, FittedRange):
-                quantizer = fit_range(training, wanted.bits, wanted.percentile)
+            if isinstance(request := spec.quantizer, FittedRange):
+                quantizer = fit_range(training, request.bits, request.percentile)
                 spec, scales = replace(spec, quantizer=quantizer), SCALES
             if isinstance(spec.levels, AutoLevels):
                 samples = training_samples(models, task)
-                bench = ladders.gather(models, task, samples, training, inputs)
+                bench = ladders.make_bench(models, task, samples, training, inputs)
                 spec = self.calibrated(item, bench, spec, scales)
         before = self.context.codec_spec(item).to_dict()
-        found = {key: value for key, value in spec.to_dict().items() if value != before[key]}
-        write_json(item.result_path(self.layout), found)
+        changes = {key: value for key, value in spec.to_dict().items() if value != before[key]}
+        write_json(item.result_path(self.layout), changes)
         shutil.rmtree(self.measurements(item), ignore_errors=True)
 
     def measurements(self, item: Item) -> Path:
-        """Return the folder of an item's measurements, which are kept until it is done."""
+        """Return the folder of an item's measurements, which exist until the item is done."""
         return item.result_path(self.layout).with_suffix("")
 
     def calibrated(
         self, item: Item, bench: ladders.Bench, spec: CodecSpec, scales: Sequence[float]
     ) -> CodecSpec:
-        """Return a codec with the levels that calibration finds, and the range that suits them.
+        """Return a codec with the levels, and the matching range, that calibration proposes.
 
         Raises:
-            BuildError: there are none.
+            BuildError: No ladder of levels spans the distortion.
         """
         if not bench.useless > 0:
             raise BuildError(
@@ -108,11 +105,11 @@ class Fit(BuildStage):
 
         def curve(quantizer: Quantizer | None, parameter: float) -> ladders.Curve:
             path = self.measurements(item) / f"{next(count)}.json"
-            if path.exists():  # the order is always the same
+            if path.exists():  # cells are measured in a fixed order, so numbers identify them
                 return ladders.Curve((parameter,), *(np.array(v) for v in read_json(path).values()))
-            found = ladders.measure(models, bench, spec, quantizer, (parameter,))
-            write_json(path, {name: values.tolist() for name, values in found.measured.items()})
-            return found
+            measured = ladders.measure(models, bench, spec, quantizer, (parameter,))
+            write_json(path, {name: values.tolist() for name, values in measured.measured.items()})
+            return measured
 
         result = calibrate(
             lambda _, __, cells: [
@@ -122,7 +119,7 @@ class Fit(BuildStage):
             bench,
             spec,
             scales=scales,
-            parameters=_given(spec, len(spec.levels)),
+            parameters=_trained_lambdas(spec, len(spec.levels)),
         )
         best = result["tried"][result["best"]]
         chosen, reach = best["levels"], best["figures"]["reach"]
@@ -137,10 +134,10 @@ class Fit(BuildStage):
         return replace(spec, levels=tuple(levels), quantizer=quantizer)
 
 
-def fitted(context: BuildContext, executor: Executor, progress: Progress) -> BuildContext:
-    """Fit what the recipe leaves to the build; return the context of the recipe with numbers.
+def fit_recipe(context: BuildContext, executor: Executor, progress: Progress) -> BuildContext:
+    """Fit the values that the recipe leaves open, and return the context of the completed recipe.
 
-    The recorded plan has them from then on, too.
+    The completed recipe also replaces the one in the recorded plan.
     """
     stage = Fit(context)
     items = stage.items()
@@ -149,42 +146,46 @@ def fitted(context: BuildContext, executor: Executor, progress: Progress) -> Bui
     deque(drive(stage, executor, progress), maxlen=0)
     data = context.plan.recipe.to_dict()
     for item in items:
-        found = read_json(item.result_path(context.layout))
-        data["tasks"][item.task]["codecs"][item.codec] |= found
+        data["tasks"][item.task]["codecs"][item.codec] |= read_json(
+            item.result_path(context.layout)
+        )
     plan = replace(context.plan, recipe=Recipe.from_dict(data))
     write_text(context.layout.work / PLAN, plan.to_json())
     return BuildContext(plan, context.layout)
 
 
 def check_fit(models: Models, task: str) -> None:
-    """Check that what a task leaves to the build can be fitted, before anything is.
+    """Check, before a build starts, that the values which a task leaves open can be fitted.
 
     Raises:
-        BuildError: it cannot.
+        BuildError: They cannot.
     """
     for spec in models.recipe.tasks[task].codecs.values():
         if spec.to_fit:
             with prefixed(f"tasks.{task}.{spec.where}", BuildError):
                 next(_training_inputs(models, task))
                 if isinstance(spec.levels, AutoLevels):
-                    choices(spec)
+                    candidate_levels(spec)
                     first, infers = next(_candidates(models, task)), models.infers_truth(task)
-                    checked_sample(first, models.facts(task), infers)
+                    check_sample(first, models.facts(task), infers)
 
 
-def choices(spec: CodecSpec) -> Sequence[float]:
-    """Return the levels of a codec; if the build finds them, what it begins to look at, best first.
+def candidate_levels(spec: CodecSpec) -> Sequence[float]:
+    """Return the levels of a codec, or the coarse grid in which the build searches for them.
+
+    Returns:
+        Parameters, best first.
 
     Raises:
-        BuildError: it cannot find them for this codec.
+        BuildError: Levels cannot be searched for this codec.
     """
     if not isinstance(spec.levels, AutoLevels):
         return tuple(spec.levels)
     parameter, count = spec.facts.parameter, len(spec.levels)
     if spec.facts.bits == "unknown":
         raise BuildError("its rate is unknown, so levels cannot be chosen; give levels")
-    found = _given(spec, count) or spec.registered.target.grid()
-    if found is None:
+    grid = _trained_lambdas(spec, count) or spec.registered.target.grid()
+    if grid is None:
         raise BuildError(
             f"{parameter.name} needs two limits, or the class a grid(), to search for levels; "
             "give levels"
@@ -193,51 +194,50 @@ def choices(spec: CodecSpec) -> Sequence[float]:
     if parameter.whole and low is not None and high is not None and high - low + 1 < count:
         raise BuildError(
             f"{count} levels are requested, and {parameter.name} has only {high - low + 1:g} "
-            "values; ask "
-            "for fewer, as in levels = { auto = 4 }"
+            "values; ask for fewer, as in levels = { auto = 4 }"
         )
-    return tuple(found)
+    return tuple(grid)
 
 
 def measurements(plan: Plan, task: str, codec: str) -> int:
-    """Return about how many features the calibration of a codec compresses, if it has one."""
+    """Return about how many features the calibration of a codec compresses; 0 without one."""
     spec = plan.recipe.tasks[task].codecs[codec]
     if not isinstance(spec.levels, AutoLevels):
         return 0
     ranges = len(SCALES) if isinstance(spec.quantizer, FittedRange) else 1
-    tried = len(choices(spec)) + ladders.FINE * len(spec.levels)
+    tried = len(candidate_levels(spec)) + ladders.FINE * len(spec.levels)
     return min(CALIBRATED_ON, plan.recipe.sources(task)) * ranges * tried
 
 
-def _given(spec: CodecSpec, count: int) -> tuple[float, ...] | None:
-    """Return the parameters that a learned codec has models for, best first; None for all others.
-
-    Raises:
-        BuildError: they are too few.
-    """
-    known = getattr(codec_for(spec), "lambdas", None)
-    if known is None:
+def _trained_lambdas(spec: CodecSpec, count: int) -> tuple[float, ...] | None:
+    """Return the parameters for which a learned codec has models, best first; None for others."""
+    lambdas = getattr(codec_for(spec), "lambdas", None)
+    if lambdas is None:
         return None
-    if len(known) < count:
-        raise BuildError(f"{count} levels are requested, and there are only models of {len(known)}")
-    return tuple(sorted(known, reverse=spec.facts.parameter.better == "higher"))
+    if len(lambdas) < count:
+        raise BuildError(
+            f"{count} levels are requested, and there are only models of {len(lambdas)}"
+        )
+    return tuple(sorted(lambdas, reverse=spec.facts.parameter.better == "higher"))
 
 
 def _training_inputs(models: Models, task: str) -> Iterator[Any]:
-    """Yield training inputs, those that codecs are fitted to, too."""
+    """Yield the training inputs of a task, to which codecs are fitted too."""
     recipe = models.recipe
     count, seed = recipe.fitted_on(task), recipe.tasks[task].source.seed
     return iter(models.source(task).training_inputs(count, seed))
 
 
 def training_samples(models: Models, task: str) -> Iterator[Sample]:
-    """Yield the samples that levels are calibrated on: as many as the task has, up to 24.
+    """Yield the training samples on which levels are calibrated.
+
+    There are as many as the task has sources, but at most `CALIBRATED_ON`.
 
     Raises:
-        BuildError: there are too few, or they have no truth.
+        BuildError: There are too few, or they have no truth.
     """
     count = min(CALIBRATED_ON, models.recipe.sources(task))
-    return fitting(models, task, count, candidates=_candidates(models, task))
+    return accepted_samples(models, task, count, candidates=_candidates(models, task))
 
 
 def _candidates(models: Models, task: str) -> Iterator[Sample]:
@@ -249,24 +249,24 @@ def _candidates(models: Models, task: str) -> Iterator[Sample]:
 
 
 def fit_range(features: Iterable[np.ndarray], bits: int, percentile: float) -> UniformQuantizer:
-    """Return the uniform quantiser whose range holds so much of each feature, layer by layer.
+    """Return the uniform quantiser whose range covers a percentile of each feature, per layer.
 
-    A layer's range goes from the lowest to the highest of the features' own percentiles. Its
-    channels share it: the strongest of them decides an end, unless it is so few of the values that
-    the percentile leaves it out.
+    A layer's range goes from the lowest to the highest of the features' own percentiles. All
+    channels share it: the strongest channel decides a limit, unless it has so few of the values
+    that the percentile excludes it.
 
     Args:
-        features: float32 (N, C, T, D) each.
-        bits: bits of a code.
-        percentile: of the values of each feature and layer, at either end.
+        features: Training features, float32 (N, C, T, D) each.
+        bits: Bits of a code.
+        percentile: Percentile of the values of each feature and layer, at either end.
 
     Raises:
-        BuildError: a layer has one value only.
+        BuildError: A layer has one value only.
     """
     ends = []
     for feature in features:
         layers = np.moveaxis(feature, 1, 0).reshape(feature.shape[1], -1)
-        both = np.stack([-layers, layers])  # inverted_cdf gives one of the values
+        both = np.stack([-layers, layers])  # inverted_cdf returns an existing value
         ends.append(np.percentile(both, percentile, axis=2, method="inverted_cdf"))
     low, hi = np.max(ends, axis=0).astype(np.float64)
     lo = -low
@@ -279,7 +279,7 @@ def fit_range(features: Iterable[np.ndarray], bits: int, percentile: float) -> U
 
 
 def _below(value: float) -> float:
-    """Round down to so many digits."""
+    """Round down to `DIGITS` significant digits."""
     if value == 0:
         return 0.0
     unit = 10.0 ** (math.floor(math.log10(abs(value))) - DIGITS + 1)

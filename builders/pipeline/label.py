@@ -1,6 +1,6 @@
 """Compute labels: the task's score and loss and the baseline metrics of decoded features.
 
-The tasks of a finished dataset score features as they did when it was built.
+`scoring_models` recreates the tasks of a finished dataset, which score features as in its build.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ __all__ = [
 ]
 
 Scored: TypeAlias = tuple[np.ndarray, np.ndarray]
-"""Scores and losses, float64 (B,) each; losses are NaN where they are not known."""
+"""Scores and losses, float64 (B,) each; losses are NaN where they are unknown."""
 
 BATCH_POINTS = 1 << 24
-"""Feature points that are labelled at once; their metrics take some 30 bytes each."""
+"""Maximum feature points per batch; metrics need about 30 bytes of memory for each."""
 
 
 def batch_of_levels(points: int, levels: int) -> int:
-    """Return how many levels of a feature of so many points are labelled at once."""
+    """Return how many levels of a feature with `points` points are labelled in one batch."""
     return min(levels, max(1, BATCH_POINTS // points))
 
 
@@ -48,16 +48,16 @@ def score(task: Task, features: np.ndarray, truth: Any, what: str) -> Scored:
     """Return the task's scores and losses of features of one source.
 
     Args:
-        task: what scores them.
-        features: float32 (B, N, C, T, D).
-        truth: the truth of the source.
-        what: names the features in the error.
+        task: Task that scores them.
+        features: Decoded features, float32 (B, N, C, T, D).
+        truth: Truth of the source.
+        what: Description of the features for the error message.
 
     Returns:
         Scores and losses, float64 (B,) each; losses are NaN where the task has none.
 
     Raises:
-        BuildError: the task does not take them or the truth, or a score is not finite.
+        BuildError: The task rejects the features or the truth, or a score is not finite.
     """
     with prefixed(what, BuildError):
         scores, losses = task.scores(features, truth)
@@ -67,19 +67,19 @@ def score(task: Task, features: np.ndarray, truth: Any, what: str) -> Scored:
 
 
 def baseline_values(original: np.ndarray, decoded: np.ndarray) -> dict[str, np.ndarray]:
-    """Return each baseline's float64 (B,) values of decoded features against their one original.
+    """Return the float64 (B,) values of each baseline metric between decoded features and original.
 
-    It is NaN where it is undefined: CKA of a single token.
+    Values are NaN where a metric is undefined, such as the CKA of a single token.
 
     Args:
-        original: float32 (N, C, T, D).
-        decoded: float32 (B, N, C, T, D).
+        original: Original, float32 (N, C, T, D).
+        decoded: Decoded features of that original, float32 (B, N, C, T, D).
     """
     import torch
 
     from cfqa_data.eval.metrics import create_metric
 
-    # float64, so that labels do not differ between machines by more than rounding of the inputs
+    # In float64, labels of different machines differ by no more than the rounding of the inputs.
     x, y = torch.from_numpy(original[None]).double(), torch.from_numpy(decoded).double()
     return {
         name: np.asarray(create_metric(name)(x, y), np.float64).reshape(len(decoded))
@@ -96,10 +96,10 @@ def label_values(
     """Return score, loss and baseline metrics of a source's decoded levels, float64 (L,) each.
 
     Args:
-        original: float32 (N, C, T, D).
-        stored: codes or values of each level.
-        quantizer: of the codes.
-        scored: scores from a level on decoded features (B, N, C, T, D).
+        original: Original, float32 (N, C, T, D).
+        stored: Codes or values of each level, (N, C, T, D).
+        quantizer: Quantiser of the codes; None if `stored` are values.
+        scored: Function that scores decoded features (B, N, C, T, D) from a first level on.
     """
     parts = []
     step = batch_of_levels(original.size, len(stored))
@@ -113,24 +113,24 @@ def label_values(
 
 
 def scoring_recipe(folder: Folder) -> Recipe:
-    """Return the recipe that a dataset was made with.
+    """Return the recipe that a dataset was built with.
 
     Raises:
-        CfqaError: a class of it is not here, or may not be run on a stranger's data.
+        CfqaError: A class of the recipe is not installed, or may not run on untrusted data.
     """
     recipe = recipe_of(folder.manifest, [_name(plugin) for plugin in folder.plugins])
-    if folder.untrusted and not all(found.builtin for _, found in Models(recipe).classes()):
+    if folder.untrusted and not all(entry.builtin for _, entry in Models(recipe).classes()):
         raise RecipeError("classes of other packages do not run on untrusted data")
     return recipe
 
 
 def scoring_weights(folder: Folder, recipe: Recipe, task: str) -> dict[str, str]:
-    """Return where the weights that a task scores with are, by URI, if not where it says.
+    """Return the paths, by URI, of a task's weights that are not at the place of their URI.
 
     Raises:
-        CfqaError: some are not here, have another hash, or are named by a stranger.
+        CfqaError: Weights are missing, have another hash, or are named by an untrusted dataset.
     """
-    found = {}
+    paths = {}
     if task not in recipe.tasks:
         raise RecipeError(f"the recipe has no task {task}")
     for uri in filter(None, (recipe.backbone.weights, recipe.tasks[task].head)):
@@ -140,15 +140,15 @@ def scoring_weights(folder: Folder, recipe: Recipe, task: str) -> dict[str, str]
             raise RecipeError(f"{uri} is named by an untrusted recipe")
         path = folder.find_weights(uri)
         if path != named_path(uri):
-            found[uri] = str(path)
-    return found
+            paths[uri] = str(path)
+    return paths
 
 
 def scoring_models(folder: Folder, task: str) -> Models:
-    """Return what scores a task's features.
+    """Return the models that score a task's features.
 
     Raises:
-        CfqaError: the dataset was not built, or what scored it is not here.
+        CfqaError: The dataset was not built from a recipe, or a class or weights are missing.
     """
     try:
         recipe = scoring_recipe(folder)
@@ -162,5 +162,5 @@ def scoring_models(folder: Folder, task: str) -> Models:
 
 
 def _name(plugin: str | type) -> str:
-    """Return `module:Class` of a class."""
+    """Return the name of a plugin as `module:Class`."""
     return plugin if isinstance(plugin, str) else f"{plugin.__module__}:{plugin.__qualname__}"

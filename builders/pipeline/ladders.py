@@ -1,8 +1,8 @@
 """Measure a codec over a grid of parameters and choose its levels.
 
-A quantiser's range decides how many of its steps a feature's values span, and so at which
-parameters a codec begins to do harm. A ladder should begin where nothing is lost and end where
-the feature is nearly useless, but not go on from there.
+A quantiser's range decides how many of its steps a feature's values span, and hence at which
+parameters a codec begins to reduce the score. A ladder should begin where the score is unchanged
+and end where the feature is nearly uninformative.
 """
 
 from __future__ import annotations
@@ -31,34 +31,33 @@ __all__ = [
     "Bench",
     "Curve",
     "figures",
-    "gather",
     "join",
+    "make_bench",
     "measure",
     "propose",
-    "refined",
-    "spaced",
-    "widened",
+    "refine_grid",
+    "scaled_quantizer",
+    "spaced_indices",
 ]
 
 SEED = 0
-"""Of what a codec is fitted to."""
+"""Random seed with which a codec is fitted to training features."""
 
 NO_HARM = 0.03
-"""Share of a useless feature's mean distortion up to which a level counts as harmless, if no other
-is asked for: a rank of 960 classes needs less, a depth in metres bears more."""
+"""Default share of an uninformative feature's mean distortion up to which a level is harmless.
+A rank among 960 classes needs a smaller share; a depth in metres tolerates a larger one."""
 
 USELESS = 0.8
-"""Share of a useless feature's mean distortion that the last level should reach."""
-
+"""Share of an uninformative feature's mean distortion that the last level should reach."""
 
 LEVELS = 10
-"""Levels of a ladder, if a recipe says no other number."""
+"""Default number of levels of a ladder."""
 
 FINE = 4
-"""Parameters that are tried per level, where they are no whole numbers."""
+"""Number of parameters tried per level, where they are not whole numbers."""
 
 STEADY = 0.96
-"""Share of neighbouring levels over which rate and error should be monotone on the bench."""
+"""Share of pairs of neighbouring levels between which rate and error should be monotone."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +65,17 @@ class Bench:
     """Originals of one task on which codecs are measured.
 
     Attributes:
-        task: name of the task.
-        features: float32 (N, C, T, D), one per source.
-        truths: one per source.
-        scores: of the originals, float64 (S,).
-        losses: of the originals, float64 (S,).
-        lo, hi: smallest and largest value of training features, per layer.
-        useless: mean distortion when every feature is replaced by the mean training feature.
-        inputs: what the features were extracted from.
-        training: features that a codec is fitted to.
-        training_inputs: what they were extracted from, for codecs on inputs.
-        facts: of the task.
+        task: Name of the task.
+        features: Originals of the S sources, float32 (N, C, T, D) each.
+        truths: Truth of each source.
+        scores: Scores of the originals, float64 (S,).
+        losses: Losses of the originals, float64 (S,).
+        lo, hi: Smallest and largest value of training features, per layer.
+        useless: Mean distortion when every feature is replaced by the mean training feature.
+        inputs: Inputs that the features were extracted from.
+        training: Training features, to which a codec is fitted.
+        training_inputs: Inputs of the training features, for codecs on inputs.
+        facts: Facts of the task.
     """
 
     task: str
@@ -95,14 +94,14 @@ class Bench:
 
 @dataclass(frozen=True)
 class Curve:
-    """Measurements of a codec at each of P parameters, best first; arrays are float64 (S, P).
+    """Measurements of a codec on S sources at P parameters; arrays are float64 (S, P).
 
     Attributes:
-        parameters: in the order of falling quality.
-        bpfp: bits per feature point.
-        mse: mean squared error.
-        distortion: oriented harm to the task's score.
-        loss: task loss minus the original's.
+        parameters: Parameters, best first.
+        bpfp: Bits per feature point.
+        mse: Mean squared error.
+        distortion: Degradation of the task's score, larger is worse.
+        loss: Task loss minus the original's.
     """
 
     parameters: tuple[float, ...]
@@ -117,12 +116,12 @@ class Curve:
         return {name: getattr(self, name) for name in ("bpfp", "mse", "distortion", "loss")}
 
     def at(self, columns: list[int]) -> Curve:
-        """The curve at some of its parameters."""
+        """Return the curve at some of its parameters, by index."""
         arrays = {name: array[:, columns] for name, array in self.measured.items()}
         return Curve(tuple(self.parameters[column] for column in columns), **arrays)
 
     def rows(self) -> list[dict[str, float]]:
-        """Means over the sources, one row per parameter."""
+        """Return the means over the sources, one row per parameter."""
         harmed = self.distortion != self.distortion[:, :1]
         means = {n: array.mean(axis=0) for n, array in (self.measured | {"harmed": harmed}).items()}
         return [
@@ -131,8 +130,8 @@ class Curve:
         ]
 
 
-def widened(bench: Bench, bits: int, scale: float) -> UniformQuantizer:
-    """The uniform quantiser whose range is `scale` times that of the training features."""
+def scaled_quantizer(bench: Bench, bits: int, scale: float) -> UniformQuantizer:
+    """Return the uniform quantiser whose range is `scale` times that of the training features."""
     lo, hi = np.array(bench.lo), np.array(bench.hi)
     middle, half = (lo + hi) / 2, (hi - lo) / 2 * scale
     ends = [
@@ -141,21 +140,21 @@ def widened(bench: Bench, bits: int, scale: float) -> UniformQuantizer:
     return UniformQuantizer(bits, *ends)
 
 
-def gather(
+def make_bench(
     models: Models,
     task: str,
     samples: Iterable[Sample],
     training: Sequence[np.ndarray],
     training_inputs: Sequence[Any] = (),
 ) -> Bench:
-    """Extract features of samples, and measure the distortion of a useless feature.
+    """Extract features of samples, and measure the distortion of an uninformative feature.
 
     Args:
-        models: the recipe's networks.
-        task: name of the task.
-        samples: that the recipe's dataset does not have.
-        training: training features (N, C, T, D), for the range and the mean feature.
-        training_inputs: what they were extracted from, if a codec is fitted to that.
+        models: The recipe's networks.
+        task: Name of the task.
+        samples: Samples that are not part of the recipe's dataset.
+        training: Training features (N, C, T, D), for the range and the mean feature.
+        training_inputs: Inputs of the training features, for a codec that is fitted to inputs.
     """
     scorer, samples = models.task(task), list(samples)
     features = [models.features(task, sample.inputs) for sample in samples]
@@ -163,17 +162,17 @@ def gather(
         models.truth(task, sample.truth, feature)
         for feature, sample in zip(features, samples, strict=True)
     ]
-    found = [
+    scored = [
         score(scorer, np.stack([feature, _mean(training, feature)]), truth, sample.source_id)
         for feature, truth, sample in zip(features, truths, samples, strict=True)
     ]
-    distortion = [scorer.facts.distortion(scores[1], scores[0]) for scores, _ in found]
+    distortion = [scorer.facts.distortion(scores[1], scores[0]) for scores, _ in scored]
     return Bench(
         task=task,
         features=features,
         truths=tuple(truths),
-        scores=np.array([scores[0] for scores, _ in found]),
-        losses=np.array([losses[0] for _, losses in found]),
+        scores=np.array([scores[0] for scores, _ in scored]),
+        losses=np.array([losses[0] for _, losses in scored]),
         lo=tuple(np.min([f.min(axis=(0, 2, 3)) for f in training], axis=0).tolist()),
         hi=tuple(np.max([f.max(axis=(0, 2, 3)) for f in training], axis=0).tolist()),
         useless=float(np.mean(distortion)),
@@ -185,7 +184,7 @@ def gather(
 
 
 def _mean(training: Sequence[np.ndarray], feature: np.ndarray) -> np.ndarray:
-    """Return the mean training feature; where tokens vary, its mean token in every place."""
+    """Return the mean training feature; if shapes vary, the mean training token, repeated."""
     if len({other.shape for other in (*training, feature)}) == 1:
         return np.asarray(np.mean(training, axis=0, dtype=np.float64), np.float32)
     tokens = [other.mean(axis=2, keepdims=True, dtype=np.float64) for other in training]
@@ -203,7 +202,7 @@ def measure(
     """Run a codec on the bench with a quantiser, at parameters from best to worst.
 
     Raises:
-        BuildError: the codec does not know its rate.
+        BuildError: The codec's rate is unknown.
     """
     scorer = models.task(bench.task)
     tried = replace(ladder, quantizer=quantizer, levels=tuple(parameters))
@@ -226,7 +225,7 @@ def measure(
 
 
 def _fitted(bench: Bench, ladder: CodecSpec) -> Any:
-    """Return a codec with the tables that it learns from the bench's training features."""
+    """Return a codec with the tables that it fits to the bench's training data, if it does."""
     codec, quantizer = codec_for(ladder), ladder.quantizer
     if type(codec).fit is AnyCodec.fit:
         return codec
@@ -248,10 +247,10 @@ def join(curves: Sequence[Curve]) -> Curve:
 
 
 def figures(bench: Bench, codec: str, curve: Curve) -> dict[str, Any]:
-    """Return the health figures of a curve's levels, and three more.
+    """Return the label sanity checks of a curve's levels, and three more figures.
 
-    These are `bpfp` (mean over sources and levels), `reach` (share of a useless feature's mean
-    distortion that the last level has) and `distinct` (mean number of different distortions of a
+    These are `bpfp` (mean over sources and levels), `reach` (distortion of the last level, as a
+    share of an uninformative feature's) and `distinct` (mean number of distinct distortions of a
     source).
     """
     bits = (curve.bpfp * bench.features[0].size).round()
@@ -274,22 +273,24 @@ def propose(
 ) -> tuple[Curve, dict[str, Any]]:
     """Return the best levels among the parameters of a curve, and their figures.
 
-    From one level to the next, as nearly as the curve's parameters allow, the rate's ratio and the
-    rise of the distortion add up to the same, each as a share of its whole.
+    Between any first and last parameter, levels are spaced as equally as the parameters allow in
+    the sum of the log rate and the distortion, each scaled to a total change of 1.
 
-    In this order: it meets the health thresholds; rate and error are steady, with room for other
-    sources; it starts where next to nothing is lost; its end
-    is nearly useless, and not past that; its mean rate is within the budget; the distortions of a
-    source differ; it is cheap.
+    Of these ladders, the best is chosen by the following criteria, in this order: it passes the
+    sanity checks; rate and error are monotone, with a margin for other sources; the first level is
+    harmless; the distortion of the last one is close to `USELESS`; the mean rate is within the
+    budget; the distortions of a source are distinct; the rate is low.
 
     Args:
-        bench: what the curve was measured on.
-        codec: whose curve it is.
-        curve: at so many parameters or more.
-        budget: mean bits per feature point to stay within, if the rest allows.
-        harmless: share of a useless feature's mean distortion up to which the first level counts
-            as harmless.
-        levels: of the ladder.
+        bench: Bench on which the curve was measured.
+        codec: Name of the codec.
+        curve: Curve of at least `levels` parameters.
+        budget: Preferred maximum of the mean bits per feature point.
+        harmless: Share of an uninformative feature's mean distortion that counts as harmless.
+        levels: Number of levels of the ladder.
+
+    Raises:
+        ValueError: The curve has too few parameters.
     """
 
     def merit(row: dict[str, Any], ladder: Curve) -> tuple[float, ...]:
@@ -306,51 +307,51 @@ def propose(
 
     count = len(curve.parameters)
     rate, harm = -np.log(curve.bpfp.mean(axis=0)), curve.distortion.mean(axis=0)
-    found = []
+    candidates = []
     for first in range(count - levels + 1):
         for last in range(first + levels - 1, count):
-            way = sum(
-                (_share(part[first : last + 1]) for part in (rate, harm)),
-                np.zeros(last - first + 1),
-            )
-            ladder = curve.at([first + place for place in spaced(way, levels)])
+            span = slice(first, last + 1)
+            progress = _normalised(rate[span]) + _normalised(harm[span])
+            ladder = curve.at([first + index for index in spaced_indices(progress, levels)])
             row = figures(bench, codec, ladder)
-            found.append((merit(row, ladder), first, last, ladder, row))
-    if not found:
+            candidates.append((merit(row, ladder), first, last, ladder, row))
+    if not candidates:
         raise ValueError(f"{codec}: {levels} levels need as many parameters, got {count}")
-    *_, ladder, row = max(found, key=lambda entry: entry[:3])
+    *_, ladder, row = max(candidates, key=lambda candidate: candidate[:3])
     return ladder, row
 
 
-def _share(values: np.ndarray) -> np.ndarray:
-    """Scale values so that the first is 0 and the last is 1."""
+def _normalised(values: np.ndarray) -> np.ndarray:
+    """Scale values so that the first is 0 and the last is 1; return zeros if these are equal."""
     rise = values[-1] - values[0]
     return (values - values[0]) / rise if rise else np.zeros(len(values))
 
 
-def spaced(values: np.ndarray, count: int) -> list[int]:
-    """Return increasing indices, from first to last, whose values are most nearly equally spaced.
+def spaced_indices(values: np.ndarray, count: int) -> list[int]:
+    """Return increasing indices, from first to last, whose values are closest to equally spaced.
+
+    The squared distances to equally spaced targets are minimised by dynamic programming.
 
     Args:
-        values: (P,), P >= count.
-        count: places to choose, 2 or more.
+        values: Values (P,), P >= count.
+        count: Number of indices to choose, 2 or more.
     """
     targets = np.linspace(values[0], values[-1], count)
     cost = (values[None, :] - targets[:, None]) ** 2
     cost[0, 1:] = cost[-1, :-1] = np.inf
-    total, before = cost[0], []
+    total, predecessors = cost[0], []
     for row in cost[1:]:
-        # Cheapest way to have chosen the ones so far, each strictly before the next.
-        reach = np.concatenate([[np.inf], np.minimum.accumulate(total)[:-1]])
-        before.append([-1, *(int(np.argmin(total[:end])) for end in range(1, len(values)))])
-        total = row + reach
-    places = [len(values) - 1]
-    for origin in reversed(before):
-        places.append(origin[places[-1]])
-    return places[::-1]
+        # Least cost of all earlier choices whose last index is strictly smaller.
+        earlier = np.concatenate([[np.inf], np.minimum.accumulate(total)[:-1]])
+        predecessors.append([-1, *(int(np.argmin(total[:end])) for end in range(1, len(values)))])
+        total = row + earlier
+    indices = [len(values) - 1]
+    for predecessor in reversed(predecessors):
+        indices.append(predecessor[indices[-1]])
+    return indices[::-1]
 
 
-def refined(
+def refine_grid(
     curve: Curve,
     useless: float,
     harmless: float = NO_HARM,
@@ -358,23 +359,34 @@ def refined(
     levels: int = LEVELS,
     lowest: int = 0,
 ) -> tuple[float, ...]:
-    """Return parameters from the last harmless one of a coarse grid to useless, best first.
+    """Refine a coarse grid between its last harmless and its first uninformative parameter.
 
-    One step of the grid is added before, where rate and error change though the score does not.
-    Of whole parameters, from `lowest` on, it is every one, as many as a ladder has levels at least.
-    Others lie between those of the grid.
+    The range is extended by one step of the coarse grid at the harmless end, where rate and error
+    change though the score does not.
+
+    Args:
+        curve: Measurements at the coarse grid.
+        useless: Mean distortion of an uninformative feature.
+        harmless: Share of it up to which a parameter counts as harmless.
+        whole: Return every whole number of the range, at least `levels` of them; otherwise
+            `FINE` values per level, interpolated between those of the grid.
+        levels: Number of levels of the ladder.
+        lowest: Lower limit of whole parameters.
+
+    Returns:
+        Parameters, best first.
     """
     harm = curve.distortion.mean(axis=0) / useless
     last = int(np.argmax(harm >= 1.0)) if (harm >= 1.0).any() else len(harm) - 1
     unharmed = np.flatnonzero(harm[: last + 1] <= harmless)
     first = max(0, int(unharmed[-1]) - 1) if len(unharmed) else 0
     if not whole:
-        places = np.linspace(first, last, FINE * levels)
-        return tuple(np.interp(places, np.arange(len(harm)), curve.parameters).tolist())
-    begin, end = curve.parameters[first], curve.parameters[last]
-    worse = 1 if curve.parameters[-1] >= curve.parameters[0] else -1
-    lowest = lowest if worse > 0 else int(curve.parameters[0])
-    begin, end = int(begin) * worse, int(end) * worse  # rising, whichever way quality goes
-    begin = max(lowest * worse, min(begin, end - levels + 1))
-    values = range(begin, max(end, begin + levels - 1) + 1)
-    return tuple(float(value * worse) for value in values)
+        indices = np.linspace(first, last, FINE * levels)
+        return tuple(np.interp(indices, np.arange(len(harm)), curve.parameters).tolist())
+    start, stop = curve.parameters[first], curve.parameters[last]
+    sign = 1 if curve.parameters[-1] >= curve.parameters[0] else -1
+    lowest = lowest if sign > 0 else int(curve.parameters[0])
+    start, stop = int(start) * sign, int(stop) * sign  # ascending, from best to worst
+    start = max(lowest * sign, min(start, stop - levels + 1))
+    values = range(start, max(stop, start + levels - 1) + 1)
+    return tuple(float(value * sign) for value in values)

@@ -1,8 +1,8 @@
 """The lock of a build folder: one builder at a time.
 
-The lock is the kernel's, on the file `.build/lock`: it goes with its process, so that of a killed
-one is free at once, whoever has its number now, and of several that want it one gets it. What the
-file says is for people, and for the file systems whose locks do not reach other machines.
+It is a kernel lock (flock) on the file `.build/lock`. The kernel releases it when the process ends,
+even if it is killed, and grants it to one process at a time. The file names the process and host
+that hold it, for error messages and for file systems whose locks do not reach other machines.
 """
 
 from __future__ import annotations
@@ -25,34 +25,35 @@ __all__ = ["LOCK", "locked", "try_lock"]
 
 LOCK = "lock"
 _TRIES, _PAUSE = 40, 0.05
-"""How often and after how many seconds to look again at a lock that is just changing hands."""
+"""Number of attempts, and seconds between them, while another process takes or releases a lock."""
 
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Lock a build folder, made if missing, for this process; remove the lock's folder at the end.
+    """Lock a build folder for this process; on exit, remove the lock and, if empty, its folder.
 
-    A lock of a dead process on this machine is taken over. Where the file system has no locks, the
-    process that the file names decides: two that begin within a moment are then not distinguished.
+    The folder is created if missing. A lock of a dead process on this machine is taken over. On a
+    file system without locks, the process that the file names decides; two builds that start at
+    the same moment are then not told apart.
 
     Raises:
-        BuildError: another build works in the folder, or one on another machine did not end there.
+        BuildError: Another build runs in the folder, or one on another machine left its lock.
     """
     path = Layout(root).work / LOCK
-    handle = _take(path)
+    handle = _acquire(path)
     try:
         yield
     finally:
-        with suppress(OSError):  # never the file of another process, if ours was removed
-            if _is_at(handle, path):
+        with suppress(OSError):
+            if _is_at(handle, path):  # otherwise it is the lock of another process
                 path.unlink()
         os.close(handle)
         with suppress(OSError):  # not empty, or in use by another process
             path.parent.rmdir()
 
 
-def _take(path: Path) -> int:
-    """Return the open and locked file."""
+def _acquire(path: Path) -> int:
+    """Return the file descriptor of the lock file, opened and locked."""
     root = path.parent.parent
     for _ in range(_TRIES):
         try:
@@ -62,22 +63,22 @@ def _take(path: Path) -> int:
             time.sleep(_PAUSE)
             continue
         try:
-            got = try_lock(handle)
+            locked = try_lock(handle)
             pid, host = _owner(handle)
             same_host = host == socket.gethostname()
-            # The file may still name a dead process whose lock another has just taken.
-            if got is False and pid and not (same_host and not _alive(pid)):
+            # A file that names a dead process is about to be rewritten by the new lock holder.
+            if locked is False and pid and not (same_host and not _alive(pid)):
                 raise BuildError(f"another build is running in {root} (process {pid} on {host})")
-            if got is not False and pid and (not same_host or (got is None and _alive(pid))):
+            if locked is not False and pid and (not same_host or (locked is None and _alive(pid))):
                 raise BuildError(
                     f"another build is running in {root} (process {pid} on {host}); "
                     f"if it is no longer running, delete {path}"
                 )
-            if got is not False and _is_at(handle, path):
-                me = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+            if locked is not False and _is_at(handle, path):
+                owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
                 os.lseek(handle, 0, os.SEEK_SET)
-                os.write(handle, me)
-                os.ftruncate(handle, len(me))
+                os.write(handle, owner)
+                os.ftruncate(handle, len(owner))
                 return handle
         except BaseException:
             os.close(handle)
@@ -88,11 +89,7 @@ def _take(path: Path) -> int:
 
 
 def _open(path: Path) -> int:
-    """Open the lock file without following links: the folder is untrusted.
-
-    Raises:
-        BuildError: a link or something else that is no file is in its place.
-    """
+    """Open the lock file without following links, since the folder is untrusted."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     for entry in (path.parent, path):
         if entry.is_symlink():
@@ -112,10 +109,11 @@ def _open(path: Path) -> int:
 
 
 def try_lock(handle: int) -> bool | None:
-    """Lock an open file or folder.
+    """Try to lock an open file or folder, without waiting.
 
     Returns:
-        False if another process has locked it, None if there are no locks here.
+        True if it is locked now, False if another process has locked it, None if the platform or
+        the file system does not support locks.
     """
     try:
         import fcntl
@@ -129,7 +127,7 @@ def try_lock(handle: int) -> bool | None:
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Whether an open file is still the one of that name: the last holder removes it."""
+    """Whether a path still names the open file; the previous holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(handle), path.lstat())
     except FileNotFoundError:
@@ -137,7 +135,7 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 def _owner(handle: int) -> tuple[int, str]:
-    """Return process and host that the file names; 0 if it names none, or only half."""
+    """Return the process id and host in the lock file; (0, "") if it is empty or incomplete."""
     try:
         os.lseek(handle, 0, os.SEEK_SET)
         owner = json.loads(os.read(handle, 1000))

@@ -1,4 +1,4 @@
-"""Finish a build: join label tables, write the card, and last the manifest."""
+"""Finish a build: join the label tables, write the card, and last the manifest."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cfqa_data.builders.pipeline.preview import write_previews
 from cfqa_data.card.write import write_card
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import TaskEntry
-from cfqa_data.format.invariants import PLACES, VALUES, LabelRows, broken
+from cfqa_data.format.invariants import POSITION_RULES, VALUE_RULES, LabelRows, violations
 from cfqa_data.format.manifest import Manifest, write_manifest
 from cfqa_data.format.resources import locate
 from cfqa_data.format.schema import label_schema, originals_schema
 from cfqa_data.format.storage import read_labels, remove_partials, write_table
 from cfqa_data.integrity.health import health
-from cfqa_data.recipe.portable import portable_names, recorded_recipe, rename
+from cfqa_data.recipe.portable import portable_names, recorded_recipe, replace_path
 
 __all__ = ["label_table", "originals_table", "pack"]
 
@@ -30,8 +30,8 @@ def pack(context: BuildContext, advance: Callable[[], None]) -> None:
     """Write the files that complete a dataset.
 
     Args:
-        context: of the build, all of whose items are done.
-        advance: called after each of the tasks, then for the originals, the card, the manifest.
+        context: Context of a build whose items are all done.
+        advance: Function called after each task, the originals, the card and the manifest.
     """
     layout, plan = context.layout, context.plan
     remove_partials(layout.root)
@@ -42,7 +42,7 @@ def pack(context: BuildContext, advance: Callable[[], None]) -> None:
         recipe=recorded_recipe(plan.recipe),
         tasks={task: context.entry(task) for task in plan.recipe.tasks},
         versions=plan.versions,
-        weights={rename(name, names): digest for name, digest in plan.weights.items()},
+        weights={replace_path(name, names): digest for name, digest in plan.weights.items()},
         packages=plan.packages,
     )
     tables = []
@@ -64,11 +64,11 @@ def pack(context: BuildContext, advance: Callable[[], None]) -> None:
     advance()
 
 
-def label_table(context: BuildContext, entry: TaskEntry, form: int) -> pa.Table:
-    """Return all rows of a task by source, codec and level, in a version of the format.
+def label_table(context: BuildContext, entry: TaskEntry, version: int) -> pa.Table:
+    """Return the label table of a task, sorted by source, codec and level.
 
     Raises:
-        BuildError: a row does not hold what the format says.
+        BuildError: A row violates the format.
     """
     task, codecs = entry.name, list(entry.codecs)
     items = [
@@ -81,17 +81,17 @@ def label_table(context: BuildContext, entry: TaskEntry, form: int) -> pa.Table:
     level, index = table["level"].to_numpy().astype(np.int64), table["index"].to_numpy()
     order = np.lexsort((level, rank, index))
     rows = LabelRows(
-        table.take(order).combine_chunks().select(label_schema(form).names),
+        table.take(order).combine_chunks().select(label_schema(version).names),
         entry,
-        *(places[order] for places in (index, rank, level)),
+        *(column[order] for column in (index, rank, level)),
     )
-    for what in broken(rows, (*PLACES, *VALUES)):
-        raise BuildError(f"labels of {task}: {what}")
+    for problem in violations(rows, (*POSITION_RULES, *VALUE_RULES)):
+        raise BuildError(f"labels of {task}: {problem}")
     return rows.table
 
 
 def originals_table(context: BuildContext, manifest: Manifest) -> pa.Table:
-    """Return one row per original."""
+    """Return the table of originals, one row per original."""
     rows = []
     for task, entry in manifest.tasks.items():
         for shard in range(entry.shards):

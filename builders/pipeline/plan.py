@@ -25,18 +25,18 @@ RESULT_FILES = {
     "compress": ("rows", ".parquet"),
     "preview": ("previews", ".parquet"),
 }
-"""Stage -> folder and suffix of the result files of its items."""
+"""Stage -> folder and suffix of its items' result files."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One unit of work: everything of a stage that belongs to a task, codec and shard of sources.
+    """One unit of work: what a stage does for one task, codec and shard of sources.
 
     Attributes:
-        stage: name of the stage.
-        task: name of the task.
-        codec: name of the codec, if the stage has items per codec.
-        shard: number of the shard, or -1 if it has no items per shard.
+        stage: Name of the stage.
+        task: Name of the task.
+        codec: Name of the codec; empty if the item is not specific to a codec.
+        shard: Number of the shard; -1 if the item is not specific to a shard.
     """
 
     stage: str
@@ -49,7 +49,7 @@ class Item:
         return " ".join(filter(None, (self.stage, self.task, self.codec, shard)))
 
     def result_path(self, layout: Layout) -> Path:
-        """The item's result file in `.build`, written last: if it exists, the item is done."""
+        """Return the item's result file in `.build`; it is written last and marks it as done."""
         folder, suffix = RESULT_FILES[self.stage]
         parts = [self.task, self.codec, "" if self.shard < 0 else f"{self.shard:05d}"]
         return layout.work / folder / f"{'-'.join(filter(None, parts))}{suffix}"
@@ -60,11 +60,11 @@ class Plan:
     """A recipe, the tier to write, and the software and weights that decide the bytes.
 
     Attributes:
-        recipe: what to build.
-        tier: "light" (labels, originals, bitstreams) or "full" (and the decoded features).
-        versions: name -> version of every library and encoder that takes part.
-        weights: name -> SHA-256, of all weights and lists that the recipe names.
-        packages: name -> version and SHA-256 of every package beside this one that takes part.
+        recipe: Recipe of the dataset.
+        tier: "light" (labels, originals, bitstreams) or "full" (also decoded features).
+        versions: Name -> version of every library and encoder in use.
+        weights: Name -> SHA-256 of all weights and lists that the recipe names.
+        packages: Name -> version and SHA-256 of every third-party package in use.
     """
 
     recipe: Recipe
@@ -78,16 +78,16 @@ class Plan:
             raise BuildError(f"tier {self.tier!r} is unknown: choose from {', '.join(TIERS)}")
 
     def shards(self, task: str) -> int:
-        """Number of shards of a task: of its originals, and of each codec's bitstreams."""
+        """Return the number of shards of a task's originals and of each codec's bitstreams."""
         return -(-self.recipe.sources(task) // self.recipe.group_size)
 
     def members(self, task: str, shard: int) -> range:
-        """Positions on the source axis of the sources in a shard."""
+        """Return the positions of a shard's sources on the source axis."""
         start, size = shard * self.recipe.group_size, self.recipe.group_size
         return range(start, min(start + size, self.recipe.sources(task)))
 
     def to_json(self) -> str:
-        """One text for one plan: equal plans give equal bytes."""
+        """Serialise the plan; equal plans give equal bytes."""
         return json.dumps(
             {
                 "recipe": self.recipe.to_dict(),
@@ -101,14 +101,14 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan of `to_json`.
+        """Return the plan that `to_json` serialised.
 
         Raises:
-            ValueError, KeyError: where the text is not that of a plan.
+            ValueError, KeyError: The text is not that of a plan.
         """
         data = json.loads(text)
         return cls(**data | {"recipe": Recipe.from_dict(data["recipe"])})
 
     def digest(self) -> str:
-        """SHA-256 of `to_json`, by which a worker knows that it reads the same plan."""
+        """Return the SHA-256 of `to_json`, by which a worker checks that it reads the same plan."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()

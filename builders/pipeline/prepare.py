@@ -1,4 +1,4 @@
-"""The stage that prepares a task's codecs: tables, centres of codes, and empty arrays."""
+"""The stage that prepares a task's codecs: fitted tables, code centres and empty arrays."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from cfqa_data.recipe.portable import portable
 __all__ = ["Prepare", "is_fitted", "median_codes"]
 
 KEPT_POINTS = 1 << 24
-"""Points of training features that are kept for the next codec."""
+"""Maximum points of training features that are kept in memory for further codecs."""
 
 
 class Prepare(BuildStage):
-    """Finds the centres of a task's codes, fits tables, and makes the arrays."""
+    """Stage that fits the tables of a task's codecs, and creates arrays for their codes."""
 
     name, unit = "prepare", "tasks"
 
     @cached_property
-    def kept(self) -> dict[str, list[np.ndarray]]:
-        """Training features of tasks, which codecs after the first are fitted to."""
+    def cached(self) -> dict[str, list[np.ndarray]]:
+        """Task -> training features, kept so that further codecs need not extract them again."""
         return {}
 
     def items(self) -> list[Item]:
@@ -50,7 +50,7 @@ class Prepare(BuildStage):
         return (*arrays, *tables, item.result_path(layout))
 
     def run(self, item: Item) -> None:
-        """Write tables and make the arrays that are stored, then the task's entry."""
+        """Write fitted tables, create the arrays of stored codecs, then write the task's entry."""
         task, spec = item.task, self.plan.recipe.tasks[item.task]
         shape, varying = self.shape(task)
         for codec_spec in spec.codecs.values():
@@ -74,7 +74,7 @@ class Prepare(BuildStage):
         write_json(item.result_path(self.layout), entry.to_dict())
 
     def about(self, task: str, varying: bool) -> dict[str, Any]:
-        """Return what the entry says of the tokens, layers and terms of use."""
+        """Return the fields of the entry on tokens, layers and terms of use."""
         models, shards = self.context.models, range(self.plan.shards(task))
         grids = {
             tuple(grid) if grid else None
@@ -88,10 +88,10 @@ class Prepare(BuildStage):
         }
 
     def shape(self, task: str) -> tuple[Shape, bool]:
-        """Return (N, C, T, D) of a task, T of the longest, and whether features differ in T.
+        """Return (N, C, T, D) of a task with its largest T, and whether features differ in T.
 
         Raises:
-            BuildError: they differ in something else.
+            BuildError: Features differ in another axis.
         """
         shards = range(self.plan.shards(task))
         shapes = dict(item for n in shards for item in self.context.shapes(task, n).items())
@@ -106,7 +106,7 @@ class Prepare(BuildStage):
         return (*shape[:2], max(tokens), shape[3]), len(set(tokens)) > 1
 
     def fit(self, task: str, spec: CodecSpec) -> None:
-        """Write the tables that every receiver has, if a codec has any."""
+        """Fit a codec, if it can be fitted, and write its tables, if it has any."""
         codec = codec_for(spec)
         kind, source = type(codec), self.plan.recipe.tasks[task].source
         if is_fitted(codec):
@@ -115,7 +115,7 @@ class Prepare(BuildStage):
             write_tensors(self.context.tables_path(task, spec.codec), tables)
 
     def training(self, task: str, spec: CodecSpec) -> Iterable[Any]:
-        """Yield what a codec is fitted to: planes, features or inputs."""
+        """Yield the training data of a codec: planes, features or inputs."""
         models, recipe = self.context.models, self.plan.recipe
         seed = recipe.tasks[task].source.seed
         inputs = models.source(task).training_inputs(recipe.fitted_on(task), seed)
@@ -124,19 +124,19 @@ class Prepare(BuildStage):
             return
         what = "a training feature"
         seen: list[np.ndarray] = []
-        for feature in self.kept.get(task) or (models.features(task, x, what) for x in inputs):
+        for feature in self.cached.get(task) or (models.features(task, x, what) for x in inputs):
             yield pack(spec.quantizer.quantize(feature)) if spec.quantizer else feature
             if len(seen) * feature.size < KEPT_POINTS:
                 seen.append(feature)
         if len(seen) == recipe.fitted_on(task):
-            self.kept[task] = seen
+            self.cached[task] = seen
 
     def centres(self, task: str) -> dict[str, list[int]]:
-        """Return the codes that the stored ones of each codec on planes are counted from."""
+        """Return, for each codec on planes, the code per layer that is stored as zero."""
         specs = self.plan.recipe.tasks[task].codecs
         quantizers = {codec: spec.quantizer for codec, spec in specs.items() if spec.quantizer}
-        found = {each: self.centre(task, each) for each in dict.fromkeys(quantizers.values())}
-        return {codec: found[quantizer] for codec, quantizer in quantizers.items()}
+        centres = {each: self.centre(task, each) for each in dict.fromkeys(quantizers.values())}
+        return {codec: centres[quantizer] for codec, quantizer in quantizers.items()}
 
     def centre(self, task: str, quantizer: Quantizer) -> list[int]:
         """Return the median code of each layer of a task's originals."""
@@ -145,7 +145,7 @@ class Prepare(BuildStage):
         return median_codes(quantizer, itertools.chain.from_iterable(originals))
 
     def make_array(self, task: str, spec: CodecSpec, shape: Shape, centres: Sequence[int]) -> None:
-        """Make the array of a codec's codes or values."""
+        """Create the array of a codec's codes or values."""
         ids = self.context.selected(task).ids
         create_codes_array(
             self.layout.compressed(task, spec.codec),
@@ -158,18 +158,16 @@ class Prepare(BuildStage):
         )
 
     def codec_entry(self, task: str, spec: CodecSpec) -> CodecEntry:
-        """Return what the manifest says of a codec."""
-        named = portable(self.plan.recipe).tasks[task].codecs[spec.codec]
+        """Return the manifest's entry of a codec."""
+        options = portable(self.plan.recipe).tasks[task].codecs[spec.codec].codec_options
         found, tables = spec.registered, self.context.tables_path(task, spec.codec)
-        builtin = {} if found.builtin else {"version": found.version, "sha256": found.sha256}
+        package = {} if found.builtin else {"version": found.version, "sha256": found.sha256}
         return CodecEntry(
             facts=spec.facts,
             levels=spec.levels,
             quantizer=spec.quantizer,
             tables=(tables.name,) if tables.exists() else (),
-            origin=Origin(
-                CODECS.recorded(found.name), named.codec_options, found.package, **builtin
-            ),
+            origin=Origin(CODECS.recorded(found.name), options, found.package, **package),
         )
 
 
@@ -179,17 +177,20 @@ def is_fitted(codec: Any) -> bool:
 
 
 def median_codes(quantizer: Quantizer, features: Iterable[np.ndarray]) -> list[int]:
-    """Return the lower median code per layer of originals, from their histograms.
+    """Return the lower median code of each layer of originals, from histograms of their codes.
 
     Args:
-        quantizer: of the ladder.
-        features: float32 (..., N, C, T, D).
+        quantizer: Quantiser of the ladder.
+        features: Originals, float32 (..., N, C, T, D).
+
+    Raises:
+        BuildError: A feature is outside the range of a quantiser that wraps around.
     """
     size = 1 << quantizer.bits
     counts = np.zeros((quantizer.layers, size), np.int64)
     for feature in features:
         codes = quantizer.quantize(feature)
-        if int(codes.max(initial=0)) >= size:  # only of a quantiser that lets values wrap around
+        if int(codes.max(initial=0)) >= size:  # happens with quantisers that wrap around only
             raise BuildError(
                 f"quantiser {quantizer.to_dict()['kind']}: a feature is outside its range and "
                 f"wraps around to code {int(codes.max())}; widen the range, or use uniform"

@@ -1,4 +1,4 @@
-"""The stage that draws sources for people: input, truth, and the task's output at some levels."""
+"""The stage that draws previews of sources: input, truth, and the task's output at some levels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cfqa_data.errors import BuildError
 from cfqa_data.format.limits import LONGEST_ID
 from cfqa_data.format.manifest import package_versions
 from cfqa_data.format.packing import plane_shape, unpack
-from cfqa_data.format.previews import ANSWERS, in_order, previews_table
+from cfqa_data.format.previews import ANSWERS, previews_table, sort_previews
 from cfqa_data.format.storage import write_bytes, write_table
 from cfqa_data.registry import naming_user_code
 
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 __all__ = ["Preview", "drawing_versions", "write_previews"]
 
 LEVELS = 4
-"""Levels of a codec that are drawn, from the best to the worst."""
+"""Number of a codec's levels that are drawn, equally spaced from the best to the worst."""
 
-MOST_SOURCES = 1000
-"""Sources of a task that are drawn: the first ones."""
+MAX_SOURCES = 1000
+"""Number of sources of a task that are drawn, from the first on."""
 
 HERO_SOURCES, HERO_HEIGHT, GAP = 2, 112, 4
-"""Of the card's picture: sources of a task, pixels of a row, and between pictures."""
+"""Layout of the card's picture: sources per task, height of a row and gaps, in pixels."""
 
 ROWS = 100
-"""Rows that are stored together, for a viewer that fetches few at a time."""
+"""Rows per row group of the table, so that a viewer can fetch few at a time."""
 
 
 class Preview(BuildStage):
-    """Draws the sources of a shard, as far as the terms of their source allow."""
+    """Stage that draws the sources of a shard, as far as the terms of their source allow."""
 
     name, unit = "preview", "sources"
 
@@ -53,9 +53,6 @@ class Preview(BuildStage):
             for item in self.per_shard(task)
         ]
 
-    def outputs(self, item: Item) -> tuple[Path, ...]:
-        return (item.result_path(self.layout),)
-
     def cost(self, item: Item) -> int:
         return len(self.plan.members(item.task, item.shard))
 
@@ -64,9 +61,10 @@ class Preview(BuildStage):
         source, rows = context.models.source(task), []
         ids, members = context.ids(task, item.shard), self.plan.members(task, item.shard)
         features, truths = context.originals(task, item.shard), context.truths(task, item.shard)
-        for source_id, place, *of in zip(ids, members, features, truths, strict=True):
-            drawn = self.row(item, source, source_id, *of) if place < MOST_SOURCES else {}
-            rows.append({"source_id": source_id} | drawn)
+        for source_id, position, feature, truth in zip(ids, members, features, truths, strict=True):
+            drawn = position < MAX_SOURCES
+            pictures = self.row(item, source, source_id, feature, truth) if drawn else {}
+            rows.append({"source_id": source_id} | pictures)
         names = dict.fromkeys(name for row in rows for name in row if name != ANSWERS)
         kinds = {name: pa.binary() for name in names} | {"source_id": pa.string()}
         schema = pa.schema([*kinds.items(), (ANSWERS, pa.string())])
@@ -75,7 +73,7 @@ class Preview(BuildStage):
     def row(
         self, item: Item, source: Source, source_id: str, original: np.ndarray, truth: Any
     ) -> dict[str, Any]:
-        """Return the pictures of a source as files, and the first answers, by column."""
+        """Return a source's columns: pictures as WebP files, and the top answers as a text."""
         task, terms = self.context.models.task(item.task), self.context.entry(item.task).terms
         classes = tuple(map(str, source.classes))
         row: dict[str, Any] = {}
@@ -91,8 +89,8 @@ class Preview(BuildStage):
             if drawn and drawn.picture is not None:
                 row[column] = webp(drawn.picture)
             elif drawn and drawn.bars:
-                what, first = column.removeprefix("output_"), drawn.bars[0]
-                answers.append(f"{what}: {first.label} {first.text}".rstrip())
+                name, first = column.removeprefix("output_"), drawn.bars[0]
+                answers.append(f"{name}: {first.label} {first.text}".rstrip())
             return drawn
 
         if terms and terms.truths:
@@ -105,15 +103,15 @@ class Preview(BuildStage):
     def levels(
         self, item: Item, source_id: str, shape: tuple[int, ...]
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield a few levels, and what their bitstreams decode to."""
+        """Yield the levels to draw, each with the feature that its bitstream decodes to."""
         if not item.codec:
             return
         spec, codec = self.context.codec_spec(item), self.context.codec(item.task, item.codec)
         shards = self.plan.shards(item.task)
         n, c, t, d = shape
         path = self.layout.bitstreams(item.task, item.codec, item.shard, shards)
-        places = np.linspace(0, len(spec.levels) - 1, min(len(spec.levels), LEVELS))
-        for level in places.round().astype(int).tolist():
+        levels = np.linspace(0, len(spec.levels) - 1, min(len(spec.levels), LEVELS))
+        for level in levels.round().astype(int).tolist():
             key = f"{source_id}/{level}"
             stream = read_tensors(path, [key])[key].tobytes()
             if spec.quantizer is None:
@@ -124,75 +122,75 @@ class Preview(BuildStage):
 
 
 def drawing_versions() -> dict[str, str]:
-    """Return the version of what writes the pictures, as a manifest names it."""
+    """Return the version of Pillow, which writes the pictures, as a manifest records it."""
     return {"previews pillow": package_versions(("pillow",))["pillow"]}
 
 
 def _shown_codec(context: BuildContext, task: str) -> str:
     """Return the task's first codec whose bitstreams decode to features; "" if there is none."""
     codecs = context.plan.recipe.tasks[task].codecs.items()
-    found = (c for c, s in codecs if s.facts.on != "inputs" and s.facts.bits == "bitstream")
-    return next(found, "")
+    names = (c for c, s in codecs if s.facts.on != "inputs" and s.facts.bits == "bitstream")
+    return next(names, "")
 
 
 def write_previews(context: BuildContext, originals: pa.Table) -> None:
-    """Write the table of originals with what was drawn of them, if that is anything."""
+    """Write the table of previews and the card's picture, if anything was drawn."""
     paths = [item.result_path(context.layout) for item in Preview(context).items()]
-    if not all(path.exists() for path in paths):  # of an import
+    if not all(path.exists() for path in paths):  # an import has no preview stage
         return
-    found = pa.concat_tables(map(_read, paths), promote_options="default")
-    found = in_order(originals, found)
-    if (table := previews_table(originals, found)) is None:
+    previews = pa.concat_tables(map(_read, paths), promote_options="default")
+    previews = sort_previews(originals, previews)
+    if (table := previews_table(originals, previews)) is None:
         return
     write_table(context.layout.previews, table, row_group_size=ROWS)
-    if (picture := draw_hero(originals, found)) is not None:
+    if (picture := draw_hero(originals, previews)) is not None:
         write_bytes(context.layout.hero, picture)
 
 
-def draw_hero(originals: pa.Table, found: pa.Table) -> bytes | None:
-    """Return a picture of the first sources of each task that has the most to show, a row each.
+def draw_hero(originals: pa.Table, previews: pa.Table) -> bytes | None:
+    """Draw the card's picture: a row for each of the first drawn sources of every task.
 
     Args:
-        originals: the table of originals.
-        found: what was drawn of them, in the same order.
+        originals: The table of originals.
+        previews: Their pictures, in the same order.
 
     Returns:
-        A WebP file; None where no source has pictures beside its input.
+        A WebP file; None if no source has pictures other than its input.
     """
     from PIL import Image
 
-    names = [name for name in found.column_names if name != ANSWERS]
+    names = [name for name in previews.column_names if name != ANSWERS]
     rows: dict[str, list[dict[str, bytes]]] = {}
-    for task, row in zip(originals["task"].to_pylist(), found.to_pylist(), strict=True):
+    for task, row in zip(originals["task"].to_pylist(), previews.to_pylist(), strict=True):
         pictures = {name: row[name] for name in names if row[name]}
         shown = rows.setdefault(task, [])
         if len(pictures) > 1 and len(shown) < HERO_SOURCES:
             shown.append(pictures)
     cells = [
         {name: _scaled(name, data) for name, data in row.items()}
-        for of_task in rows.values()
-        for row in of_task
+        for shown in rows.values()
+        for row in shown
     ]
     if not cells:
         return None
     widths = [max((row[name].width for row in cells if name in row), default=0) for name in names]
     size = sum(widths) + GAP * (len(names) - 1), len(cells) * (HERO_HEIGHT + GAP) - GAP
-    whole = Image.new("RGB", size, "white")
-    for place, row in enumerate(cells):
-        for at, name in enumerate(names):
+    canvas = Image.new("RGB", size, "white")
+    for y, row in enumerate(cells):
+        for x, name in enumerate(names):
             if name in row:
-                corner = sum(widths[:at]) + GAP * at, place * (HERO_HEIGHT + GAP)
-                whole.paste(row[name], corner)
+                corner = sum(widths[:x]) + GAP * x, y * (HERO_HEIGHT + GAP)
+                canvas.paste(row[name], corner)
     data = io.BytesIO()
-    whole.save(data, "WEBP", quality=90, method=4)
+    canvas.save(data, "WEBP", quality=90, method=4)
     return data.getvalue()
 
 
 def _scaled(name: str, data: bytes) -> Image.Image:
-    """Return a picture in the height of a row.
+    """Decode a picture and scale it to the height of a row.
 
     Raises:
-        BuildError: it is damaged, as one of a dataset that is extended may be.
+        BuildError: It is damaged, which may happen in a dataset that is being extended.
     """
     from PIL import Image
 

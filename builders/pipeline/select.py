@@ -22,34 +22,37 @@ from cfqa_data.format.layout import Layout
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.processes.stage import Stage
 
-__all__ = ["PATIENCE", "BuildStage", "Extract", "Infer", "Select", "checked_sample", "fitting"]
+__all__ = ["BuildStage", "Extract", "Infer", "Select", "accepted_samples", "check_sample"]
 
 PATIENCE = 200
-"""Samples looked at per source wanted, before giving up."""
+"""Maximum number of candidates per requested sample."""
 
 SHOWN = 5
-"""Samples that the error names when too few fit."""
+"""Maximum number of rejected samples that an error message names."""
 
 
 @dataclass(frozen=True)
 class BuildStage(Stage):
-    """A stage of a build.
+    """Base class of the stages of a build.
 
     Attributes:
-        context: of the build.
+        context: Context of the build.
     """
 
     context: BuildContext
 
     @property
     def plan(self) -> Plan:
-        """What is built."""
+        """Plan of the build."""
         return self.context.plan
 
     @property
     def layout(self) -> Layout:
-        """Where it is built."""
+        """Layout of the build's folder."""
         return self.context.layout
+
+    def outputs(self, item: Any) -> tuple[Path, ...]:
+        return (item.result_path(self.layout),)
 
     def per_shard(self, task: str, codec: str = "") -> list[Item]:
         """Return an item for each shard of a task."""
@@ -57,13 +60,17 @@ class BuildStage(Stage):
         return [Item(self.name, task, codec, shard) for shard in shards]
 
     def scorer(self, item: Item) -> Callable[[int, int, np.ndarray], Scored]:
-        """Return what scores features of an item's shard: index, first level, (B, N, C, T, D)."""
+        """Return the function that scores features of an item's shard.
+
+        Its arguments are the index of the source in the shard, the first level (which is unused
+        here) and the features, float32 (B, N, C, T, D).
+        """
         return self.scorer_by(item, self.context.truths(item.task, item.shard))
 
     def scorer_by(
         self, item: Item, truths: Sequence[Any]
     ) -> Callable[[int, int, np.ndarray], Scored]:
-        """Return what :meth:`scorer` does, by these truths of the shard."""
+        """Return the function of :meth:`scorer` for given truths of the shard."""
         ids = self.context.ids(item.task, item.shard)
         task, by = self.context.models.task(item.task), f" by {item.codec}" if item.codec else ""
         original = "" if item.codec else "the original "
@@ -73,7 +80,7 @@ class BuildStage(Stage):
 
 
 class Select(BuildStage):
-    """Chooses a task's sources, and writes their truths and ids."""
+    """Stage that selects a task's sources, and writes their truths and ids."""
 
     name, unit = "select", "tasks"
 
@@ -87,33 +94,38 @@ class Select(BuildStage):
 
     def run(self, item: Item) -> None:
         task, models = item.task, self.context.models
-        samples = fitting(models, task, self.plan.recipe.sources(task))
+        samples = accepted_samples(models, task, self.plan.recipe.sources(task))
         if (gallery := models.task(task).gallery()) is not None:
-            write_tensors(self.context.gallery_path(task), checked_gallery(gallery, task))
+            write_tensors(self.context.gallery_path(task), check_gallery(gallery, task))
         self.write(item, {s.source_id: (s.group, s.truth) for s in samples})
 
-    def write(self, item: Item, found: dict[str, tuple[str | None, Any]]) -> None:
-        """Write truths, then ids and groups, of sources with their group and truth.
+    def write(self, item: Item, samples: dict[str, tuple[str | None, Any]]) -> None:
+        """Write the truths of the selected samples, then their ids and groups.
+
+        Args:
+            item: Item of the task.
+            samples: Source id -> group and truth.
 
         Raises:
-            BuildError: the id of one without group is the group of others.
+            BuildError: The id of a source without a group equals the group of other sources.
         """
-        truths = {n: np.asarray(truth) for n, (_, truth) in found.items() if truth is not None}
+        truths = {n: np.asarray(truth) for n, (_, truth) in samples.items() if truth is not None}
         if truths:
             write_tensors(self.layout.truth(item.task), truths)
-        given, groups = {group for group, _ in found.values() if group is not None}, None
-        if given:
-            if both := sorted(i for i, (group, _) in found.items() if group is None and i in given):
-                message = (
-                    f"source {both[0]!r} has no group, and its id is the group of other sources"
+        named, groups = {group for group, _ in samples.values() if group is not None}, None
+        if named:
+            clashes = [i for i, (group, _) in samples.items() if group is None and i in named]
+            if clashes:
+                raise BuildError(
+                    f"{item.task}: source {min(clashes)!r} has no group, and its id is the group "
+                    "of other sources; give it a group or another id"
                 )
-                raise BuildError(f"{item.task}: {message}; give it a group or another id")
-            groups = [group or source_id for source_id, (group, _) in found.items()]
-        write_json(item.result_path(self.layout), {"ids": list(found), "groups": groups})
+            groups = [group or source_id for source_id, (group, _) in samples.items()]
+        write_json(item.result_path(self.layout), {"ids": list(samples), "groups": groups})
 
 
 class Extract(BuildStage):
-    """Extracts the features of a shard's sources, and scores them."""
+    """Stage that extracts the features of a shard's sources, and scores them."""
 
     name, unit = "extract", "sources"
 
@@ -127,10 +139,13 @@ class Extract(BuildStage):
         return len(self.plan.members(item.task, item.shard))
 
     def check(self, todo: Sequence[Item]) -> None:
-        """Check that no two selected sources have the same id, of whichever tasks they are.
+        """Check that no two selected sources of any tasks have the same id.
 
-        Where they have, and nothing was extracted yet, the selection is removed: it is to be made
+        If two have, and nothing is extracted yet, the selection is removed, so that it is made
         anew once sources are renamed.
+
+        Raises:
+            BuildError: Two sources have the same id.
         """
         tasks = self.plan.recipe.tasks
         try:
@@ -146,22 +161,26 @@ class Extract(BuildStage):
         """Write a shard's original features, then their scores and losses."""
         models, facts = self.context.models, self.context.models.facts(item.task)
         features, grids = self.features(item)
-        if models.infers_truth(item.task):  # whose truths are not in the folder yet
+        if models.infers_truth(item.task):  # the infer stage writes its truths later
             truths = [models.truth(item.task, None, each) for each in features.values()]
             scorer = self.scorer_by(item, truths)
         else:
             scorer = self.scorer(item)
         write_tensors(self.context.originals_path(item.task, item.shard), features)
-        found = [scorer(index, 0, one[None]) for index, one in enumerate(features.values())]
+        scored = [scorer(index, 0, one[None]) for index, one in enumerate(features.values())]
         result = {
-            "score": [float(scores[0]) for scores, _ in found],
-            "loss": [float(losses[0]) if facts.loss else None for _, losses in found],
+            "score": [float(scores[0]) for scores, _ in scored],
+            "loss": [float(losses[0]) if facts.loss else None for _, losses in scored],
             "grids": grids,
         }
         write_json(item.result_path(self.layout), result)
 
     def features(self, item: Item) -> tuple[dict[str, np.ndarray], list[Any]]:
-        """Return the features of a shard's sources by id, and the grid of each."""
+        """Return the features of a shard's sources by id, and the token grid of each.
+
+        Raises:
+            BuildError: The source returns another sample than it did at selection.
+        """
         task, shard, models = item.task, item.shard, self.context.models
         source, facts = models.source(task), models.facts(task)
         selected = self.context.selected(task)
@@ -170,7 +189,7 @@ class Extract(BuildStage):
         features: dict[str, np.ndarray] = {}
         grids = []
         for source_id, truth in zip(self.context.ids(task, shard), truths, strict=True):
-            sample = checked_sample(source.sample(source_id), facts, models.infers_truth(task))
+            sample = check_sample(source.sample(source_id), facts, models.infers_truth(task))
             for what, first, second in (
                 ("id", source_id, sample.source_id),
                 ("group", groups[source_id], sample.group or sample.source_id),
@@ -188,7 +207,7 @@ class Extract(BuildStage):
 
 
 class Infer(BuildStage):
-    """Writes the truths that a task infers from its originals."""
+    """Stage that writes the truths which a task infers from its originals."""
 
     name, unit = "infer", "tasks"
 
@@ -201,25 +220,25 @@ class Infer(BuildStage):
 
     def run(self, item: Item) -> None:
         task, context = item.task, self.context
-        found = {
+        truths = {
             name: context.models.truth(task, None, original)
             for shard in range(self.plan.shards(task))
             for name, original in zip(
                 context.ids(task, shard), context.originals(task, shard), strict=True
             )
         }
-        write_tensors(self.layout.truth(task), found)
+        write_tensors(self.layout.truth(task), truths)
 
 
 def _bytes(truth: Any) -> bytes | None:
     return None if truth is None else np.asarray(truth).tobytes()
 
 
-def checked_gallery(gallery: Any, task: str) -> dict[str, np.ndarray]:
-    """Return what a task gave as its gallery.
+def check_gallery(gallery: Any, task: str) -> dict[str, np.ndarray]:
+    """Validate the gallery that a task returned, and return its arrays by name.
 
     Raises:
-        BuildError: it is none, or holds anything but finite numbers.
+        BuildError: It is not a mapping of names to non-empty arrays of finite numbers.
     """
     named = isinstance(gallery, Mapping) and all(isinstance(name, str) for name in gallery)
     if not named or not gallery:
@@ -234,16 +253,16 @@ def checked_gallery(gallery: Any, task: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def checked_sample(sample: Any, facts: TaskFacts, infers: bool = False) -> Sample:
-    """Return what a source gave as a sample of a task.
+def check_sample(sample: Any, facts: TaskFacts, infers: bool = False) -> Sample:
+    """Validate and return a sample of a task.
 
     Args:
-        sample: what the source gave.
-        facts: of the task.
-        infers: whether the task infers its truths, so that the source's is left out.
+        sample: The object that the source returned.
+        facts: Facts of the task.
+        infers: Whether the task infers its truths; the source's truth is then removed.
 
     Raises:
-        CfqaError: it is none, or its id, group or truth is not what it has to be.
+        CfqaError: It is not a `Sample`, or its id, group or truth is invalid.
     """
     if not isinstance(sample, Sample):
         raise BuildError(
@@ -269,7 +288,7 @@ def checked_sample(sample: Any, facts: TaskFacts, infers: bool = False) -> Sampl
     return sample
 
 
-def fitting(
+def accepted_samples(
     models: Models,
     task: str,
     count: int,
@@ -279,14 +298,14 @@ def fitting(
     """Yield the first `count` samples that the task accepts and that score well enough.
 
     Args:
-        models: the recipe's networks.
-        task: name of the task.
-        count: samples wanted.
-        seed: seed of the source; the recipe's if None.
-        candidates: to choose from; the samples of the source if None.
+        models: The recipe's networks.
+        task: Name of the task.
+        count: Number of samples.
+        seed: Seed of the source; the recipe's if None.
+        candidates: Samples to choose from; those of the source if None.
 
     Raises:
-        BuildError: too few of the samples are accepted, or one is damaged.
+        BuildError: Too few samples are accepted, or a sample is invalid.
     """
     accepted: list[Sample] = []
     skipped: list[str] = []
@@ -301,7 +320,7 @@ def fitting(
                 f"{task}: only {len(accepted)} of {seen} candidates are accepted, {count} are "
                 "needed: was the head trained on this source?"
             )
-        sample = checked_sample(candidate, facts, models.infers_truth(task))
+        sample = check_sample(candidate, facts, models.infers_truth(task))
         what = f"the feature of {sample.source_id}"
         feature = partial(models.features, task, sample.inputs, what)
         with prefixed(sample.source_id, BuildError, BuildError):
@@ -325,7 +344,7 @@ def fitting(
                 f"{task}: the source gave {sample.source_id!r} twice: ids must be unique"
             )
         ids.add(sample.source_id)
-        accepted.append(replace(sample, inputs=None))  # which may be large
+        accepted.append(replace(sample, inputs=None))  # inputs may be large
         yield sample
         if len(accepted) == count:
             return

@@ -1,6 +1,6 @@
 """The output folder of a build: inspect it, and decide whether a build may start or resume there.
 
-While a build is not finished, `.build/` holds its plan, its lock and one result file per finished
+Until a build is finished, `.build/` contains its plan, its lock and one result file per finished
 work item. `.build/plan.json` is the first file written and `manifest.json` the last.
 """
 
@@ -18,12 +18,12 @@ from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.lock import LOCK
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
 from cfqa_data.errors import BuildError, prefixed
-from cfqa_data.format.layout import Layout, left_by_tools
+from cfqa_data.format.layout import Layout, is_tool_file
 from cfqa_data.format.manifest import Manifest, read_manifest
 from cfqa_data.format.storage import PARTIAL, remove_partials, write_text
 from cfqa_data.paths import absolute_path
 from cfqa_data.recipe.load import Recipe
-from cfqa_data.recipe.portable import portable_names, recorded_recipe, rename
+from cfqa_data.recipe.portable import portable_names, recorded_recipe, replace_path
 
 __all__ = ["open_workspace", "remove_work", "status"]
 
@@ -36,10 +36,10 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
     """Return the state of a build of `recipe` in `out`.
 
     Returns:
-        "new" (nothing there yet), "begun" (goes on where it stopped) or "finished".
+        "new" (nothing is there yet), "begun" (the build can be resumed) or "finished".
 
     Raises:
-        BuildError: the folder holds something else, or cannot be read.
+        BuildError: The folder contains something else, or cannot be read.
     """
     layout = Layout(absolute_path(out))
     if not layout.root.exists():
@@ -47,7 +47,7 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
     if not layout.root.is_dir():
         raise BuildError(f"{layout.root} is a file: choose a folder")
     try:
-        inside = _inside(layout)  # first, since a build that ends now removes it last
+        inside = _inside(layout)  # read first: a build that ends right now removes it last
         names = _names(layout)
     except OSError as error:
         raise BuildError(f"{layout.root} cannot be read: {error.strerror}") from None
@@ -60,12 +60,10 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
         recorded = _read_plan(layout)
         if recorded is None:  # the running build has just ended
             return status(recipe, out, tier=tier)
-        held = (
-            f"{layout.root} contains an unfinished build",
-            "finish it, delete this folder, or choose another",
-        )
-        there = recorded["recipe"]
-        _check_recipe(held, recorded["tier"], there, tier, recipe.fitted_as(there))
+        what = f"{layout.root} contains an unfinished build"
+        remedy = "finish it, delete this folder, or choose another"
+        old = recorded["recipe"]
+        _check_recipe(what, remedy, recorded["tier"], old, tier, recipe.fitted_as(old))
         return "begun"
     if names - {layout.work.name} or inside - {LOCK}:
         raise BuildError(
@@ -79,58 +77,63 @@ def _inside(layout: Layout) -> set[str]:
     """Return the names in `.build`, without partial files."""
     try:
         names = (path.name for path in layout.work.iterdir())
-        return {n for n in names if not n.endswith(PARTIAL) and not left_by_tools(n)}
+        return {n for n in names if not n.endswith(PARTIAL) and not is_tool_file(n)}
     except FileNotFoundError:
         return set()
 
 
 def _untouched(layout: Layout) -> bool:
-    """Whether a build was begun here that has not finished a single file."""
+    """Whether a build was started here and has not finished a single file."""
     return _names(layout) == {layout.work.name} and _inside(layout) <= {PLAN, LOCK}
 
 
 def _names(layout: Layout) -> set[str]:
-    """Return the names in the folder, without files of the operating system and other tools."""
-    return {path.name for path in layout.root.iterdir() if not left_by_tools(path.name)}
+    """Return the names in the folder, except files of the operating system and other tools."""
+    return {path.name for path in layout.root.iterdir() if not is_tool_file(path.name)}
 
 
 def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
     with prefixed(f"{layout.root} is not a dataset of this version", BuildError):
         manifest = read_manifest(layout.root)
     recorded = recorded_recipe(Recipe.from_dict(recipe.fitted_as(manifest.recipe)))
-    held = f"{layout.root} contains a finished dataset", "choose another folder"
-    there = {**manifest.recipe, "name": manifest.name}
-    _check_recipe(held, manifest.tier, there, tier, recorded)
+    what, remedy = f"{layout.root} contains a finished dataset", "choose another folder"
+    old = {**manifest.recipe, "name": manifest.name}
+    _check_recipe(what, remedy, manifest.tier, old, tier, recorded)
     # Different files may have the same portable name.
-    if manifest.packages or _plain(recorded) != _plain(recipe.to_dict()):
+    if manifest.packages or _as_json(recorded) != _as_json(recipe.to_dict()):
         _check_files(layout, recipe, manifest)
 
 
 def _check_recipe(
-    held: tuple[str, str], tier: str, there: Mapping[str, Any], wanted: str, here: Mapping[str, Any]
+    what: str,
+    remedy: str,
+    tier: str,
+    recipe: Mapping[str, Any],
+    wanted_tier: str,
+    wanted: Mapping[str, Any],
 ) -> None:
-    """Raise an error of what a folder holds, and what helps, if that is another recipe or tier."""
-    what, remedy = held
-    if differences := _told({"tier": tier, **there}, {"tier": wanted, **_plain(here)}):
+    """Raise an error, with content of the folder and remedy, if recipe or tier are not wanted."""
+    recorded, requested = {"tier": tier, **recipe}, {"tier": wanted_tier, **_as_json(wanted)}
+    if differences := _difference_text(recorded, requested):
         raise BuildError(
-            f"{what} of recipe {there['name']!r} ({tier} tier) that differs ({differences}): "
+            f"{what} of recipe {recipe['name']!r} ({tier} tier) that differs ({differences}): "
             f"{remedy}"
         )
 
 
 def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
-    """Check that the files of a recipe have the hashes of the manifest.
+    """Check that the files of a recipe have the hashes in the manifest.
 
-    An import has only the hashes of what it used.
+    The manifest of an import has the hashes of the files that the import used only.
     """
     names, models = portable_names(recipe), Models(recipe)
-    uris = [uri for uri in weights_of(recipe) if rename(uri, names) in manifest.weights]
-    lists = manifest.weights.keys() - {rename(uri, names) for uri in uris}
+    uris = [uri for uri in weights_of(recipe) if replace_path(uri, names) in manifest.weights]
+    lists = manifest.weights.keys() - {replace_path(uri, names) for uri in uris}
     with prefixed(f"recipe {recipe.name!r}", BuildError):
         packages = packages_of(models)
         sources = {task: models.source(task) for task in recipe.tasks if lists}
-        found = hash_uris(uris) | hash_sources(recipe, sources)
-    current = {rename(uri, names): digest for uri, digest in found.items()}
+        hashes = hash_uris(uris) | hash_sources(recipe, sources)
+    current = {replace_path(uri, names): digest for uri, digest in hashes.items()}
     if other := [name for name, digest in manifest.weights.items() if current.get(name) != digest]:
         raise BuildError(
             f"{layout.root} contains a finished dataset of other weights or lists ({other[0]}): "
@@ -139,15 +142,15 @@ def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
     if packages != manifest.packages:
         raise BuildError(
             f"{layout.root} contains a finished dataset of other packages "
-            f"({_told(manifest.packages, packages)}): choose another folder"
+            f"({_difference_text(manifest.packages, packages)}): choose another folder"
         )
 
 
-def _told(there: Any, here: Any, most: int = 3) -> str:
-    """Return the first differences of two nested tables, and how many more there are."""
-    found = [f"{k}: {_cut(a)} there, {_cut(b)} here" for k, a, b in _differences(there, here)]
-    more = [f"{len(found) - most} more"] if len(found) > most else []
-    return "; ".join(found[:most] + more)
+def _difference_text(there: Any, here: Any, most: int = 3) -> str:
+    """Describe the first differences of two nested tables; "" if they are equal."""
+    texts = [f"{k}: {_cut(a)} there, {_cut(b)} here" for k, a, b in _differences(there, here)]
+    more = [f"{len(texts) - most} more"] if len(texts) > most else []
+    return "; ".join(texts[:most] + more)
 
 
 def _cut(text: str) -> str:
@@ -155,7 +158,7 @@ def _cut(text: str) -> str:
 
 
 def _differences(there: Any, here: Any, where: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield where two nested tables differ, and what each has there, in a few words."""
+    """Yield the path of each difference of two nested tables, and both values as texts."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         for key in {**there, **here}:
             inner = f"{where}.{key}" if where else key
@@ -165,15 +168,15 @@ def _differences(there: Any, here: Any, where: str = "") -> Iterator[tuple[str, 
         yield where, first, second
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as it is once it was written as JSON."""
+def _as_json(value: Any) -> Any:
+    """Return a value as it reads back from JSON, with lists instead of tuples."""
     return json.loads(json.dumps(value))
 
 
 def _read_plan(layout: Layout) -> dict[str, Any] | None:
-    """Return the plan of the build that was begun, or None if it is not there any more.
+    """Return the recorded plan of an unfinished build, or None if it has been removed.
 
-    It is not parsed as a recipe: the folder is untrusted, and a recipe names code.
+    It is not parsed as a recipe, since the folder is untrusted and a recipe names code.
     """
     path = layout.work / PLAN
     try:
@@ -193,16 +196,17 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
     """Record the plan in the folder, or check that it equals the recorded one.
 
     Args:
-        plan: of this machine's software and weights.
-        root: the folder, held by this process.
-        accept_versions: resume although the build was begun with other software. Its versions are
-            then noted one after the other.
+        plan: Plan of this machine's software and weights.
+        root: The folder, locked by this process.
+        accept_versions: Resume even if the build was started with other versions of the software.
+            Both versions are then recorded.
 
     Returns:
-        `plan`, with the versions of all software that the build has used.
+        `plan`, with the fitted values of the recipe and the versions of all software used so far.
 
     Raises:
-        BuildError: the build there was begun with other software or weights.
+        BuildError: The build was started with other weights or packages, or, without
+            `accept_versions`, with other software.
     """
     layout = Layout(root)
     path = layout.work / PLAN
@@ -212,12 +216,12 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
         write_text(path, plan.to_json())
         return plan
     _check_equal("weights or lists", root, recorded["weights"], plan.weights, "")
-    # It may have found ranges and levels that the recipe leaves to it.
+    # The recorded recipe may have fitted ranges and levels, which the given one leaves open.
     recipe = Recipe.from_dict(plan.recipe.fitted_as(recorded["recipe"]))
     plan = replace(plan, recipe=recipe)
     both = recorded["packages"], plan.packages
-    sources, found = ({n: p["sha256"] for n, p in of.items()} for of in both)
-    _check_equal("packages", root, sources, found, "")
+    before, now = ({n: p["sha256"] for n, p in packages.items()} for packages in both)
+    _check_equal("packages", root, before, now, "")
     current, versions = plan.versions, joined_versions(recorded["versions"], plan.versions)
     plan = replace(plan, versions=versions)
     if versions != recorded["versions"]:
@@ -232,7 +236,7 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
 def _check_equal(
     what: str, root: Path, earlier: Mapping[str, str], current: Mapping[str, str], more: str
 ) -> None:
-    """Raise an error that names the first difference."""
+    """Raise an error that names the first difference, if there is one."""
     for name, old, new in sorted(_differences(earlier, current)):
         raise BuildError(
             f"{root} was begun with different {what} ({name}: {old}, now {new}), so it would not "
@@ -241,7 +245,7 @@ def _check_equal(
 
 
 def joined_versions(earlier: Mapping[str, str], current: Mapping[str, str]) -> dict[str, str]:
-    """Merge versions; where they differ, both are listed in order."""
+    """Merge versions; where they differ, both are joined into one text, the earlier one first."""
     joined = {}
     for name in sorted({*earlier, *current}):
         old, new = earlier.get(name, ABSENT), current.get(name, ABSENT)
@@ -250,7 +254,7 @@ def joined_versions(earlier: Mapping[str, str], current: Mapping[str, str]) -> d
 
 
 def remove_work(root: Path) -> None:
-    """Remove what only the build needed; the plan goes last, so that a kill here is harmless."""
+    """Remove the build's own files, the plan last, so that being killed here does no harm."""
     work = Layout(root).work
     for path in sorted(work.iterdir()):
         if path.name in (PLAN, LOCK):

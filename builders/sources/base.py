@@ -24,10 +24,11 @@ class Sample:
     """One sample of a task.
 
     Attributes:
-        source_id: stable name, unique over all tasks of a dataset.
-        inputs: whatever the backbone takes, such as normalised images, float32 (N, 3, H, W).
-        truth: what features are scored against, an array; None where the task has none.
-        group: id of related samples, such as crops of one photograph; None if it is alone.
+        source_id: Stable id, unique over all tasks of a dataset.
+        inputs: Inputs of the backbone, such as normalised images, float32 (N, 3, H, W).
+        truth: Ground truth, an array; None if the task has none.
+        group: Id of a group of related samples, such as crops of one photograph; None if the
+            sample is unrelated to others.
     """
 
     source_id: str
@@ -37,22 +38,21 @@ class Sample:
 
     @property
     def views(self) -> Any:
-        """The inputs, by their name in version 0.1."""
+        """The inputs, under their name in version 0.1."""
         warnings.warn("Sample.views is now Sample.inputs", DeprecationWarning, stacklevel=2)
         return self.inputs
 
 
 class Source(ABC):
-    """Gives the samples of one task.
+    """Base class of providers of a task's samples.
 
-    The arguments of a subclass are `task`, the task's name, and `seed`, either of which it may
-    leave out, and a recipe's `options`.
+    The constructor of a subclass takes a recipe's `options` and, if it declares them, `task` (the
+    task's name), `seed`, and `truths` (whether the task needs the source's truths).
 
     Attributes:
-        terms: licence terms of inputs and truths; None if unknown.
-        classes: names of the truth's classes, for pictures; none where they are not known.
-        worst_score: a dataset uses only samples whose uncompressed features score so, or better;
-            None: whatever they score.
+        terms: Licence terms of inputs and truths; None if unknown.
+        classes: Names of the truth's classes, for pictures; empty if unknown.
+        worst_score: Worst score of originals that a dataset may use; None for no limit.
     """
 
     terms: Terms | None = None
@@ -65,74 +65,76 @@ class Source(ABC):
         """Yield the samples in a fixed order; a dataset uses the first ones that its task accepts.
 
         Raises:
-            BuildError: one is damaged.
+            BuildError: A sample is damaged.
         """
 
     @abstractmethod
     def sample(self, source_id: str) -> Sample:
-        """Return one sample by its name, as :meth:`samples` gives it.
+        """Return the sample of an id, equal to the one that :meth:`samples` yields.
 
         Raises:
-            BuildError: there is no such sample, or it is damaged.
+            BuildError: There is no such sample, or it is damaged.
         """
 
     def image(self, source_id: str) -> np.ndarray | None:
-        """Return the image of a sample, uint8 RGB (H, W, 3), for people; None if it is none.
+        """Return a picture of a sample, uint8 RGB (H, W, 3); None if it cannot be shown as one.
 
-        By default, what the views of normalised inputs (N, 3, H, W) show together.
+        By default, normalised views (N, 3, H, W) are reassembled into the image they show.
 
         Raises:
-            BuildError: there is no such sample, or it is damaged.
+            BuildError: There is no such sample, or it is damaged.
         """
         return picture_of(self.sample(source_id).inputs)
 
     def training_inputs(self, count: int, seed: int) -> Iterator[Any]:
-        """Yield the inputs of `count` samples that :meth:`samples` never gives.
+        """Yield the inputs of `count` samples that :meth:`samples` never yields.
 
         Args:
-            count: how many.
-            seed: of the choice.
+            count: Number of samples.
+            seed: Seed of the choice.
 
         Raises:
-            BuildError: the source has fewer.
+            BuildError: The source has fewer training samples.
         """
         raise BuildError(f"source {type(self).__name__} has no training material")
 
     def training_samples(self, seed: int) -> Iterator[Sample]:
-        """Yield samples that :meth:`samples` never gives, with their truths, in a seed's order.
+        """Yield samples that :meth:`samples` never yields, with truths, in an order set by `seed`.
 
-        They are for the calibration of levels. Of a task without truths, :meth:`training_inputs`
-        are enough.
+        Levels are calibrated on them. A task without truths uses :meth:`training_inputs` instead.
 
         Raises:
-            BuildError: the source has none.
+            BuildError: The source has no training samples with truths.
         """
         raise BuildError(f"source {type(self).__name__} has no training samples with ground truth")
 
     def decides(self) -> tuple[Sequence[Path], Any]:
-        """Return what determines the samples and their truth, for the digest of a build.
+        """Return what decides the samples and their truth, for the hashes of a build.
 
         Returns:
-            Files, and a JSON-serialisable value such as the names of images, or None.
+            Paths of files, and a JSON-serialisable value such as the names of images, or None.
         """
         return (), None
 
 
 def picture_of(inputs: Any) -> np.ndarray | None:
-    """Return what normalised views (N, 3, H, W) show together, uint8 (H, W, 3); None of others."""
-    from cfqa_data.codecs.inputs.picture import lay_out
+    """Return the image that normalised views (N, 3, H, W) show, uint8 (H, W, 3).
+
+    Other inputs, and views that do not form one image, give None.
+    """
+    from cfqa_data.codecs.inputs.picture import merge_views
 
     if not isinstance(inputs, np.ndarray) or inputs.ndim != 4 or inputs.shape[1] != 3:
         return None
-    found = lay_out(inputs)
-    return found and found[0]
+    layout = merge_views(inputs)
+    return layout and layout[0]
 
 
 def check_image(image: Any, what: str) -> np.ndarray:
-    """Return an image that a source gave.
+    """Validate and return a picture that a source returned.
 
     Raises:
-        BuildError: it is not uint8 RGB (H, W, 3).
+        BuildError: The picture is not uint8 RGB (H, W, 3).
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
@@ -158,13 +160,14 @@ SOURCES = Registry(
 
 
 def get_source(kind: str) -> Callable[..., Source]:
-    """Return a source, to be called with a task's name, a seed and its options.
+    """Return a function that creates a source from a task's name, a seed and options.
 
     Args:
-        kind: its name, or `module:Class`.
+        kind: Name of the source, or `module:Class`.
 
     Raises:
-        BuildError: no such source; when it is called: no such option, or one of another type.
+        BuildError: There is no such source. The returned function raises it for an unknown option
+            or one of the wrong type.
     """
     target = SOURCES.find(kind, classes=True).target
 

@@ -15,14 +15,14 @@ import numpy as np
 
 from cfqa_data.builders.sources.base import Sample, Source
 from cfqa_data.errors import BuildError, check_known, prefixed
-from cfqa_data.format.layout import left_by_tools
+from cfqa_data.format.layout import is_tool_file
 from cfqa_data.format.limits import pointer_at
 from cfqa_data.format.resources import locate
 
 __all__ = [
     "Entry",
     "FileSource",
-    "Unfit",
+    "Unsuitable",
     "by_name",
     "choose",
     "names_in",
@@ -34,8 +34,9 @@ __all__ = [
     "shuffled",
 ]
 
-#: A training run starts this many images after that of the seed before it.
 RUN = 50
+"""Offset in the training pool between the first images of successive seeds."""
+
 _POOL_SEED = 20_250_607
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
 #: Options of a source that name files or folders.
@@ -44,8 +45,8 @@ _PATHS = ("root", "list", "labels", "train", "train_labels")
 T = TypeVar("T")
 
 
-class Unfit(BuildError):
-    """An image that cannot be a sample: skipped by default, an error if a list names it."""
+class Unsuitable(BuildError):
+    """An image is unsuitable as a sample: it is skipped, unless a list names it."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ class Entry:
     """One image of a source.
 
     Attributes:
-        name: source id; letters, digits, dots, dashes and underscores.
-        image: where its pixels are.
-        truth: where its truth is, or the truth.
-        group: of samples that belong together; None where it is its own.
+        name: Source id; letters, digits, dots, dashes and underscores.
+        image: Location of its pixels.
+        truth: Location of its truth, or the truth itself.
+        group: Group of related samples; None if the image is its own group.
     """
 
     name: str
@@ -73,49 +74,49 @@ class Entry:
 
 
 def names_in(folder: Path) -> list[str]:
-    """Return the sorted names of what a folder holds, but for what tools leave in any.
+    """Return the sorted names in a folder, except files of the operating system and other tools.
 
-    Nothing where there is no such folder.
+    A folder that does not exist gives an empty list.
 
     Raises:
-        BuildError: it may not be listed.
+        BuildError: The folder cannot be listed.
     """
-    return sorted(name for name in _listed(folder) if not left_by_tools(name))
+    return sorted(name for name in _listed(folder) if not is_tool_file(name))
 
 
 def _listed(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a NUL in its name
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: NUL in the path
         return []
     except OSError as error:
         raise BuildError(f"{folder}: cannot be listed ({error.strerror})") from None
 
 
 def require(paths: Iterable[Any], offered: str, notes: Mapping[Path, str] | None = None) -> None:
-    """Check that all files and folders are there.
+    """Check that all files and folders exist.
 
     Args:
-        paths: of the files and folders; what is no path is passed over.
-        offered: where the owner of the data offers it.
-        notes: what to say behind a path.
+        paths: Paths of files and folders; other objects are ignored.
+        offered: Where the data can be obtained, for the error message.
+        notes: Path -> text that follows it in the error message.
 
     Raises:
-        BuildError: naming every path that is not there.
+        BuildError: Some do not exist; the message names all of them.
     """
-    wanted = dict.fromkeys(path for path in paths if isinstance(path, Path))
-    held = {folder: frozenset(_listed(folder)) for folder in {path.parent for path in wanted}}
+    required = dict.fromkeys(path for path in paths if isinstance(path, Path))
+    names = {folder: frozenset(_listed(folder)) for folder in {path.parent for path in required}}
     missing = [
         f"{path}{(notes or {}).get(path, '')}"
-        for path in wanted
-        if path.name not in held[path.parent]
+        for path in required
+        if path.name not in names[path.parent]
     ]
     if missing:
         raise BuildError(f"missing: {'; '.join(missing)}; {offered}")
 
 
 def reason(error: Exception, path: Path | None = None) -> str:
-    """Return in one line what a file is that Git keeps elsewhere, or else what an error says."""
+    """Return an error in one line, or what the file at `path` is if Git stores it elsewhere."""
     if path is not None and (kind := pointer_at(path)):
         return kind
     return " ".join(str(error).split()) or type(error).__name__
@@ -123,7 +124,7 @@ def reason(error: Exception, path: Path | None = None) -> str:
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Say of a damaged file, of which readers raise all kinds of errors, what it is not."""
+    """Turn any error of a file's reader into a BuildError that names the expected content."""
     try:
         yield
     except BuildError:
@@ -133,12 +134,13 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 
 def read_list(path: Path) -> list[tuple[int, str]]:
-    """Return the lines of a text file that say something, with their numbers from 1.
+    """Return the lines of a text file with their numbers from 1, without blanks and comments.
 
-    A line about what a tool left is none: lists are made by listing folders.
+    Lines that name a file of the operating system or of a tool, such as ``.DS_Store``, are left
+    out too, since lists are often produced by listing folders.
 
     Raises:
-        BuildError: it cannot be read as UTF-8 text.
+        BuildError: The file cannot be read as UTF-8 text.
     """
     if kind := pointer_at(path):
         raise BuildError(f"{path}: {kind}")
@@ -152,28 +154,28 @@ def read_list(path: Path) -> list[tuple[int, str]]:
         for number, line in enumerate(map(str.strip, text.splitlines()), start=1)
         if line
         and not line.startswith("#")
-        and not any(map(left_by_tools, PurePosixPath(line.split()[0]).parts))
+        and not any(map(is_tool_file, PurePosixPath(line.split()[0]).parts))
     ]
 
 
 def parse_lines(path: Path, parse: Callable[[str], T]) -> list[T]:
-    """Return what a function makes of each line of a text file, see `read_list`.
+    """Apply a function to each line of a text file (see `read_list`) and return the results.
 
     Raises:
-        BuildError: naming the line that the function refuses.
+        BuildError: The function rejects a line, which the message names.
     """
-    found = []
+    results = []
     for number, line in read_list(path):
         with prefixed(f"{path}, line {number}", BuildError, BuildError):
-            found.append(parse(line))
-    return found
+            results.append(parse(line))
+    return results
 
 
 def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
-    """Return entries by their names, in their order.
+    """Return entries by name, in their order.
 
     Raises:
-        BuildError: two have the same name.
+        BuildError: Two entries have the same name.
     """
     named: dict[str, Entry] = {}
     for entry in entries:
@@ -187,11 +189,11 @@ def choose(path: Path, resolve: Callable[[str], Entry]) -> dict[str, Entry]:
     """Return the entries that a list file names, in its order.
 
     Args:
-        path: the list.
-        resolve: gives the entry of a line, or raises a BuildError that says why there is none.
+        path: Path of the list.
+        resolve: Function that returns the entry of a line, or raises a BuildError.
 
     Raises:
-        BuildError: naming the line that says nothing known, or again what another said.
+        BuildError: A line names no entry, or one that an earlier line names; or the list is empty.
     """
     chosen: dict[str, Entry] = {}
 
@@ -209,24 +211,23 @@ def choose(path: Path, resolve: Callable[[str], Entry]) -> dict[str, Entry]:
 
 @dataclass(eq=False)
 class FileSource(Source):
-    """Samples of images in files, by name.
+    """Base class of sources whose samples are files.
 
     A subclass is a dataclass whose fields are the options; `root`, `list`, `labels`, `train` and
-    `train_labels` are paths. It says which images there are (`find`), and how inputs and truth are
-    read.
+    `train_labels` are paths. It implements `find` and how inputs and truths are read.
 
     Attributes:
-        kind: name of the source, for messages.
-        serves: the task that it serves; None for any.
-        offered: where the owner offers the data, for messages.
-        paths: the options that are paths, where they lie.
-        known: the images that may be samples.
-        entries: those that are.
-        deciding: files, but for the images, that decide which images there are, and their truth.
+        kind: Name of the source, for messages.
+        supported_task: The only task that it supports; None for any.
+        offered: Where the data can be obtained, for messages.
+        paths: Option -> path, for the options that are paths.
+        known: All images that may be samples, by name.
+        entries: The images that are samples, by name.
+        deciding: Files other than the images that decide which images exist, and their truth.
     """
 
     kind: ClassVar[str]
-    serves: ClassVar[str | None] = None
+    supported_task: ClassVar[str | None] = None
     offered: ClassVar[str] = ""
 
     task: str
@@ -234,15 +235,13 @@ class FileSource(Source):
     root: str
 
     def __post_init__(self) -> None:
-        if self.serves not in (None, self.task):
-            raise BuildError(
-                f"source {self.kind} does not support task '{self.task}', only {self.serves}"
-            )
+        if (only := self.supported_task) not in (None, self.task):
+            raise BuildError(f"source {self.kind} does not support task '{self.task}', only {only}")
         if self.seed < 0:
             message = f"source {self.kind}: the seed must be a whole number from 0, not {self.seed}"
             raise BuildError(message)
-        given = {name: getattr(self, name, None) for name in _PATHS}
-        self.paths = {name: locate(text) for name, text in given.items() if text is not None}
+        options = {name: getattr(self, name, None) for name in _PATHS}
+        self.paths = {name: locate(text) for name, text in options.items() if text is not None}
         require(self.required(), self.offered)
         self.deciding: list[Path] = []
         self.known = self.find()
@@ -255,19 +254,19 @@ class FileSource(Source):
 
     @property
     def listed(self) -> bool:
-        """Whether the images come from a list, whose order is kept."""
+        """Whether a list names the samples; its order is kept."""
         return "list" in self.paths
 
     def required(self) -> Iterable[Path]:
-        """The files and folders without which nothing can be found."""
+        """Return the files and folders that must exist before images are searched for."""
         return self.paths.values()
 
     def find(self) -> dict[str, Entry]:
-        """Return the images that may be samples, and note in `deciding` what decided that."""
+        """Return the images that may be samples, and add the files that decide to `deciding`."""
         raise NotImplementedError
 
     def candidates(self) -> dict[str, Entry]:
-        """Return the images that are samples where no list says so."""
+        """Return the images that are samples if no list names them."""
         return self.known
 
     def named(self, line: str) -> Entry:
@@ -275,14 +274,14 @@ class FileSource(Source):
         raise NotImplementedError
 
     def check(self, entries: Iterable[Entry]) -> None:
-        """Check that the files of images are there."""
+        """Check that the files of images and truths exist."""
         require((path for e in entries for path in (e.image, e.truth)), self.offered)
 
     def samples(self) -> Iterator[Sample]:
-        """Samples in the order of the list, or in the seed's random order of all names.
+        """Yield samples in the order of the list, or in the seed's random order of all names.
 
         Raises:
-            BuildError: an image is damaged, or one that a list names cannot be in a dataset.
+            BuildError: An image is damaged, or one that a list names is unsuitable.
         """
         names = [*self.entries]
         if not self.listed:
@@ -290,31 +289,31 @@ class FileSource(Source):
         for name in names:
             try:
                 sample = self.sample(name)
-            except Unfit:
+            except Unsuitable:
                 if self.listed:
                     raise
                 continue
             yield sample
 
     def sample(self, source_id: str) -> Sample:
-        """One sample by its name.
+        """Return one sample by its id.
 
         Raises:
-            BuildError: no such image, or it is damaged or cannot be in a dataset.
+            BuildError: There is no such image, or it is damaged or unsuitable.
         """
         check_known(f"{self.kind} image", source_id, self.entries, BuildError)
         entry = self.entries[source_id]
         return Sample(source_id, self.inputs(entry), self.truth(entry), entry.group)
 
     def training_inputs(self, count: int, seed: int) -> Iterator[Any]:
-        """Yield the inputs of images that are no samples.
+        """Yield the inputs of images that are not samples.
 
-        The pool has one order; a seed's run starts 50 images after that of the seed before it and
-        goes round, so runs of up to 50 images with successive seeds share none until the pool is
-        used up.
+        The training pool has a fixed order. The images of a seed start at `RUN * seed`, modulo the
+        size of the pool, so that up to 50 images of successive seeds are disjoint until the pool
+        is exhausted.
 
         Raises:
-            BuildError: the pool is too small, or shares an image with the samples.
+            BuildError: The pool is too small, or shares an image with the samples.
         """
         pool = self._pool
         if count > len(pool):
@@ -324,10 +323,10 @@ class FileSource(Source):
         return (self.inputs(pool[(seed * RUN + index) % len(pool)]) for index in range(count))
 
     def training_samples(self, seed: int) -> Iterator[Sample]:
-        """Yield the images that are no samples, from where the inputs for training of a seed start.
+        """Yield all images of the training pool, in the same order as :meth:`training_inputs`.
 
         Raises:
-            BuildError: the pool shares an image with the samples, or is empty.
+            BuildError: The pool shares an image with the samples, or is empty.
         """
         pool = self._pool
         if not pool:
@@ -337,7 +336,7 @@ class FileSource(Source):
             yield Sample(entry.name, self.inputs(entry), self.truth(entry), entry.group)
 
     def decides(self) -> tuple[Sequence[Path], Any]:
-        """Return the lists, and the names of the images with their labels."""
+        """Return the deciding files, and the names of the images with their labels."""
         labels = [
             [name, entry.truth if isinstance(entry.truth, int) else None]
             for name, entry in self.entries.items()
@@ -346,39 +345,40 @@ class FileSource(Source):
 
     @cached_property
     def _pool(self) -> list[Entry]:
-        found = by_name(self.training())
-        if shared := sorted(found.keys() & self.entries.keys()):
+        """The training images, in a fixed random order."""
+        entries = by_name(self.training())
+        if shared := sorted(entries.keys() & self.entries.keys()):
             raise BuildError(
                 f"{self.kind}: '{shared[0]}' is for training and for the dataset ({len(shared)} "
                 "such images); take them out of one of the lists"
             )
-        fitting = [found[name] for name in sorted(found) if self.fits(found[name])]
-        return shuffled(fitting, _POOL_SEED)
+        suitable = [entries[name] for name in sorted(entries) if self.fits(entries[name])]
+        return shuffled(suitable, _POOL_SEED)
 
     def inputs(self, entry: Entry) -> Any:
-        """Inputs of an entry, such as normalised views, float32 (N, 3, H, W)."""
+        """Return the inputs of an entry, such as normalised views, float32 (N, 3, H, W)."""
         raise NotImplementedError
 
     def truth(self, entry: Entry) -> np.ndarray | None:
-        """Truth of an entry."""
+        """Return the truth of an entry."""
         return None if entry.truth is None else np.array(entry.truth)
 
     def training(self) -> Iterable[Entry]:
-        """The entries to train on, in any order."""
+        """Return the training entries, in any order."""
         raise NotImplementedError
 
     def training_list(self, path: Path, resolve: Callable[[str], Entry]) -> Iterable[Entry]:
-        """The entries that a list of training images names; they need no truth."""
+        """Return the entries that a list of training images names; their truths may be missing."""
         require([path], self.offered)
         entries = choose(path, resolve).values()
         require((entry.image for entry in entries), self.offered)
         return entries
 
     def fits(self, entry: Entry) -> bool:
-        """Whether a training entry has the task's number of views."""
+        """Whether a training image gives the number of views that the task needs."""
         return True
 
 
 def shuffled(values: Sequence[T], seed: int) -> list[T]:
-    """Return values in the random order of a seed."""
-    return [values[place] for place in np.random.default_rng(seed).permutation(len(values))]
+    """Return values in a random order that `seed` determines."""
+    return [values[index] for index in np.random.default_rng(seed).permutation(len(values))]

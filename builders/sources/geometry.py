@@ -1,6 +1,6 @@
 """Geometry of views: sliding windows, the scored crop of a depth map, and other normalisations.
 
-The defaults are those of the published evaluation; a head's file may carry others as metadata.
+The defaults are those of the published evaluation; the metadata of a head's file may differ.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ __all__ = [
 ]
 
 IGNORE = 255
-"""Class of the pixels of a mask that do not count."""
+"""Class of the pixels of a mask that are not scored."""
 
 DEPTH_RANGE = (0.001, 10.0)
-"""Published range of depths, in metres."""
+"""Range of valid depths in the published evaluation, in metres."""
 
 
 class _Geometry(Checked):
@@ -42,7 +42,7 @@ class _Geometry(Checked):
 
 @dataclass(frozen=True)
 class SegGeometry(_Geometry):
-    """Sliding windows over the scaled image, in pixels: side of a window, and step between two."""
+    """Sliding windows over an image whose short side is scaled; all lengths are in pixels."""
 
     window: Count = 512
     stride: Count = 341
@@ -50,10 +50,10 @@ class SegGeometry(_Geometry):
     long_side_limit: Count = 2048
 
     def scaled(self, height: int, width: int) -> tuple[int, int]:
-        """Size of an image after its short side is scaled to `short_side`.
+        """Return the size of an image after its short side is scaled to `short_side`.
 
         Raises:
-            BuildError: the image has no pixel.
+            BuildError: The image has no pixel.
         """
         if min(height, width) < 1:
             raise BuildError(f"an image of {height}x{width} has no pixels")
@@ -61,7 +61,7 @@ class SegGeometry(_Geometry):
         return int(height * scale + 0.5), int(width * scale + 0.5)
 
     def corners(self, rows: int, columns: int) -> list[tuple[int, int]]:
-        """Top left pixels of the windows over a scaled image, row by row."""
+        """Return the top left pixels of the windows over a scaled image, row by row."""
         return [
             (top, left)
             for top in window_starts(rows, self.window, self.stride)
@@ -71,7 +71,7 @@ class SegGeometry(_Geometry):
 
 @dataclass(frozen=True)
 class DepthGeometry(_Geometry):
-    """Depth image: its size, and the rows and columns that are scored, half-open, in pixels."""
+    """Size of a depth map, and the half-open ranges of rows and columns that are scored."""
 
     height: Count = 480
     width: Count = 640
@@ -86,7 +86,11 @@ class DepthGeometry(_Geometry):
 
 
 def from_metadata(kind: type[Checked], text: str, origin: str) -> Any:
-    """Make a geometry from what a file says as JSON; what it leaves out is as published."""
+    """Create a geometry from JSON metadata; missing values are those of the published evaluation.
+
+    Raises:
+        BuildError: The metadata is not JSON, or not a geometry of this kind.
+    """
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
@@ -96,19 +100,19 @@ def from_metadata(kind: type[Checked], text: str, origin: str) -> Any:
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows that cover an axis; the last one is shifted back inside."""
+    """Return the first pixels of the windows that cover an axis; the last is shifted inside."""
     count = max(length - window + stride - 1, 0) // stride + 1
     return [min(index * stride, length - window) for index in range(count)]
 
 
 def renormalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Return images (..., 3, H, W), normalised by ImageNet's statistics, normalised by others.
+    """Convert images (..., 3, H, W) normalised by ImageNet's statistics to another normalisation.
 
-    Those with ImageNet's own statistics come back as they are.
+    Images are returned unchanged if `mean` and `std` are those of ImageNet.
     """
     other_mean, other_std = np.array(mean, np.float32), np.array(std, np.float32)
     if np.allclose(other_mean, MEAN) and np.allclose(other_std, STD):
         return images
-    places = (3, 1, 1)
-    scaled = images * STD.reshape(places) + MEAN.reshape(places)
-    return (scaled - other_mean.reshape(places)) / other_std.reshape(places)
+    shape = (3, 1, 1)
+    scaled = images * STD.reshape(shape) + MEAN.reshape(shape)
+    return (scaled - other_mean.reshape(shape)) / other_std.reshape(shape)

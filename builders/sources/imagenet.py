@@ -1,9 +1,9 @@
-"""ImageNet's validation images (ILSVRC 2012) as a source of classification.
+"""ImageNet's validation images (ILSVRC 2012) as a source for classification.
 
 Labels are 0..999 in the order of the sorted synsets. The development kit numbers the synsets
-otherwise: its ids 1..1000 (`ILSVRC2012_ID` in `meta.mat`) start with n02119789, and the sorted
-synsets with n01440764. The lists `synset_words.txt` and `LOC_synset_mapping.txt` are sorted,
-so a line's place in them is a label and not an id of the kit.
+differently: its ids 1..1000 (`ILSVRC2012_ID` in `meta.mat`) start with n02119789, the sorted
+synsets with n01440764. The lists `synset_words.txt` and `LOC_synset_mapping.txt` are sorted, so
+that the position of a line is a label and not an id of the kit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _WITH_SYNSET = re.compile(rf"(.+)_({SYNSET.pattern})")
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _META, _ID_LIST, _MAPPING = "meta.mat", "map_clsloc.txt", "LOC_synset_mapping.txt"
 
-#: Where labels are looked for beside the folder of images.
+#: Files and folders beside the images that may contain the labels.
 _LABELS = ("ILSVRC2012_devkit_t12", "LOC_val_solution.csv", "val.txt")
 _RESERVE_SEED, _RESERVED = 20_250_607, 10
 
@@ -47,26 +47,26 @@ _RESERVE_SEED, _RESERVED = 20_250_607, 10
 class ImageNet(FileSource):
     """Validation images with labels 0..999 in the order of the sorted synsets.
 
-    Without `train` and without `list`, a tenth of the images, the same for every seed, is kept for
-    training and is never a candidate; with a list, all images that it does not name are.
+    Without `train`, other images of `root` are used for training: those that `list` does not name
+    or, without a list, a fixed tenth of all images, which is never used for samples.
 
     Args:
-        task: "cls".
-        seed: decides the order of the candidates that no list gives.
-        root: folder with one folder per synset, or with all images. A synset at the end of an
-            image's name, as in the Hub's archives, is its label and no part of its id.
-        list: text file with one image per line, its name first; keeps its order.
-        labels: for a folder per synset, or synsets in the names, a list of the synsets, needed
-            where not all 1000 are there; else the labels of the images, see `read_labels`, or the
-            development kit; by default what lies under its usual name beside `root`.
-        train: folder of training images, in folders or not.
+        task: Must be "cls".
+        seed: Seed of the order of samples without a list.
+        root: Folder with one subfolder per synset, or with all images. A synset at the end of an
+            image's name, as in the Hub's archives, is its label and not part of its id.
+        list: Text file with one image per line, its name first; the order is kept.
+        labels: If folders or names state the synsets, a list of all synsets, which is needed if
+            not all 1000 occur. Otherwise the labels of the images (see `read_labels`) or the
+            folder of the development kit; by default the one that is found beside `root`.
+        train: Folder of training images, with or without subfolders.
 
     Raises:
-        BuildError: another task, or something is missing, unknown or damaged.
+        BuildError: The task is not "cls", or data are missing, unknown or damaged.
     """
 
     terms = TERMS["imagenet"]
-    kind, serves = "imagenet", "cls"
+    kind, supported_task = "imagenet", "cls"
     offered = (
         "ILSVRC 2012 validation images and development kit are at "
         "https://image-net.org/download.php, for registered users"
@@ -77,13 +77,13 @@ class ImageNet(FileSource):
     train: str | None = None
 
     def required(self) -> Iterable[Path]:
-        """All that is given; of a development kit, its labels."""
+        """Return the paths of all options; for a development kit, the path of its labels."""
         if labels := self.paths.get("labels"):
             self.paths["labels"] = labels_file(labels)
         return self.paths.values()
 
     def find(self) -> dict[str, Entry]:
-        """All images with their labels; files may be missing where a list gives labels."""
+        """Return all images with their labels; images of a list of labels may not exist."""
         root, labels = self.paths["root"], self.paths.get("labels")
         images = images_below(root)
         if images and images[0].parent != root:
@@ -110,7 +110,7 @@ class ImageNet(FileSource):
         }
 
     def candidates(self) -> dict[str, Entry]:
-        """All images, but for the tenth that is kept where there are no others for training."""
+        """Return all images, except the tenth that is reserved for training without `train`."""
         if self.train is not None:
             return self.known
         names = shuffled(sorted(self.known), _RESERVE_SEED)
@@ -119,18 +119,18 @@ class ImageNet(FileSource):
         }
 
     def named(self, line: str) -> Entry:
-        """The image whose name a line begins with."""
+        """Return the image whose name is the first word of a line."""
         name = Path(line.split()[0]).name
         name = image_id(Path(name).stem if name.lower().endswith(SUFFIXES) else name)
         check_known("image", name, self.known, BuildError, self.paths["root"])
         return self.known[name]
 
     def inputs(self, entry: Entry) -> np.ndarray:
-        """The middle of the image, float32 (1, 3, 224, 224)."""
+        """Return the centre crop of the image, float32 (1, 3, 224, 224)."""
         return classification_view(read_rgb(entry.image), entry.image)
 
     def training(self) -> Iterable[Entry]:
-        """The images of `train`, or those that are no candidates."""
+        """Return the images of `train`, or the existing images that are not samples."""
         if self.train is not None:
             return map(_unlabelled, images_below(self.paths["train"]))
         present = set(images_below(self.paths["root"]))
@@ -143,20 +143,20 @@ def _unlabelled(path: Path) -> Entry:
 
 
 def _takes_synsets(labels: Path | None) -> bool:
-    """Whether labels are synsets: nothing gives others, or each line of a file begins with one."""
+    """Whether labels are synsets: there is no file, or each of its lines begins with a synset."""
     return labels is None or all(SYNSET.fullmatch(line.split()[0]) for _, line in read_list(labels))
 
 
 def _synsets_in_names(images: Sequence[Path], root: Path) -> dict[Path, str]:
-    """Return the synset at the end of each image's name; nothing where most have none."""
-    found = {path: match[2] for path in images if (match := _WITH_SYNSET.fullmatch(path.stem))}
+    """Return the synset at the end of each image's name; empty if most names have none."""
+    synsets = {path: match[2] for path in images if (match := _WITH_SYNSET.fullmatch(path.stem))}
     mixed = f"{root}: images with and images without a synset at the end of the name"
-    others = [path for path in images if path not in found]
-    return found if found and most([*found], others, mixed) != others else {}
+    others = [path for path in images if path not in synsets]
+    return synsets if synsets and most([*synsets], others, mixed) != others else {}
 
 
 def _by_synset(synsets: dict[Path, str], root: Path, labels: Path | None) -> dict[str, Entry]:
-    """Return images with their labels, by the synset of each."""
+    """Return images with the labels of their synsets."""
     order = order_synsets(synsets.values(), root) if labels is None else read_synsets(labels)
     for path, synset in synsets.items():
         if synset not in order:
@@ -167,28 +167,28 @@ def _by_synset(synsets: dict[Path, str], root: Path, labels: Path | None) -> dic
 
 
 def image_id(stem: str) -> str:
-    """Return the name of an image as ILSVRC has it, without the synset that the Hub's adds."""
+    """Return the name of an image in ILSVRC, without the synset that archives of the Hub append."""
     match = _WITH_SYNSET.fullmatch(stem)
     return match[1] if match else stem
 
 
 def labels_file(path: Path) -> Path:
-    """Return the file of labels: `path`, or the ground truth where it is the development kit."""
+    """Return the file of labels: `path`, or the ground truth in it if it is a development kit."""
     inner = path / "data"
     return (inner if inner.is_dir() else path) / _GROUND_TRUTH if path.is_dir() else path
 
 
 def class_lists(path: Path) -> list[Path]:
-    """Return the files beside one of labels that may order its classes."""
-    beside = (path.with_name(name) for name in (_META, _ID_LIST, _MAPPING))
-    return [found for found in beside if found.is_file()]
+    """Return the files beside a file of labels that may define the order of its classes."""
+    candidates = (path.with_name(name) for name in (_META, _ID_LIST, _MAPPING))
+    return [candidate for candidate in candidates if candidate.is_file()]
 
 
 def order_synsets(synsets: Iterable[str], origin: object) -> dict[str, int]:
-    """Return the label of each synset.
+    """Return the label of each synset, its position among the 1000 sorted synsets.
 
     Raises:
-        BuildError: they are not 1000, so that a synset's place says nothing.
+        BuildError: There are not exactly 1000 distinct synsets.
     """
     names = sorted(set(synsets))
     if len(names) != CLASSES:
@@ -200,10 +200,10 @@ def order_synsets(synsets: Iterable[str], origin: object) -> dict[str, int]:
 
 
 def read_synsets(path: Path) -> dict[str, int]:
-    """Return the label of each synset from a text with one synset at the start of each line.
+    """Return the label of each synset from a text file with a synset at the start of each line.
 
     Raises:
-        BuildError: a line starts otherwise, or there are not 1000 synsets.
+        BuildError: A line does not start with a synset, or there are not 1000 synsets.
     """
 
     def first(line: str) -> str:
@@ -217,12 +217,12 @@ def read_synsets(path: Path) -> dict[str, int]:
 def read_labels(path: Path) -> dict[str, int]:
     """Return the label of each image by its name without a suffix, in the order of the file.
 
-    Taken are lines of a name and a label 0..999 (Caffe's val.txt), of a name and a synset (Kaggle's
-    LOC_val_solution.csv), of a synset, and of an id of the development kit, the last two one line
-    per validation image, with the kit's meta.mat or map_clsloc.txt beside the file for ids.
+    A line may consist of a name and a label 0..999 (Caffe's val.txt), a name and a synset (Kaggle's
+    LOC_val_solution.csv), a synset, or an id of the development kit. Files of the last two kinds
+    have one line per validation image; ids need meta.mat or map_clsloc.txt beside the file.
 
     Raises:
-        BuildError: a line is of another kind, or the file that orders the classes is not there.
+        BuildError: A line is of another kind, or the file that orders the classes is missing.
     """
     lines = [(number, re.split(r"[\s,]+", line)[:2]) for number, line in read_list(path)]
     if lines and lines[0][1][0] == "ImageId":
@@ -233,11 +233,11 @@ def read_labels(path: Path) -> dict[str, int]:
     for number, words in lines:
         if len(words) != columns:
             raise BuildError(f"{path}, line {number}: differs in kind from the first line")
-    known = _known(path, [words[-1] for _, words in lines], ids=columns == 1)
+    known = _labels_by_text(path, [words[-1] for _, words in lines], ids=columns == 1)
     what = "an id of the development kit, 1..1000" if columns == 1 else "a label 0..999"
     labels: dict[str, int] = {}
-    for place, (number, (first, *rest)) in enumerate(lines, start=1):
-        name = image_id(PurePosixPath(first).stem) if rest else f"ILSVRC2012_val_{place:08d}"
+    for index, (number, (first, *rest)) in enumerate(lines, start=1):
+        name = image_id(PurePosixPath(first).stem) if rest else f"ILSVRC2012_val_{index:08d}"
         value = rest[0] if rest else first
         if value not in known:
             raise BuildError(f"{path}, line {number}: '{value}' is neither {what}, nor a synset")
@@ -246,8 +246,8 @@ def read_labels(path: Path) -> dict[str, int]:
     return labels
 
 
-def _known(path: Path, values: list[str], ids: bool) -> dict[str, int]:
-    """Return the label of each text that may stand for one in a file."""
+def _labels_by_text(path: Path, values: list[str], ids: bool) -> dict[str, int]:
+    """Return the label of each valid text of a file: of synsets, ids or numbers."""
     if SYNSET.fullmatch(values[0]):
         mapping = path.with_name(_MAPPING)
         if len(set(values)) < CLASSES and mapping.is_file():

@@ -1,10 +1,10 @@
-"""Rendered objects that are seen again by other cameras, for retrieval and re-identification.
+"""Rendered objects that several cameras see, for retrieval and re-identification.
 
-An identity is one object: shape, texture and colour, with proportions and a tint of its own. A
-camera is a place: room, light, height, focal length, exposure and white balance. Each image has its
-own pose of the object, other solids and noise. Identities come in threes of one shape, texture and
-colour, told apart by proportions, tint and second tone alone; those of evaluation and those of
-training share no combination of the three.
+An identity is one object: a shape, texture and colour with its own proportions and tint. A camera
+is a place: room, light, height, focal length, exposure and white balance. Each image has its own
+pose of the object, other solids and noise. Three identities each have the same shape, texture and
+colour and differ only in proportions, tint and second tone. Evaluation and training have no
+combination of shape, texture and colour in common.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ __all__ = ["CAMERAS", "IDENTITIES", "JUNK", "Instances"]
 CAMERAS = 6
 
 IDENTITIES = 100
-"""Identities of evaluation, all of which are in the gallery."""
+"""Number of identities for evaluation, all of which are in the gallery."""
 
 JUNK = -1
-"""What stands for the identity of an image that shows too little of its object."""
+"""Identity of an image that shows too little of its object."""
 
 CALIBRATED = 20
-"""The last identities of evaluation, of which only calibration has queries."""
+"""Number of identities, the last ones for evaluation, whose queries are for calibration only."""
 
 TRAINED = 600
-"""Identities that an embedding is trained on; their numbers begin where evaluation's end."""
+"""Number of identities for training embeddings; their numbers follow those for evaluation."""
 
 ALIKE = 3
-"""Identities of one shape, texture and colour."""
+"""Number of identities with the same shape, texture and colour."""
 
 QUERIES = 2
-"""Of an identity one after the other, by two cameras."""
+"""Number of successive queries of an identity, by different cameras."""
 
-#: Classes of solids: the first third are evaluation's.
+#: Classes of solids in random order; the first third is for evaluation.
 _LOOKS = np.random.default_rng(20251129).permutation(scenes.NUM_CLASSES)
 _OTHERS = scenes.NUM_CLASSES // 3
 
-#: Seeds of the scenes that rooms and other solids are taken from.
+#: First seeds of the scenes from which rooms and other solids are taken.
 _ROOMS, _SCENES = 19_000_000, 19_100_000
 
 
@@ -55,9 +55,9 @@ class Instances(Source):
     """Queries for a gallery of the same identities; the truth is (identity, camera).
 
     Args:
-        seed: of the queries' images, 0 or more; identities and gallery are always the same.
-        side: of the images, in pixels.
-        worst_score: average precision that queries have uncompressed, or more; None: any.
+        seed: Seed of the queries' images, 0 or more; identities and gallery do not depend on it.
+        side: Side of the images, in pixels.
+        worst_score: Minimum average precision of the original of a query; None for no limit.
     """
 
     terms = scenes.Scenes.terms
@@ -68,29 +68,29 @@ class Instances(Source):
         self.seed, self.side, self.worst_score = seed, side, worst_score
 
     def samples(self) -> Iterator[Sample]:
-        """Images of the identities in turn, two of each, by two cameras; then others of them."""
+        """Yield two images of each identity in turn, by two cameras, in endless rounds."""
         return self._queries(range(IDENTITIES - CALIBRATED), self.seed)
 
     def training_samples(self, seed: int) -> Iterator[Sample]:
-        """Images of the gallery's other identities, of which there are no queries."""
+        """Yield images of the gallery's identities that :meth:`samples` does not query."""
         return self._queries(range(IDENTITIES - CALIBRATED, IDENTITIES), seed)
 
     def training_inputs(self, count: int, seed: int) -> Iterator[Any]:
-        """Images of identities that neither evaluation nor the training of embeddings has."""
+        """Yield images of identities that occur neither in evaluation nor in embedding training."""
         first = IDENTITIES + TRAINED + 1_000_000 * seed
         cameras = np.random.default_rng(seed).integers(CAMERAS, size=count)
         return (self._image(first + n, int(camera), 0).inputs for n, camera in enumerate(cameras))
 
     def gallery_names(self) -> list[str]:
-        """Return the names of the gallery's images: one of each identity by each camera."""
+        """Return the ids of the gallery's images: one of each identity by each camera."""
         return _names(range(IDENTITIES))
 
     def embedding_names(self) -> list[str]:
-        """Return the names of the images that an embedding is trained on."""
+        """Return the ids of the images on which an embedding is trained."""
         return _names(range(IDENTITIES, IDENTITIES + TRAINED))
 
     def sample(self, source_id: str) -> Sample:
-        """Render one image again by its name."""
+        """Render the image of an id."""
         prefix, *numbers = source_id.split("-")
         if prefix != "instance" or len(numbers) != 3 or not all(map(str.isdecimal, numbers)):
             raise BuildError(f"'{source_id}' is not the id of an image of an instance")
@@ -126,26 +126,26 @@ class Instances(Source):
             pitch=np.arctan2(height - centre[1], away) * rng.uniform(0.7, 1.1),
             noise_seed=scene.noise_seed,
         )
-        found = scenes.render(spec, self.side, self.side)
-        image = np.clip(found.image * gain + 0.5, 0, 255).astype(np.uint8)
-        shown = bool((found.owner == 0).mean() >= scenes.SMALLEST_SHARE)
+        rendered = scenes.render(spec, self.side, self.side)
+        image = np.clip(rendered.image * gain + 0.5, 0, 255).astype(np.uint8)
+        visible = bool((rendered.owner == 0).mean() >= scenes.SMALLEST_SHARE)
         return Sample(
             f"instance-{identity}-{camera}-{shot}",
             normalise(image[None]),
-            np.array([identity if shown else JUNK, camera], np.int64),
+            np.array([identity if visible else JUNK, camera], np.int64),
             f"identity-{identity}",
         )
 
 
 def _names(identities: range) -> list[str]:
-    """Return the names of the first image of each identity by each camera."""
+    """Return the ids of the first image of each identity by each camera."""
     return [
         f"instance-{identity}-{camera}-0" for identity in identities for camera in range(CAMERAS)
     ]
 
 
 def _solid(identity: int) -> Any:
-    """Return an identity's object, in no place yet."""
+    """Return the object of an identity, without its final pose."""
     evaluated = identity < IDENTITIES
     looks = _LOOKS[:_OTHERS] if evaluated else _LOOKS[_OTHERS:]
     number = identity if evaluated else identity - IDENTITIES
@@ -160,6 +160,6 @@ def _solid(identity: int) -> Any:
 
 
 def _optics(camera: int) -> tuple[float, np.ndarray]:
-    """Return a camera's height in metres, and its gain of red, green and blue."""
+    """Return a camera's height in metres, and its gains of red, green and blue."""
     rng = np.random.default_rng([camera, 20251201])
     return 0.7 + 1.5 * camera / (CAMERAS - 1), rng.uniform(0.85, 1.1, 3).astype(np.float32)

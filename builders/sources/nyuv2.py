@@ -1,4 +1,4 @@
-"""NYUv2's test images as a source of depth, from single files or from the labelled MATLAB file."""
+"""NYUv2's test images as a source for depth, from single files or the labelled MATLAB file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from cfqa_data.builders.sources.files import (
     Entry,
     FileSource,
-    Unfit,
+    Unsuitable,
     by_name,
     choose,
     names_in,
@@ -40,42 +40,41 @@ OFFERED = (
     "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
 )
 
-#: Files of a scene: images and depth maps, with the text that a pair has in common.
+#: Names of images and depth maps of a scene; the second group is common to both of a pair.
 _FILES = re.compile(r"(?:(rgb)|sync_depth)_(.*)\.(?i:png|(?(1)jpe?g|png))")
-#: Rows and columns that the script behind the split files keeps of an image; the rest is black.
+#: Rows and columns of an image that the script behind the split files keeps; the rest is black.
 _KEPT = (slice(7, 474), slice(7, 632))
 
 
 @dataclass(eq=False)
 class Nyuv2(FileSource):
-    """Test images of 480 x 640 and their depth.
+    """Test images of 480 x 640 pixels and their depth.
 
-    Depth maps without a depth that counts in the scored crop are passed over, and refused where a
-    list names them.
+    Images without a valid depth in the scored crop are skipped; in a list, they are an error.
 
     Args:
-        task: "dpt".
-        seed: decides the order of the candidates that no list gives.
-        root: folder of `scene/rgb_*.jpg` with `scene/sync_depth_*.png`; or
-            `nyu_depth_v2_labeled.mat`, or the folder that holds it.
-        list: text file with one image per line, as in `nyu_test.txt` or by its source id, or for
-            the MATLAB file by its index from 1; keeps its order.
-        train: text file of the same kind with images for training.
-        converted: for the MATLAB file: give what the split files are made from, see `LabelledMat`.
+        task: Must be "dpt".
+        seed: Seed of the order of samples without a list.
+        root: Folder of `scene/rgb_*.jpg` with `scene/sync_depth_*.png`; or
+            `nyu_depth_v2_labeled.mat`, or the folder that contains it.
+        list: Text file with one image per line, as in `nyu_test.txt`, by its source id or, for the
+            MATLAB file, by its index from 1; the order is kept.
+        train: Text file of the same kind with the training images.
+        converted: Convert the MATLAB file like the script of the split files, see `LabelledMat`.
 
     Raises:
-        BuildError: another task, or something is missing, unknown or damaged.
+        BuildError: The task is not "dpt", or data are missing, unknown or damaged.
     """
 
     terms = TERMS["nyuv2"]
-    kind, serves, offered = "nyuv2", "dpt", OFFERED
+    kind, supported_task, offered = "nyuv2", "dpt", OFFERED
 
     list: str | None = None
     train: str | None = None
     converted: bool = False
 
     def find(self) -> dict[str, Entry]:
-        """The test images."""
+        """Return the test images."""
         root = self.paths["root"]
         self._store: LabelledMat | SplitFiles
         mat = root if root.is_file() else root / MAT
@@ -89,7 +88,7 @@ class Nyuv2(FileSource):
         return self._store.test
 
     def named(self, line: str) -> Entry:
-        """The test image of a line."""
+        """Return the test image that a line names."""
         entry = self._store.pick(line)
         if self._store.split and entry.name not in self.known:
             raise BuildError(f"'{entry.name}' is not in the test set of {self._store.split}")
@@ -103,27 +102,27 @@ class Nyuv2(FileSource):
         require((path for e in pairs for path in (e.image, e.truth)), OFFERED, notes)
 
     def inputs(self, entry: Entry) -> np.ndarray:
-        """The image and its mirror image, float32 (2, 3, 490, 644)."""
+        """Return the image and its mirror image, float32 (2, 3, 490, 644)."""
         image = self._store.image(entry)
         _check_shape(entry.image, image.shape[:2])
         return depth_views(image)
 
     def truth(self, entry: Entry) -> np.ndarray:
-        """The depth in millimetres, uint16 (480, 640).
+        """Return the depth in millimetres, uint16 (480, 640).
 
         Raises:
-            Unfit: no depth counts.
-            BuildError: it has another size.
+            Unsuitable: No depth in the scored crop is valid.
+            BuildError: The depth map has another size.
         """
         depth = self._store.depth(entry)
         _check_shape(entry.truth, depth.shape)
         scored = depth[slice(*_GEOMETRY.rows), slice(*_GEOMETRY.columns)] / 1000.0
         if not ((scored > DEPTH_RANGE[0]) & (scored < DEPTH_RANGE[1])).any():
-            raise Unfit(f"{entry.name}: its depth map has no valid pixel ({entry.truth})")
+            raise Unsuitable(f"{entry.name}: its depth map has no valid pixel ({entry.truth})")
         return depth
 
     def training(self) -> Iterable[Entry]:
-        """The images of `train`, of `nyu_train.txt`, or of the training set of `splits.mat`."""
+        """Return the images of `train`, `nyu_train.txt`, or the training set of `splits.mat`."""
         if path := self.paths.get("train", self._store.train):
             return self.training_list(path, self._store.pick)
         return self._store.trained()
@@ -136,24 +135,24 @@ def _check_shape(where: object, shape: tuple[int, ...]) -> None:
 
 
 class SplitFiles:
-    """Images and depth maps in files of their own.
+    """Images and depth maps in single files.
 
-    `nyu_test.txt` in the folder says which are for testing; where it is not there, all pairs in
-    the scenes' folders are that no training list names.
+    `nyu_test.txt` in the folder names the test images. Without it, these are all pairs in the
+    scenes' folders that no training list names.
 
     Args:
-        root: the folder.
-        train: list of images for training; `nyu_train.txt` in the folder if None.
-        listed: whether a list says which images are wanted.
+        root: Folder of the scenes.
+        train: List of training images; `nyu_train.txt` in the folder if None.
+        listed: Whether a list names the samples.
 
     Attributes:
-        test: the test images.
-        split: the file that says which those are; None where nothing does.
-        train: list of images for training.
-        deciding: files that decide which images are for testing.
+        test: The test images, by name.
+        split: The file that names them; None if there is none.
+        train: List of training images.
+        deciding: Files that decide which images are for testing.
 
     Raises:
-        BuildError: there are no images.
+        BuildError: There are no images.
     """
 
     def __init__(self, root: Path, train: Path | None, listed: bool) -> None:
@@ -172,7 +171,7 @@ class SplitFiles:
                 self.test.pop(name, None)
 
     def pick(self, line: str) -> Entry:
-        """The image of a line as in `nyu_test.txt`, or of a test image's source id."""
+        """Return the image of a line as in `nyu_test.txt`, or of a test image's source id."""
         first = line.split()[0]
         if "/" in first:
             return self._pair(line)
@@ -180,19 +179,19 @@ class SplitFiles:
         return self.test[first]
 
     def trained(self) -> Iterable[Entry]:
-        """None: a list names the images for training."""
+        """Return no images, since a list names the training images."""
         return ()
 
     def image(self, entry: Entry) -> np.ndarray:
-        """RGB of an entry, uint8 (H, W, 3)."""
+        """Return the RGB image of an entry, uint8 (H, W, 3)."""
         return np.asarray(read_rgb(entry.image))
 
     def depth(self, entry: Entry) -> np.ndarray:
-        """Depth of an entry in millimetres, uint16 (H, W)."""
+        """Return the depth of an entry in millimetres, uint16 (H, W)."""
         return read_depth(entry.truth)
 
     def _pair(self, line: str) -> Entry:
-        """The entry of a line `scene/rgb_00045.jpg [scene/sync_depth_00045.png] [focal length]`."""
+        """Parse a line ``scene/rgb_00045.jpg [scene/sync_depth_00045.png] [focal length]``."""
         words = [word.lstrip("/") for word in line.split()]
         image = PurePosixPath(words[0])
         if len(image.parts) < 2 or ".." in image.parts:
@@ -211,13 +210,13 @@ def _scan(root: Path) -> Iterator[Entry]:
     for scene in (root / name for name in names_in(root)):
         pairs: dict[str, list[Path | None]] = {}
         for match in filter(None, map(_FILES.fullmatch, names_in(scene))):
-            place, path = 0 if match[1] else 1, scene / match[0]
+            index, path = 0 if match[1] else 1, scene / match[0]
             pair = pairs.setdefault(match[2], [None, None])
-            if other := pair[place]:
+            if other := pair[index]:
                 raise BuildError(
                     f"{path} and {other} have the same id '{path.stem}': keep one of them"
                 )
-            pair[place] = path
+            pair[index] = path
         for key, (image, depth) in sorted(pairs.items()):
             image = image or scene / f"rgb_{key}.jpg"
             depth = depth or scene / f"sync_depth_{key}.png"
@@ -225,10 +224,10 @@ def _scan(root: Path) -> Iterator[Entry]:
 
 
 def read_splits(path: Path) -> tuple[list[int], list[int]]:
-    """Return the indices, from 0, of the training and the test images of `splits.mat`.
+    """Return the indices, from 0, of the training and the test images in `splits.mat`.
 
     Raises:
-        BuildError: it is not that file.
+        BuildError: The file is not `splits.mat`.
     """
     from scipy.io import loadmat
 
@@ -241,21 +240,21 @@ def read_splits(path: Path) -> tuple[list[int], list[int]]:
 class LabelledMat:
     """`nyu_depth_v2_labeled.mat`: images uint8 (N, 3, W, H), depths float32 (N, W, H) in metres.
 
-    An image is called by its type of scene and its index from 0, as in the split files.
-    `splits.mat` beside the file says which are for testing; where it is not there, a list must.
+    The id of an image consists of its type of scene and its index from 0, as in the split files.
+    `splits.mat` beside the file names the test images; without it, a list must.
 
     Args:
-        path: the file.
-        converted: give what the script behind the split files makes of it: a black border, raw
-            depths instead of filled ones, and millimetres cut off instead of rounded.
-        listed: whether a list says which images are wanted.
+        path: Path of the file.
+        converted: Convert it like the script that made the split files: with a black border, raw
+            instead of filled depths, and millimetres truncated instead of rounded.
+        listed: Whether a list names the samples.
 
     Attributes:
-        test, split, deciding: as of `SplitFiles`.
-        train: None, for no list names the images for training.
+        test, split, deciding: See `SplitFiles`.
+        train: None, since no list names the training images.
 
     Raises:
-        BuildError: it is damaged or of another layout, or `splits.mat` is wanted and not there.
+        BuildError: The file is damaged or of another layout, or `splits.mat` is needed and missing.
         MissingDependencyError: h5py is not installed.
     """
 
@@ -277,14 +276,14 @@ class LabelledMat:
         self.test = by_name(entries[index] for index in test)
 
     def pick(self, line: str) -> Entry:
-        """The image of a line: index from 1, name, or path as in `nyu_test.txt`."""
+        """Return the image of a line: an index from 1, an id, or a path as in `nyu_test.txt`."""
         path = PurePosixPath(line.split()[0].lstrip("/"))
         key = f"{path.parent.name}_{path.stem}" if path.parent.name else path.name
         check_known("image", key, self._every, BuildError)
         return self._every[key]
 
     def trained(self) -> Iterable[Entry]:
-        """The training set of `splits.mat`."""
+        """Return the training set of `splits.mat`."""
         if not self._training:
             raise BuildError(f"{self.path}: training images need {_SPLITS} or a 'train' list")
         return self._training
@@ -296,10 +295,10 @@ class LabelledMat:
                 ("images", (count, 3, *_SHAPE[::-1]), "uint8"),
                 (self._depths, (count, *_SHAPE[::-1]), "float32"),
             ):
-                found = file[key]
-                if found.shape != shape or found.dtype != kind:
+                data = file[key]
+                if data.shape != shape or data.dtype != kind:
                     raise BuildError(
-                        f"{self.path}: '{key}' is {found.dtype} {found.shape}, not {kind} {shape}"
+                        f"{self.path}: '{key}' is {data.dtype} {data.shape}, not {kind} {shape}"
                     )
             scenes = ["nyu"] * count
             if "sceneTypes" in file:
@@ -314,7 +313,7 @@ class LabelledMat:
             raise BuildError(f"{self.path}: image {error}") from None
 
     def image(self, entry: Entry) -> np.ndarray:
-        """RGB of an entry, uint8 (480, 640, 3)."""
+        """Return the RGB image of an entry, uint8 (480, 640, 3)."""
         image = self._read("images", entry.image).transpose(2, 1, 0)
         if not self.converted:
             return np.ascontiguousarray(image)
@@ -323,9 +322,9 @@ class LabelledMat:
         return framed
 
     def depth(self, entry: Entry) -> np.ndarray:
-        """Depth of an entry in millimetres, uint16 (480, 640)."""
+        """Return the depth of an entry in millimetres, uint16 (480, 640)."""
         metres = self._read(self._depths, entry.truth).astype(np.float32).T
-        # In float32 where millimetres are cut off, as the script does.
+        # The script truncates float32 millimetres.
         millimetres = metres * 1000.0 if self.converted else np.rint(metres.astype(float) * 1000.0)
         if not ((millimetres >= 0) & (millimetres < 65536)).all():
             raise BuildError(f"{self.path}: depth {entry.truth + 1} is not within 0..65.5 m")

@@ -1,8 +1,8 @@
 """Preprocess 8-bit RGB into views exactly as the published evaluation does.
 
 Classification follows torchvision 0.x on Pillow images. Segmentation and depth follow mmcv 1.5,
-whose resize and normalisation are OpenCV's; both are written out here in NumPy and give OpenCV's
-values bit for bit (compared with OpenCV 4.14 and 5.0 on x86-64, see docs/sources.md).
+which resizes and normalises with OpenCV; both operations are implemented here in NumPy and are
+bit-exact (compared with OpenCV 4.14 and 5.0 on x86-64, see docs/sources.md).
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ __all__ = [
 PATCH = 14
 _SHORT_SIDE, _CROP = 256, 224
 
-# As mmcv: float32 statistics of RGB in 0..255, and the reciprocal in float64.
+# As in mmcv: float32 statistics of RGB in 0..255, and the reciprocal in float64.
 _MEAN = np.array((123.675, 116.28, 103.53), np.float32)
 _STD = np.array((58.395, 57.12, 57.375), np.float32)
 _COEFFICIENT = np.float32(2048)  # OpenCV's bilinear weights have 11 bits.
 
 
 def classification_view(image: Image.Image, path: Path) -> np.ndarray:
-    """Short side to 256, bilinear with antialias, and the middle 224 x 224.
+    """Scale the short side to 256, bilinear with antialias, and take the centre 224 x 224 crop.
 
     The long side is int(256 * long / short); the crop starts at half the margin, rounded half to
     even.
 
     Args:
-        image: RGB.
-        path: its file, for messages.
+        image: RGB image.
+        path: Path of its file, for messages.
 
     Returns:
-        float32 (1, 3, 224, 224), in torchvision's arithmetic: (x / 255 - mean) / std in float32.
+        View, float32 (1, 3, 224, 224): (x / 255 - mean) / std in float32, as torchvision computes.
 
     Raises:
-        BuildError: the image is so narrow that scaling makes too many pixels of it.
+        BuildError: The image is so narrow that it has too many pixels after scaling.
     """
     width, height = image.size
     short = min(width, height)
@@ -66,18 +66,18 @@ def classification_view(image: Image.Image, path: Path) -> np.ndarray:
 
 
 def two_windows(height: int, width: int) -> bool:
-    """Whether an image of this size gives the two windows that the dataset asks for."""
+    """Whether an image of this size gives exactly two windows, as the dataset requires."""
     return len(_GEOMETRY.corners(*_GEOMETRY.scaled(height, width))) == 2
 
 
 def segmentation_views(image: np.ndarray) -> np.ndarray:
-    """The sliding windows over the image with its short side scaled to 512.
+    """Return the sliding windows over the image with its short side scaled to 512.
 
     Args:
-        image: uint8 (H, W, 3), RGB.
+        image: RGB image, uint8 (H, W, 3).
 
     Returns:
-        float32 (N, 3, 518, 518): windows of 512, normalised, then padded with zeros.
+        Windows of 512, normalised, then padded with zeros: float32 (N, 3, 518, 518).
     """
     rows, columns = _GEOMETRY.scaled(*image.shape[:2])
     scaled, side = resize_linear(image, rows, columns), _GEOMETRY.window
@@ -89,13 +89,13 @@ def segmentation_views(image: np.ndarray) -> np.ndarray:
 
 
 def depth_views(image: np.ndarray) -> np.ndarray:
-    """The image and its mirror image, normalised, then padded with zeros.
+    """Return the image and its mirror image, normalised, then padded with zeros.
 
     Args:
-        image: uint8 (480, 640, 3), RGB.
+        image: RGB image, uint8 (480, 640, 3).
 
     Returns:
-        float32 (2, 3, 490, 644).
+        Views, float32 (2, 3, 490, 644).
     """
     return pad_to_patches(normalise_255(np.stack([image, image[:, ::-1]])))
 
@@ -113,7 +113,7 @@ def normalise_255(images: np.ndarray) -> np.ndarray:
 
 
 def pad_to_patches(views: np.ndarray) -> np.ndarray:
-    """Pad (..., H, W) with zeros to multiples of the patch; of an odd margin, more comes last."""
+    """Zero-pad (..., H, W) to multiples of the patch; an odd margin has its extra pixel last."""
     margins = [(0, 0)] * (views.ndim - 2)
     for side in views.shape[-2:]:
         margin = -side % PATCH
@@ -122,11 +122,11 @@ def pad_to_patches(views: np.ndarray) -> np.ndarray:
 
 
 def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize uint8 (H, W, C) as OpenCV's `resize` does with INTER_LINEAR, without antialias.
+    """Resize uint8 (H, W, C) like OpenCV's `resize` with INTER_LINEAR, without antialias.
 
-    Positions are float32, weights have 11 bits, rows are interpolated after columns on integers
-    that lose 4 and then 16 bits, and the sum is rounded by its last 2. Half the size in both axes
-    is the mean of four pixels, as there.
+    Positions are float32 and weights have 11 bits. Integers are interpolated along columns, then
+    rows, which drops 4 and then 16 bits; the last 2 bits of the sum are rounded. Half the size in
+    both axes is the mean of four pixels, as in OpenCV.
     """
     source = image.shape[:2]
     if source == (height, width):
@@ -146,12 +146,12 @@ def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _taps(source: int, target: int, clamp: bool) -> tuple[np.ndarray, ...]:
-    """Both neighbours of each target pixel along an axis, and their weights out of 2048.
+    """Return both neighbours of each target pixel along an axis, and their weights out of 2048.
 
     Args:
-        source: pixels there are.
-        target: pixels wanted.
-        clamp: give a position beyond the last centres all of the weight of the nearest pixel, as
+        source: Number of source pixels.
+        target: Number of target pixels.
+        clamp: Give the nearest pixel the full weight at positions beyond the outermost centres, as
             OpenCV does along rows; otherwise only the neighbours are clipped.
     """
     position = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(np.float32)

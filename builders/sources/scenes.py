@@ -1,9 +1,9 @@
-"""Rendered scenes: a lit room with one to four textured solids, with the truth of all three tasks.
+"""Rendered scenes: a lit room with one to four textured solids, with the truths of three tasks.
 
-Everything about a scene follows from its integer seed. A pixel's ray meets the room and the solids
-in closed form (see ``solids``); its colour is a texture lit by a point light with soft shadows. The
-same ray parameter is the metric depth, the solid it hits is the semantic class, and the solid with
-the largest visible area, its texture and its colour are the class of the scene.
+A scene is determined by its integer seed. The ray of a pixel is intersected with the room and the
+solids in closed form (see ``solids``); the colour is a texture lit by a point light with soft
+shadows. The ray parameter is the metric depth, the solid that is hit is the semantic class, and
+the class of the scene is the shape, texture and colour of the solid with the largest visible area.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ __all__ = ["NUM_CLASSES", "Scene", "SceneSpec", "Scenes", "Solid", "draw_scene",
 NUM_SHAPES, NUM_TEXTURES, NUM_COLOURS = len(SHAPES), len(TEXTURES), len(COLOURS)
 NUM_CLASSES = NUM_SHAPES * NUM_TEXTURES * NUM_COLOURS
 
-#: The dominant solid has this many times the visible area of any other, and this image share.
+#: The dominant solid has at least this multiple of any other's visible area, and this image share.
 DOMINANCE = 3.0
 SMALLEST_SHARE = 0.1
 
 _PARTS = tuple(SHAPES.values())
 _TEXTURES = tuple(TEXTURES.values())
 _COLOURS = np.array(list(COLOURS.values()), np.float32)
-#: How far each solid reaches below its centre, as a share of its half height.
+#: Extent of each solid below its centre, as a share of its half height.
 FOOT = tuple({"cube": 0.8, "roof": 0.7, "dome": 0.0}.get(name, 1.0) for name in SHAPES)
 
 
 @dataclass(frozen=True)
 class Solid:
-    """One solid of a scene: indices into the registries, pose in metres and radians."""
+    """One solid of a scene: indices of shape, texture and colour; pose in metres and radians."""
 
     shape: int
     texture: int
@@ -60,7 +60,7 @@ class Solid:
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """A scene before it is rendered. Lengths in metres; the camera looks along +z, y is up."""
+    """Specification of a scene. Lengths are in metres; the camera looks along +z, y is up."""
 
     solids: tuple[Solid, ...]
     room: tuple[float, ...]
@@ -79,12 +79,12 @@ class Scene:
     """A rendered scene.
 
     Attributes:
-        image: uint8 (H, W, 3), RGB.
-        label: class of the solid with the largest visible area, 0..NUM_CLASSES-1; -1 if none has
-            at least three times the area of every other and a tenth of the image.
-        mask: uint8 (H, W): 0 background, 1 + shape index, 255 along borders (ignored).
-        depth: float32 (H, W), metres along the optical axis.
-        owner: int8 (H, W): index of the solid a pixel shows, -1 for the room.
+        image: RGB image, uint8 (H, W, 3).
+        label: Class of the dominant solid, 0..NUM_CLASSES-1; -1 if no solid has at least three
+            times the visible area of every other and a tenth of the image.
+        mask: Classes, uint8 (H, W): 0 background, 1 + shape index, 255 along borders (ignored).
+        depth: Depth along the optical axis in metres, float32 (H, W).
+        owner: Index of the solid that a pixel shows, int8 (H, W); -1 for the room.
     """
 
     image: np.ndarray
@@ -98,9 +98,9 @@ def draw_scene(seed: int, aspect: float = 1.0, label: int | None = None) -> Scen
     """Draw the scene of a seed.
 
     Args:
-        seed: any non-negative integer; the same seed gives the same scene.
-        aspect: width over height of the image the scene is meant for; solids spread accordingly.
-        label: class of the foremost solid; drawn uniformly when None.
+        seed: Any non-negative integer; the same seed gives the same scene.
+        aspect: Width over height of the image; solids are spread accordingly.
+        label: Class of the foremost solid; drawn uniformly if None.
 
     Returns:
         The scene's specification; the foremost solid comes first.
@@ -155,7 +155,7 @@ def draw_scene(seed: int, aspect: float = 1.0, label: int | None = None) -> Scen
 
 
 def _rays(spec: SceneSpec, height: int, width: int, columns: tuple[int, int]) -> np.ndarray:
-    """Directions (H*(c1-c0), 3) whose component along the optical axis is 1: t is the depth."""
+    """Return ray directions (H*(c1-c0), 3) scaled so that the ray parameter t is the depth."""
     scale = spec.focal * height
     v, u = np.mgrid[0:height, columns[0] : columns[1]].astype(np.float32)
     x = (u + 0.5 - width / 2) / scale
@@ -168,7 +168,7 @@ def _rays(spec: SceneSpec, height: int, width: int, columns: tuple[int, int]) ->
 def _room(
     spec: SceneSpec, origin: np.ndarray, rays: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Depth, inward normal and albedo of the room that each ray ends at."""
+    """Return depth, inward normal and albedo at the point of the room that each ray hits."""
     half = spec.room[0] / 2
     low = np.array([-half, 0.0, -1.0], np.float32)
     high = np.array([half, spec.room[1], spec.room[2]], np.float32)
@@ -204,7 +204,7 @@ def _rotation(yaw: float, tilt: float) -> np.ndarray:
 
 
 def _covers(solid: Solid, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """Indices of the rays that pass the solid's bounding sphere."""
+    """Return the indices of the rays that pass through the solid's bounding sphere."""
     to_centre = np.array(solid.centre, np.float32) - origin
     along = rays @ to_centre
     squared = (rays**2).sum(axis=1)
@@ -224,7 +224,7 @@ def _albedo(solid: Solid, local: np.ndarray) -> np.ndarray:
 def _lit(
     spec: SceneSpec, origin: np.ndarray, point: np.ndarray, normal: np.ndarray, owner: np.ndarray
 ) -> np.ndarray:
-    """Light on each point: ambient, a point light with soft shadows, a fill from the camera."""
+    """Return the light on each point: ambient, point light with soft shadows, camera fill light."""
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
     to_light = np.array(spec.light, np.float32) - point
     distance = np.linalg.norm(to_light, axis=1)
@@ -256,16 +256,16 @@ def _border(owner: np.ndarray) -> np.ndarray:
 def render(
     spec: SceneSpec, height: int, width: int, columns: tuple[int, int] | None = None
 ) -> Scene:
-    """Render a scene, or a range of its columns as they stand in the whole image.
+    """Render a scene, or a range of the columns of its image.
 
     Args:
-        spec: the scene.
-        height: rows of the whole image, in pixels.
-        width: columns of the whole image, in pixels.
-        columns: half-open range of columns to render; all when None.
+        spec: Specification of the scene.
+        height: Height of the whole image, in pixels.
+        width: Width of the whole image, in pixels.
+        columns: Half-open range of columns to render; all if None.
 
     Returns:
-        The scene, (H, columns) large.
+        The rendered scene; its images have the requested columns only.
     """
     start, stop = columns or (0, width)
     origin = np.array([spec.camera[0], spec.camera[1], 0.0], np.float32)
@@ -322,20 +322,20 @@ _PREFIX = {"cls": "scene-cls", "seg": "scene-seg", "dpt": "scene-dpt"}
 
 
 class Scenes(Source):
-    """Scenes whose seeds count up from `seed`; a sample's name ends in its seed.
+    """Scenes of successive seeds from `seed` on; a sample's id ends with its seed.
 
     cls: square image, class of the dominant solid. seg: an image 1.5 times as wide as high, cut
     into two windows that overlap by half, and its mask. dpt: square image, its mirror image as the
     second view, and depth in millimetres.
 
     Args:
-        task: "cls", "seg" or "dpt".
-        seed: seed of the first sample, 0 <= seed < 20 000 000.
-        side: height of the images and side of a view, in pixels.
-        worst_score: of the samples that a dataset uses, uncompressed; None: any.
+        task: One of "cls", "seg" and "dpt".
+        seed: Seed of the first sample, 0 <= seed < 20 000 000.
+        side: Height of the images and side of a view, in pixels.
+        worst_score: Worst score that the original of a sample may have; None for no limit.
 
     Raises:
-        BuildError: unknown task or impossible seed.
+        BuildError: The task is unknown or the seed out of range.
     """
 
     terms = TERMS["scenes"]
@@ -355,7 +355,7 @@ class Scenes(Source):
             self.classes = [f"{colour} {shape}, {texture}" for shape, texture, colour in looks]
 
     def samples(self) -> Iterator[Sample]:
-        """Scenes by rising seed; for cls only those that one solid dominates."""
+        """Yield scenes by ascending seed; for cls, only those with a dominant solid."""
         return self._scenes_from(self.seed)
 
     def _scenes_from(self, first: int) -> Iterator[Sample]:
@@ -365,19 +365,19 @@ class Scenes(Source):
                 yield sample
 
     def sample(self, source_id: str) -> Sample:
-        """Render one scene again by its name."""
+        """Render the scene of an id."""
         prefix, _, digits = source_id.rpartition("-")
         if prefix != _PREFIX[self.task] or not digits.isdecimal():
             raise BuildError(f"'{source_id}' is not the id of a rendered {self.task} scene")
         return self._render(int(digits))
 
     def training_inputs(self, count: int, seed: int) -> Iterator[Any]:
-        """Yield views of at most 100 000 scenes; runs of different seeds share none."""
+        """Yield views of at most 100 000 scenes; different seeds have no scene in common."""
         first = self._training_first(seed)
         return (self._render(first + index).inputs for index in range(count))
 
     def training_samples(self, seed: int) -> Iterator[Sample]:
-        """Training scenes of a seed; for cls only those that one solid dominates."""
+        """Yield training scenes of a seed; for cls, only those with a dominant solid."""
         return self._scenes_from(self._training_first(seed))
 
     def _training_first(self, seed: int) -> int:

@@ -2,9 +2,9 @@
 
 A convex part is an intersection of half-spaces ``n . p <= k`` and at most one quadric
 ``sum_i diag_i (p_i - centre_i)^2 <= const`` (sphere, upright cylinder, or one nappe of an upright
-cone). A ray stays inside each of them over one interval of its parameter, so the part is entered
-at the largest entry and left at the smallest exit: no iteration, no tolerance. A solid is the
-union of its parts, entered where the nearest part is. All solids fit the box [-1, 1]^3, y up.
+cone). A ray is inside each of them over one interval of its parameter, so that it enters the part
+at the largest entry and leaves it at the smallest exit, without iteration or tolerance. A solid is
+the union of its parts and is entered at the nearest one. All solids fit the box [-1, 1]^3, y up.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Quadric:
 
 @dataclass(frozen=True)
 class ConvexPart:
-    """A convex part: rows ``(nx, ny, nz, k)`` of half-spaces ``n . p <= k``, maybe a quadric."""
+    """Half-spaces ``n . p <= k`` as rows ``(nx, ny, nz, k)``, and optionally a quadric."""
 
     planes: tuple[tuple[float, float, float, float], ...]
     quadric: Quadric | None = None
@@ -112,7 +112,7 @@ SHAPES: dict[str, tuple[ConvexPart, ...]] = {
 def _enter_quadric(
     quadric: Quadric, origin: np.ndarray, direction: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of the ray inside the quadric; an empty one is (inf, -inf)."""
+    """Return the interval of each ray inside the quadric; an empty one is (inf, -inf)."""
     diag = np.asarray(quadric.diag, np.float32)
     shifted = origin - np.asarray(quadric.centre, np.float32)
     a = direction**2 @ diag
@@ -127,8 +127,8 @@ def _enter_quadric(
     near, far = np.minimum(t0, t1), np.maximum(t0, t1)
     inf = np.float32(np.inf)
     if quadric.nappe:
-        # Steeper than the cone (a < 0): inside before `near` on one nappe, after `far` on the
-        # other.
+        # A ray steeper than the cone (a < 0) is inside one nappe before `near`, and inside the
+        # other after `far`.
         steep = a < 0
         ahead = direction[:, 1] * quadric.nappe > 0
         near, far = (
@@ -141,7 +141,7 @@ def _enter_quadric(
 def _enter_part(
     part: ConvexPart, origin: np.ndarray, direction: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Entry parameter (inf where missed) and the outward normal there, both in the local frame."""
+    """Return the entry parameter of each ray (inf if it misses) and the outward normal there."""
     rays = len(direction)
     near = np.full(rays, -np.inf, np.float32)
     far = np.full(rays, np.inf, np.float32)
@@ -177,12 +177,12 @@ def _enter_part(
 def intersect(
     parts: tuple[ConvexPart, ...], origin: np.ndarray, direction: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First hit of rays with a union of convex parts.
+    """Return the first hit of rays with a union of convex parts.
 
     Args:
-        parts: the solid, in its local frame.
-        origin: common ray origin, float32 (3,), outside the solid.
-        direction: ray directions, float32 (R, 3), any length.
+        parts: Parts of the solid, in its local frame.
+        origin: Common ray origin, float32 (3,), outside the solid.
+        direction: Ray directions, float32 (R, 3), any length.
 
     Returns:
         The ray parameter of the first hit, float32 (R,), inf where the ray misses; and the outward
@@ -241,7 +241,8 @@ def _speckle(p: np.ndarray) -> np.ndarray:
     return ((hashed * 2654435761 >> 16) % 100 < 40).astype(np.float32)
 
 
-#: Name -> share of the second tone, float32 (P,) in 0..1, of points (P, 3) in the object's frame.
+#: Name -> function from points (P, 3) in the object's frame to the share of the second tone,
+#: float32 (P,) in 0..1.
 TEXTURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "plain": lambda p: np.zeros(len(p), np.float32),
     "bands": lambda p: (np.sin(p[:, 1] * 9.0 + 0.6) > 0).astype(np.float32),

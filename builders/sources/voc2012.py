@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012's segmentation images as a source of segmentation."""
+"""PASCAL VOC 2012's segmentation images as a source for segmentation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cfqa_data.builders.sources.files import Entry, FileSource, Unfit, choose
+from cfqa_data.builders.sources.files import Entry, FileSource, Unsuitable, choose
 from cfqa_data.builders.sources.geometry import IGNORE
 from cfqa_data.builders.sources.images import read_mask, read_rgb, read_size
 from cfqa_data.builders.sources.preprocessing import segmentation_views, two_windows
@@ -22,23 +22,22 @@ __all__ = ["Voc2012"]
 class Voc2012(FileSource):
     """Validation images of the segmentation challenge and their masks.
 
-    Images that do not give exactly two windows, and masks without a pixel that counts, are passed
-    over, and refused where a list names them.
+    Images that do not give exactly two windows, and images whose mask has no valid pixel, are
+    skipped; if a list names one, it is an error.
 
     Args:
-        task: "seg".
-        seed: decides the order of the candidates that no list gives.
-        root: the folder VOC2012, or one that holds it or VOCdevkit.
-        list: text file with one image of the validation set per line; keeps its order.
-        train: text file with one image for training per line; by default the development kit's
-            training set.
+        task: Must be "seg".
+        seed: Seed of the order of samples without a list.
+        root: The folder VOC2012, or one that contains it or VOCdevkit.
+        list: Text file with one image of the validation set per line; the order is kept.
+        train: Text file with one training image per line; that of the development kit if None.
 
     Raises:
-        BuildError: another task, or something is missing, unknown or damaged.
+        BuildError: The task is not "seg", or data are missing, unknown or damaged.
     """
 
     terms = TERMS["voc2012"]
-    kind, serves = "voc2012", "seg"
+    kind, supported_task = "voc2012", "seg"
     classes = (
         *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
         *("chair", "cow", "dining table", "dog", "horse", "motorbike", "person", "potted plant"),
@@ -50,21 +49,21 @@ class Voc2012(FileSource):
     train: str | None = None
 
     def required(self) -> Iterable[Path]:
-        """The folders of images and masks, the validation set, and the lists."""
-        given = self.paths["root"]
-        inner = (given / "VOCdevkit" / "VOC2012", given / "VOC2012")
-        self._kit = next((folder for folder in inner if folder.is_dir()), given)
+        """Return the folders of images and masks, the validation set, and the lists."""
+        root = self.paths["root"]
+        inner = (root / "VOCdevkit" / "VOC2012", root / "VOC2012")
+        self._kit = next((folder for folder in inner if folder.is_dir()), root)
         self._sets = self._kit / "ImageSets" / "Segmentation"
         parts = self._kit / "JPEGImages", self._kit / "SegmentationClass", self._sets / "val.txt"
         return *parts, *(path for name, path in self.paths.items() if name != "root")
 
     def find(self) -> dict[str, Entry]:
-        """The images of the validation set."""
+        """Return the images of the validation set."""
         self.deciding.append(self._sets / "val.txt")
         return choose(self._sets / "val.txt", self._entry)
 
     def named(self, line: str) -> Entry:
-        """The image of the validation set that a line names."""
+        """Return the image of the validation set that a line names."""
         name = _stem(line)
         check_known("image of the validation set", name, self.known, BuildError)
         return self.known[name]
@@ -75,22 +74,24 @@ class Voc2012(FileSource):
         return Entry(name, image, self._kit / "SegmentationClass" / f"{name}.png")
 
     def inputs(self, entry: Entry) -> np.ndarray:
-        """The two windows, float32 (2, 3, 518, 518).
+        """Return the two windows, float32 (2, 3, 518, 518).
 
         Raises:
-            Unfit: the image gives another number of windows.
+            Unsuitable: The image gives another number of windows.
         """
         image = read_rgb(entry.image)
         if not two_windows(image.height, image.width):
-            raise Unfit(f"{entry.image}: {image.width}x{image.height} is too small for two windows")
+            raise Unsuitable(
+                f"{entry.image}: {image.width}x{image.height} is too small for two windows"
+            )
         return segmentation_views(np.asarray(image))
 
     def truth(self, entry: Entry) -> np.ndarray:
-        """The mask, uint8 (H, W), 255 ignored.
+        """Return the mask, uint8 (H, W), with 255 for ignored pixels.
 
         Raises:
-            Unfit: no pixel counts.
-            BuildError: it has another size than the image, or a class that there is not.
+            Unsuitable: No pixel is valid.
+            BuildError: The mask has another size than the image, or an unknown class.
         """
         mask, (height, width) = read_mask(entry.truth), read_size(entry.image)
         if mask.shape != (height, width):
@@ -98,7 +99,7 @@ class Voc2012(FileSource):
             raise BuildError(f"{entry.truth}: {size}, and the image is {width}x{height}")
         counted = mask[mask != IGNORE]
         if not counted.size:
-            raise Unfit(f"{entry.truth}: the mask has no valid pixel")
+            raise Unsuitable(f"{entry.truth}: the mask has no valid pixel")
         if counted.max() >= len(self.classes):
             raise BuildError(
                 f"{entry.truth}: class {counted.max()} is not in 0..{len(self.classes) - 1}"
@@ -106,7 +107,7 @@ class Voc2012(FileSource):
         return mask
 
     def training(self) -> Iterable[Entry]:
-        """The images of the training list."""
+        """Return the images of the training list."""
         return self.training_list(self.paths.get("train", self._sets / "train.txt"), self._entry)
 
     def fits(self, entry: Entry) -> bool:

@@ -21,16 +21,15 @@ __all__ = ["TASKS", "Task"]
 
 
 class Task(ABC):
-    """Scores features of one backbone.
+    """Base class of tasks, which score features against the truth.
 
-    The arguments of a subclass are `backbone`, `blocks` (the numbers of the layers that its
-    features have), `weights` (the path of its head, or None), any of which it may leave out, and a
-    recipe's `options`.
+    The constructor of a subclass takes a recipe's `options` and, if it declares them, `backbone`,
+    `blocks` (indices of the features' layers) and `weights` (path of the head, or None).
 
     Attributes:
-        facts: title, score, loss and truth of the task.
-        views: names of the N axis of its features; none where they are not known.
-        layers: C of the features that it takes; None if any.
+        facts: Title, score, loss and truth of the task.
+        views: Names of the views, along axis N of features; empty if unknown.
+        layers: Required number of layers, C; None for any.
     """
 
     facts: ClassVar[TaskFacts]
@@ -43,55 +42,54 @@ class Task(ABC):
     }
 
     def infer_truth(self, feature: np.ndarray) -> Any:
-        """Return the truth of a sample by its uncompressed feature, such as a prediction from it.
+        """Return the truth of a sample, inferred from its original, such as a prediction.
 
-        A task that has this method is scored against what it returns; truths of a source are not
-        looked at.
+        If a task overrides this method, the truths of the source are not used.
 
         Args:
-            feature: float32 (N, C, T, D).
+            feature: Original, float32 (N, C, T, D).
         """
         raise NotImplementedError
 
     def embed(self, feature: np.ndarray) -> np.ndarray:
-        """Return what a dataset keeps of a feature of the backbone, and the task scores.
+        """Embed a feature of the backbone; a dataset stores the embedding, and the task scores it.
 
-        A task that has this method has features without grid or class token.
+        If a task overrides this method, its features have no token grid and no class token.
 
         Args:
-            feature: float32 (N, C, T, D).
+            feature: Feature of the backbone, float32 (N, C, T, D).
 
         Returns:
-            float32 (N, C, T, D), with one C per layer.
+            Embedding, float32 (N, C, T, D), with the same C.
         """
         return feature
 
     def gallery(self) -> Mapping[str, np.ndarray] | None:
-        """Return what all sources are scored against, such as the embeddings that are searched.
+        """Return arrays by name that all sources are scored against; None if there are none.
 
-        A dataset keeps it: arrays under any names. None for a task without.
+        An example are the embeddings that a retrieval searches. A dataset stores the arrays.
         """
         return None
 
     @abstractmethod
     def score(self, feature: np.ndarray, truth: Any) -> tuple[float, float | None]:
-        """Return a feature's score, and its loss; None where the task has none.
+        """Return the score and the loss of a feature; the loss is None if the task has none.
 
         Args:
-            feature: float32 (N, C, T, D).
-            truth: of the sample; None where the task has none.
+            feature: Feature to score, float32 (N, C, T, D).
+            truth: Truth of the sample; None if the task has none.
 
         Raises:
-            BuildError: the feature or the truth does not fit the task.
+            BuildError: The feature or the truth does not fit the task.
         """
 
     def prepare(self, truth: Any) -> Any:
-        """Return a truth as :meth:`score` takes it: what all features of a sample have in common.
+        """Convert a truth for :meth:`score`, once for all features of a sample.
 
-        What it returns may be given to it again, and is then returned as it is.
+        The method must return a converted truth unchanged.
 
         Args:
-            truth: of the sample; None where the task has none.
+            truth: Truth of the sample; None if the task has none.
         """
         return truth
 
@@ -99,26 +97,26 @@ class Task(ABC):
     def scores(self, features: np.ndarray, truth: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and losses, float64 (B,) each, of versions of one sample's feature.
 
-        Losses are NaN where the task has none.
+        Losses are NaN if the task has none.
 
         Args:
-            features: float32 (B, N, C, T, D).
-            truth: of the sample.
+            features: Features, float32 (B, N, C, T, D).
+            truth: Truth of the sample.
 
         Raises:
-            BuildError: :meth:`score` does not return what it has to.
+            BuildError: :meth:`score` returns something invalid.
         """
         truth = self.prepare(truth)
-        found = [self._pair(self.score(feature, truth)) for feature in features]
-        scores, losses = np.array(found, np.float64).T
+        pairs = [self._pair(self.score(feature, truth)) for feature in features]
+        scores, losses = np.array(pairs, np.float64).T
         return scores, losses
 
-    def _pair(self, found: Any) -> tuple[Any, Any]:
-        """Check what `score` returned, and return it with NaN for no loss."""
+    def _pair(self, result: Any) -> tuple[Any, Any]:
+        """Validate what `score` returned, and replace a missing loss by NaN."""
         what = f"{type(self).__name__}.score must return"
-        if not isinstance(found, tuple | list) or len(found) != 2:
-            raise BuildError(f"{what} a pair (score, loss), got {found!r:.200}")
-        score, loss = found
+        if not isinstance(result, tuple | list) or len(result) != 2:
+            raise BuildError(f"{what} a pair (score, loss), got {result!r:.200}")
+        score, loss = result
         if not _is_number(score):
             raise BuildError(f"{what} a number as score, got {score!r:.200}")
         if self.facts.loss is None and loss is not None:
@@ -134,12 +132,12 @@ class Task(ABC):
     def accepts(
         self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]
     ) -> str | None:
-        """Return the reason to reject a sample, in a few words; None to accept it.
+        """Return None to accept a sample, or the reason to reject it, in a few words.
 
         Args:
-            feature: extracts the sample's feature when called (slow).
-            sample: the next one of the source.
-            accepted: the samples accepted so far, without their inputs.
+            feature: Function that extracts the sample's feature (slow).
+            sample: Next sample of the source.
+            accepted: Samples accepted so far, without their inputs.
         """
         return None
 
@@ -150,12 +148,12 @@ class Task(ABC):
     def draw(
         self, feature: np.ndarray | None, truth: Any, classes: Sequence[str] = ()
     ) -> Drawing | None:
-        """Draw for people what the task makes of a feature; by default, nothing.
+        """Draw the prediction from a feature, or the truth; None if the task draws nothing.
 
         Args:
-            feature: float32 (N, C, T, D); None to draw the truth itself.
-            truth: of the sample, as it is stored; None where there is none, or it is not known.
-            classes: names of the classes, as far as the source knows them.
+            feature: Feature, float32 (N, C, T, D); None to draw the truth itself.
+            truth: Stored truth of the sample; None if there is none, or it is unknown.
+            classes: Names of the classes that the source knows.
         """
         return None
 

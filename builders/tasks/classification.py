@@ -1,4 +1,4 @@
-"""Image classification: the rank of the true class, or of the one predicted without compression."""
+"""Image classification: the rank of the true class, or of the class predicted from the original."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ClsHead(Head):
     """Linear on [class token of each layer, mean patch token of the last] after the final norm."""
 
     task, views, known_by = "cls", 1, ("weight", 2)
-    # Of a classifier on the Hub:
+    # Names in the files of the Hub's classifiers:
     prefix, beside, whole_norm = "classifier.", ("dinov2.",), "dinov2.layernorm."
 
     def __init__(self, inputs: int, classes: int, layers: int | None = None) -> None:
@@ -40,16 +40,16 @@ class ClsHead(Head):
 
     @classmethod
     def share(cls, layers: int) -> int:
-        """Return the number of class tokens, and 1 for the mean."""
+        """Return the number of class tokens, plus 1 for the mean."""
         return layers + 1
 
     def pooled(self, feature: Tensor) -> Tensor:
-        """What the linear part takes, (B, inputs), of features (B, C, T, D)."""
+        """Pool features (B, C, T, D) into the inputs of the linear part, (B, inputs)."""
         tokens = self.norm(feature)
         return torch.cat([tokens[:, :, 0].flatten(1), tokens[:, -1, 1:].mean(dim=1)], dim=-1)
 
     def _predict(self, feature: Tensor | np.ndarray) -> Tensor:
-        """Class logits, float32 (classes,), of a feature (1, 1, T, D)."""
+        """Return the class logits, float32 (classes,), of a feature (1, 1, T, D)."""
         return self.linear(self.pooled(self.checked(feature)))[0]
 
     def _score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
@@ -59,19 +59,19 @@ class ClsHead(Head):
         predicted, label = self._predict(feature).double(), int(truth)
         if not 0 <= label < len(predicted):
             raise self.wrong(f"label {label} is not in 0..{len(predicted) - 1}")
-        # A tie counts as in a stable descending sort.
+        # Ties are ranked as in a stable descending sort.
         ahead = (predicted > predicted[label]).sum()
         ahead += (predicted[:label] == predicted[label]).sum()
         return float(1 + ahead), float(self.loss(predicted, label))
 
     def shares(self, predicted: Tensor) -> np.ndarray:
-        """Return how likely each class is, 0 to 1, for people."""
+        """Return the probability of each class, for drawings."""
         return predicted.softmax(0).numpy()
 
     def draw(
         self, feature: Tensor | np.ndarray | None, truth: Any, classes: Sequence[str] = ()
     ) -> Drawing:
-        """Draw the likeliest classes, or the true one."""
+        """Draw the most likely classes, or the true one."""
         label, name = None if truth is None else int(truth), partial(class_name, classes=classes)
         if feature is None:
             return Drawing(bars=() if label is None else (Bar(name(label), 1.0, "", True),))
@@ -83,13 +83,13 @@ class ClsHead(Head):
 
 
 class Classification(LinearTask):
-    """Rank and negative log-likelihood of the true class; of samples that are classified right.
+    """Rank and negative log-likelihood of the true class, for correctly classified samples.
 
     Args:
-        backbone: whose features it takes.
-        weights: of the head.
-        blocks: the layers of the features.
-        per_class: samples of a class that are accepted; 0: any number.
+        backbone: Backbone of the features.
+        weights: Path of the head.
+        blocks: Indices of the features' layers.
+        per_class: Maximum number of samples of a class; 0 for no limit.
     """
 
     facts, views, layers = TASKS["cls"], VIEWS["cls"], ClsHead.layers
@@ -108,9 +108,9 @@ class Classification(LinearTask):
     def accepts(
         self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]
     ) -> str | None:
-        """Pass over a class that there is often enough, and what is classified wrongly."""
-        if why := super().accepts(feature, sample, accepted):
-            return why
+        """Reject samples of a class that has enough, and samples that are classified wrongly."""
+        if reason := super().accepts(feature, sample, accepted):
+            return reason
         label = int(sample.truth)
         count = sum(int(other.truth) == label for other in accepted)
         if self.per_class and count >= self.per_class:

@@ -38,18 +38,18 @@ class DepthHead(Head):
 
     @classmethod
     def share(cls, layers: int) -> int:
-        """Return the tokens that come together: a patch and the class token of each layer."""
+        """Return the number of concatenated tokens: a patch and the class token of each layer."""
         return 2 * layers
 
     def takes(self, layers: int, dim: int) -> bool:
-        """Whether all layers side by side are what the convolution takes."""
+        """Whether the concatenated layers fit the convolution."""
         return 2 * layers * dim == self.conv_depth.in_channels
 
     def depth(self, layers: Tensor, size: tuple[int, int]) -> Tensor:
-        """Depth in metres, (B, h, w) with four times the grid, of layers (B, C, T, D).
+        """Return the depth in metres, (B, h, w) at four times the grid, of layers (B, C, T, D).
 
-        The published order upsamples the tokens and then convolves; a 1x1 convolution commutes
-        with bilinear interpolation, whose weights sum to one, so the few logits are upsampled here.
+        The published code upsamples the tokens and then convolves. A 1x1 convolution commutes with
+        bilinear interpolation, whose weights sum to one, so the few logits are upsampled instead.
         """
         batch, _, tokens, _ = layers.shape
         rows, columns = size
@@ -66,7 +66,7 @@ class DepthHead(Head):
         return torch.einsum("bkhw,k->bhw", weights, self.centres)
 
     def _predict(self, feature: Tensor | np.ndarray) -> Tensor:
-        """Depth in metres, float32 (height, width): mean of the view and the un-flipped view."""
+        """Return the depth in metres, float32 (height, width): the mean over unflipped views."""
         height, width = self.geometry.height, self.geometry.width
         size = (math.ceil(height / 14), math.ceil(width / 14))
         feature = self.checked(feature)
@@ -80,13 +80,13 @@ class DepthHead(Head):
     def draw(
         self, feature: Tensor | np.ndarray | None, truth: Any, classes: Sequence[str] = ()
     ) -> Drawing | None:
-        """Draw the depth, in the range that the truth has."""
-        ends, metres = DEPTH_RANGE, None if truth is None else np.asarray(truth) / 1000.0
+        """Draw the depth, with colours for the range of the truth."""
+        limits, metres = DEPTH_RANGE, None if truth is None else np.asarray(truth) / 1000.0
         if metres is not None and (metres > 0).any():
-            ends = float(metres[metres > 0].min()), float(metres.max())
+            limits = float(metres[metres > 0].min()), float(metres.max())
         if feature is not None:
             metres = self.predict(feature).numpy()
-        return None if metres is None else draw_depth(metres, *ends)
+        return None if metres is None else draw_depth(metres, *limits)
 
     def _score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
         truth = np.asarray(truth)

@@ -1,4 +1,4 @@
-"""What a task shows people of a truth or of a prediction: a picture, or bars of likely answers."""
+"""Drawings of truths and predictions: a picture, or bars of the most likely answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from cfqa_data.builders.sources.geometry import IGNORE
 from cfqa_data.errors import BuildError
-from cfqa_data.format.previews import MOST_SIDE
+from cfqa_data.format.previews import MAX_SIDE
 
 __all__ = [
     "Bar",
@@ -24,19 +24,19 @@ __all__ = [
 ]
 
 SHOWN = 5
-"""Answers that are drawn, the likeliest first, and the true one where it is not among them."""
+"""Maximum number of answers in a drawing."""
 
 BACKGROUND, IGNORED = (24, 24, 24), (255, 255, 255)
 
 
 class Bar(NamedTuple):
-    """One answer.
+    """A bar for one answer.
 
     Attributes:
-        label: its name.
-        share: how likely it is, or how near, 0 to 1: the length of the bar.
-        text: the number beside it.
-        right: whether it is the truth.
+        label: Name of the answer.
+        share: Length of the bar, 0 to 1, such as a probability or similarity.
+        text: Number beside the bar.
+        right: Whether the answer is the truth.
     """
 
     label: str
@@ -46,12 +46,12 @@ class Bar(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """What is shown.
+    """A drawing of a truth or a prediction.
 
     Attributes:
-        picture: uint8 RGB (H, W, 3), or None.
-        bars: answers, the likeliest first.
-        key: what colours of the picture stand for: text -> RGB.
+        picture: Picture, uint8 RGB (H, W, 3), or None.
+        bars: Bars of answers, the most likely first.
+        key: Legend of the picture's colours: text -> RGB.
     """
 
     picture: np.ndarray | None = None
@@ -60,7 +60,7 @@ class Drawing(NamedTuple):
 
 
 def class_name(label: int, classes: Sequence[str]) -> str:
-    """Return the name of a class, or its number where it has none."""
+    """Return the name of a class, or its number if it has no name."""
     return classes[label] if 0 <= label < len(classes) else f"class {label}"
 
 
@@ -70,60 +70,60 @@ def answers(
     name: Callable[[int], str],
     text: Callable[[float], str] = "{:.0%}".format,
 ) -> tuple[Bar, ...]:
-    """Return the likeliest answers, and the true one with its place if it is not among them.
+    """Return bars of the most likely answers; the last is the true one if it is not among them.
 
     Args:
-        shares: of all answers, 0 to 1.
-        right: the true one, if it is known.
-        name: gives the name of one.
-        text: gives the text of a share.
+        shares: Share of each answer, 0 to 1.
+        right: Index of the true answer; None if unknown.
+        name: Function that returns the name of an answer.
+        text: Function that formats a share.
     """
     order = np.argsort(-shares, kind="stable").tolist()
     bars = [Bar(name(k), float(shares[k]), text(float(shares[k])), k == right) for k in order]
     if right is None or right in order[:SHOWN]:
         return tuple(bars[:SHOWN])
-    place = order.index(right)
-    return (*bars[: SHOWN - 1], bars[place]._replace(text=f"place {place + 1}"))
+    index = order.index(right)
+    return (*bars[: SHOWN - 1], bars[index]._replace(text=f"place {index + 1}"))
 
 
 def draw_mask(mask: np.ndarray, classes: Sequence[str], least: float = 0.0) -> Drawing:
-    """Draw a mask of class numbers (H, W): class 0 is dark, what is ignored is white.
+    """Draw a mask of class numbers (H, W): class 0 is dark, ignored pixels are white.
 
     Args:
-        mask: whole numbers.
-        classes: their names.
-        least: share of the mask below which a class is not in the key.
+        mask: Class numbers, integers (H, W).
+        classes: Names of the classes.
+        least: Minimum share of the mask for a class to appear in the key.
     """
     from matplotlib import colormaps
 
     colours = (255 * colormaps["tab20"](np.arange(256) % 20)[:, :3]).astype(np.uint8)
     colours[0], colours[IGNORE] = BACKGROUND, IGNORED
     mask = np.asarray(mask).clip(0, IGNORE)
-    found, counts = np.unique(mask, return_counts=True)
-    shown = [k for k in found[counts >= least * mask.size].tolist() if k != IGNORE]
+    labels, counts = np.unique(mask, return_counts=True)
+    shown = [k for k in labels[counts >= least * mask.size].tolist() if k != IGNORE]
     key = {class_name(k, classes): tuple(colours[k].tolist()) for k in shown}
     return Drawing(colours[mask], key=key)
 
 
 def draw_depth(metres: np.ndarray, near: float, far: float) -> Drawing:
-    """Draw depths (H, W) between two ends, near is bright; what is not above 0 is grey."""
+    """Draw depths (H, W) in the range from near (bright) to far (dark); invalid ones are grey."""
     from matplotlib import colormaps
 
     colours = colormaps["magma_r"]
     picture = colours(((metres - near) / max(far - near, 1e-6)).clip(0, 1))[..., :3]
     picture[~(metres > 0)] = 0.5
-    ends = {
-        f"{place:.1f} m": tuple(int(255 * value) for value in colours(share)[:3])
-        for place, share in ((near, 0.0), (far, 1.0))
+    key = {
+        f"{limit:.1f} m": tuple(int(255 * value) for value in colours(share)[:3])
+        for limit, share in ((near, 0.0), (far, 1.0))
     }
-    return Drawing((255 * picture).astype(np.uint8), key=ends)
+    return Drawing((255 * picture).astype(np.uint8), key=key)
 
 
 def check_drawing(drawing: Any, what: str) -> Drawing | None:
-    """Return what a task draws, if it is a drawing.
+    """Validate and return the drawing that a task returned.
 
     Raises:
-        BuildError: it is none.
+        BuildError: It is neither None nor a valid drawing.
     """
     if drawing is None:
         return None
@@ -145,13 +145,13 @@ def check_drawing(drawing: Any, what: str) -> Drawing | None:
 
 
 def webp(picture: np.ndarray) -> bytes:
-    """Return a picture, uint8 RGB (H, W, 3), as a WebP file; few colours are kept without loss."""
+    """Encode a picture, uint8 RGB (H, W, 3), as WebP: lossless if it has few colours."""
     from PIL import Image
 
     image, data = Image.fromarray(picture), io.BytesIO()
     few = image.getcolors(64) is not None
-    if max(image.size) > MOST_SIDE:
+    if max(image.size) > MAX_SIDE:
         kind = Image.Resampling.NEAREST if few else Image.Resampling.BOX
-        image.thumbnail((MOST_SIDE, MOST_SIDE), kind)
+        image.thumbnail((MAX_SIDE, MAX_SIDE), kind)
     image.save(data, "WEBP", lossless=few, quality=100 if few else 80, method=4)
     return data.getvalue()

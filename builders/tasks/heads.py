@@ -1,4 +1,4 @@
-"""The heads of the three published tasks, and of hypervectors, from their checkpoints."""
+"""Load the heads of the three published tasks and of hypervectors from their checkpoints."""
 
 from __future__ import annotations
 
@@ -30,22 +30,20 @@ def load_head(
     """Build a task's head from its checkpoint, in evaluation mode, float32.
 
     Args:
-        task: "cls", "seg", "dpt" or "hypervector".
-        path_or_dict: file as published or safetensors, index or folder as of `load_backbone`, or
-            what they hold: ``weight`` and ``bias`` (cls), or ``classifier.*`` and the backbone,
-            as the Hub's models `-imagenet1k-1-layer` have them; ``conv_seg.*`` and ``bn.*`` (seg)
-            or ``conv_depth.*`` (dpt), alone or behind ``decode_head.``, where the rest of a whole
-            model may stand beside them.
-        norm: the backbone's final norm, for files that do not carry it as ``norm.*``; the
-            published ones of cls and seg do not.
-        layers: C of the features that it takes: those of cls and dpt may have more or fewer than
-            the published evaluation's.
+        task: One of "cls", "seg", "dpt" and "hypervector".
+        path_or_dict: Published or safetensors file, index or folder as for `load_backbone`, or a
+            dict of tensors. Their names are ``weight`` and ``bias`` (cls), or ``classifier.*``
+            beside the backbone, as in the Hub's models `-imagenet1k-1-layer`; ``conv_seg.*`` and
+            ``bn.*`` (seg); or ``conv_depth.*`` (dpt). The latter two may be prefixed with
+            ``decode_head.``; the other parts of a whole model are then ignored.
+        norm: The backbone's final norm, for files without ``norm.*``: published cls and seg.
+        layers: Number of layers, C; in cls and dpt it may differ from the published evaluation.
 
     Returns:
         The head, on the CPU.
 
     Raises:
-        BuildError: unknown task, or a tensor is missing, left over or misshapen.
+        BuildError: The task is unknown, or a tensor is missing, left over or misshapen.
     """
     if task not in HEADS:
         raise BuildError(f"no head for task '{task}'; known are {', '.join(HEADS)}")

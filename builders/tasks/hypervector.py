@@ -1,7 +1,7 @@
 """Classification by hypervectors: a head's output is compared with a key vector of each class.
 
-Keys are random vectors of -1 and 1, nearly orthogonal where they are long. A class more is a key
-more: the network stays as it is. What is far from every key is of no known class.
+Keys are random vectors of -1 and 1, which are nearly orthogonal if they are long. A new class needs
+a new key only; the network stays unchanged. An output far from every key is of an unknown class.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ __all__ = ["Hypervector", "HypervectorHead", "random_keys"]
 def random_keys(classes: int, dims: int, seed: int = 0) -> np.ndarray:
     """Return a key per class, float32 (classes, dims) of -1 and 1.
 
-    A class's key depends on its number, the length and the seed, not on how many classes there are.
+    The key of a class depends on its number, `dims` and `seed`, not on the number of classes.
     """
     rows = [np.random.default_rng([seed, label]).integers(0, 2, dims) for label in range(classes)]
     return np.float32(2) * np.stack(rows).astype(np.float32) - 1
 
 
 class HypervectorHead(ClsHead):
-    """A hidden layer and an output of the keys' length, on what a linear head of `cls` takes.
+    """Hidden layer and output layer of the keys' length, on the inputs of a linear head of `cls`.
 
     Attributes:
-        keys: float32 (classes, dims); scores are cosine similarities with them.
+        keys: Keys, float32 (classes, dims); predictions are cosine similarities with them.
 
     Args:
-        inputs: what :meth:`ClsHead.pooled` gives.
-        sizes: of the hidden layer, of the output, and the number of classes.
-        layers: C of the features.
+        inputs: Number of inputs, as :meth:`ClsHead.pooled` returns.
+        sizes: Width of the hidden layer, width of the output, number of classes.
+        layers: Number of layers of the features, C.
     """
 
     task, known_by = "hypervector", ("hidden.weight", 2)
@@ -81,7 +81,7 @@ class HypervectorHead(ClsHead):
         return nn.functional.normalize(outputs, dim=1) @ nn.functional.normalize(self.keys, dim=1).T
 
     def shares(self, predicted: Tensor) -> np.ndarray:
-        """Return the similarities that are not negative."""
+        """Return the similarities, with negative ones replaced by 0."""
         return predicted.clamp(0, 1).numpy()
 
     def loss(self, predicted: Tensor, label: int) -> Tensor:
@@ -89,20 +89,20 @@ class HypervectorHead(ClsHead):
         return 1 - predicted[label]
 
     def novelty(self, feature: Tensor | np.ndarray) -> float:
-        """Return the cosine distance to the nearest key: the larger, the less of a known class."""
+        """Return the cosine distance to the nearest key; it is large for unknown classes."""
         return 1 - float(self.predict(feature).max())
 
     @torch_state(grad=False)
     def with_class(self, features: Sequence[Tensor | np.ndarray]) -> HypervectorHead:
-        """Return a head that knows one class more, by a few features of it, without training."""
+        """Return a head with an additional class, from a few of its features, without training."""
         if not features:
             raise self.wrong("a new class needs at least one feature")
         return self.with_key(torch.stack([self.output(feature) for feature in features]))
 
     def with_key(self, outputs: Tensor) -> HypervectorHead:
-        """Return a head with a key more: the mean direction of outputs (B, dims).
+        """Return a head with an additional key: the mean direction of outputs (B, dims).
 
-        Twice as many images of new classes are told by it as by the majority of their signs.
+        It recognises twice as many images of new classes as a key of majority signs.
         """
         key = nn.functional.normalize(outputs, dim=1).mean(dim=0)
         head = copy.deepcopy(self)
@@ -111,9 +111,9 @@ class HypervectorHead(ClsHead):
 
 
 class Hypervector(Classification):
-    """Rank of the true class by similarity with its key, and the distance to that.
+    """Rank of the true class by similarity with its key, and the cosine distance to the key.
 
-    Args and samples as of `Classification`.
+    The arguments and the accepted samples are those of `Classification`.
     """
 
     facts = replace(

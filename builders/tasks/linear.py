@@ -1,9 +1,9 @@
 """Base classes of linear heads, as in DINOv2's evaluation, and of tasks that score with one.
 
-A head takes a feature (N, C, T, D), block outputs before the backbone's final norm, and needs
-nothing else: where the head starts from normalised tokens, the norm is part of it. Tensor names are
-those of the published checkpoints. Geometry (windows, crops) is data in the file's metadata; where
-a file has none, it is that of the published evaluation.
+The only input of a head is a feature (N, C, T, D): block outputs before the backbone's final norm.
+A head that starts from normalised tokens includes that norm. Tensors have the names of the
+published checkpoints. The geometry (windows, crops) is read from the file's metadata; by default it
+is that of the published evaluation.
 """
 
 from __future__ import annotations
@@ -33,23 +33,24 @@ __all__ = ["Head", "LinearTask"]
 
 
 class Head(nn.Module):
-    """A feature's prediction, and its score against the truth.
+    """Base class of heads, which predict from a feature and score the prediction.
 
-    A subclass is made from its inputs, its outputs and, where it has one, the geometry.
+    The constructor of a subclass takes the number of inputs and of outputs, the geometry, if the
+    task has one, and the number of layers.
 
     Attributes:
-        task: name of the task.
-        views, layers: N and C of the features that the head takes.
-        known_by: the tensor by which it is known, and its axes: outputs and inputs first.
-        prefix: of its tensors in a file of a whole model.
-        beside: prefixes of what such a file holds beside the head.
-        whole_norm: what such a file calls the norm that the head starts from; empty if it may not.
-        geometry_kind: windows or crops of a dense task; None for any other.
-        dim: width D of the features that the head takes.
+        task: Name of the task.
+        views, layers: Required N and C of features.
+        known_by: Name and number of axes of the tensor whose first two axes are outputs and inputs.
+        prefix: Prefix of the head's tensors in a file of a whole model.
+        beside: Prefixes of the other tensors in such a file.
+        whole_norm: Prefix in such a file of the norm that the head starts from; empty if none.
+        geometry_kind: Class of the windows or crops of a dense task; None for other tasks.
+        dim: Required width D of features.
 
     Args:
-        inputs: of its linear part.
-        layers: C of the features; as in the published evaluation if None.
+        inputs: Number of inputs of the linear part.
+        layers: Number of layers of features, C; that of the published evaluation if None.
     """
 
     task: ClassVar[str]
@@ -68,32 +69,34 @@ class Head(nn.Module):
 
     @classmethod
     def share(cls, layers: int) -> int:
-        """Return how many inputs the linear part has per channel of a token."""
+        """Return the number of inputs of the linear part per channel of a token."""
         return 1
 
     @classmethod
     def sizes(cls, shape_of: Callable[[str, int], Sequence[int]]) -> tuple[int, Any]:
-        """Return the inputs and outputs of a head by the shapes of its tensors.
+        """Return the number of inputs and of outputs, from the shapes of tensors.
 
         Args:
-            shape_of: gives the shape of a tensor of a name and so many axes.
+            shape_of: Function from a tensor's name and number of axes to its shape.
         """
         outputs, inputs = shape_of(*cls.known_by)[:2]
         return inputs, outputs
 
-    def wrong(self, why: str) -> BuildError:
-        """Return the error that says what does not fit the head."""
-        return BuildError(f"{self.task} head: {why}")
+    def wrong(self, reason: str) -> BuildError:
+        """Return an error that names the head."""
+        return BuildError(f"{self.task} head: {reason}")
 
     def takes(self, layers: int, dim: int) -> bool:
-        """Whether the head is for features of so many layers and such a width."""
+        """Whether the head accepts features of this number of layers and width."""
         return (layers, dim) == (self.layers, self.dim)
 
     def checked(self, feature: Tensor | np.ndarray, views: bool = True) -> Tensor:
-        """Return the feature as float32, if it is finite and of the shape that the head takes.
+        """Validate a feature and return it as float32.
+
+        Values must be finite, since a score of NaN could pass for a good one.
 
         Raises:
-            BuildError: it is not; a score of NaN would pass for a good one.
+            BuildError: The feature has another shape than the head takes, or is not finite.
         """
         try:
             feature = as_tensor(feature)
@@ -116,13 +119,13 @@ class Head(nn.Module):
     def predict(self, feature: Tensor | np.ndarray, *size: Any, **sizes: Any) -> Tensor:
         """Return the prediction from one feature, float32 (N, C, T, D).
 
-        Like scores, it does not depend on the state of torch around the call. What it is, and
-        which sizes it takes, says :meth:`_predict`.
+        It does not depend on torch's global settings. The kind of prediction, and further
+        arguments, are those of :meth:`_predict`.
         """
         return self._predict(feature, *size, **sizes)
 
     def _predict(self, feature: Tensor | np.ndarray) -> Tensor:
-        """Do it, in a state of torch that is set already."""
+        """Implement :meth:`predict`; torch's settings are already fixed."""
         raise NotImplementedError
 
     @torch_state(grad=False)
@@ -131,11 +134,11 @@ class Head(nn.Module):
         return self._score(feature, truth)
 
     def _score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
-        """Do it, in a state of torch that is set already."""
+        """Implement :meth:`score`; torch's settings are already fixed."""
         raise NotImplementedError
 
     def prepare(self, truth: Any) -> Any:
-        """Return a truth as `score` takes it; given again, it is returned as it is."""
+        """Convert a truth for `score`; a converted truth is returned unchanged."""
         return truth
 
     def draw(
@@ -149,8 +152,9 @@ class Head(nn.Module):
         """Score several versions of one source's feature.
 
         Args:
-            features: float32 (B, N, C, T, D).
-            truth: cls int (); seg uint8 (H, W), 255 ignored; dpt uint16 (H, W), millimetres.
+            features: Features, float32 (B, N, C, T, D).
+            truth: Truth of the source: int () for cls; uint8 (H, W) with 255 for ignored pixels
+                for seg; uint16 (H, W) in millimetres for dpt.
 
         Returns:
             The task's scores and losses, float64 (B,) each: rank and negative log-likelihood in
@@ -158,7 +162,7 @@ class Head(nn.Module):
             relative error (dpt).
 
         Raises:
-            BuildError: the features or the truth do not fit the head.
+            BuildError: The features or the truth do not fit the head.
         """
         if features.ndim != 5:
             raise self.wrong(f"features must be (B, N, C, T, D), not {tuple(features.shape)}")
@@ -174,9 +178,9 @@ class Head(nn.Module):
         norm: nn.LayerNorm | None = None,
         layers: int | None = None,
     ) -> Any:
-        """Return the head of a checkpoint; see `load_head`."""
+        """Load the head from a checkpoint; see `load_head`."""
         what = f"{cls.task} head"
-        tensors, origin = checkpoints.tensors_at(path_or_dict, what)
+        tensors, origin = checkpoints.load_tensors(path_or_dict, what)
         prefix = ""
         if any(name.startswith(cls.prefix) for name in tensors):
             prefix, norm_at = cls.prefix, cls.whole_norm
@@ -185,7 +189,7 @@ class Head(nn.Module):
             tensors |= {f"norm.{k.removeprefix(norm_at)}": v for k, v in own.items()}
 
         def shape_of(name: str, ndim: int) -> Sequence[int]:
-            return checkpoints.known_tensor(tensors, prefix + name, ndim, origin, what).shape
+            return checkpoints.required_tensor(tensors, prefix + name, ndim, origin, what).shape
 
         inputs, outputs = cls.sizes(shape_of)
         if inputs % (share := cls.share(layers or cls.layers)):
@@ -201,21 +205,21 @@ class Head(nn.Module):
             arguments.append(from_metadata(cls.geometry_kind, _geometry(path_or_dict), origin))
         arguments.append(layers)
         head = cls(*arguments)
-        expected = {  # by the names of the file
+        expected = {  # name in the file -> tensor of the head
             key if key.startswith("norm.") else prefix + key.removeprefix("linear."): tensor
             for key, tensor in head.state_dict(keep_vars=True).items()
         }
         if (batches := f"{prefix}bn.num_batches_tracked") in expected:
             tensors.setdefault(batches, expected[batches])
         if "norm.weight" in expected and "norm.weight" not in tensors:
-            tensors |= head.given_norm(norm, origin)
+            tensors |= head.norm_tensors(norm, origin)
         checkpoints.check_tensors(tensors, expected, origin, what)
         for key, tensor in expected.items():
             tensor.data.copy_(tensors[key])
         return head.eval().requires_grad_(False)
 
-    def given_norm(self, norm: nn.LayerNorm | None, origin: str) -> dict[str, Tensor]:
-        """Return the tensors of the backbone's norm, for a file that has none."""
+    def norm_tensors(self, norm: nn.LayerNorm | None, origin: str) -> dict[str, Tensor]:
+        """Return the tensors of the backbone's norm, for a file without them."""
         if norm is None:
             raise BuildError(
                 f"{origin}: tensor 'norm.weight' is missing; published {self.task} heads start "
@@ -229,7 +233,7 @@ class Head(nn.Module):
 
 
 def _geometry(path_or_dict: str | Path | Mapping[str, Any]) -> str:
-    """What safetensors files say about windows and crops, as JSON."""
+    """Return the geometry in the metadata of safetensors files, as JSON; "{}" if there is none."""
     from safetensors import safe_open
 
     text = "{}"
@@ -241,15 +245,15 @@ def _geometry(path_or_dict: str | Path | Mapping[str, Any]) -> str:
 
 
 class LinearTask(Task):
-    """A task that scores by a linear head.
+    """Base class of tasks that score with a linear head.
 
     Args:
-        backbone: whose features it takes.
-        weights: of the head.
-        blocks: the layers of the features; as many as in the published evaluation if None.
+        backbone: Backbone of the features.
+        weights: Path of the head.
+        blocks: Indices of the features' layers; None for the published number of layers.
 
     Raises:
-        BuildError: the head is for features of another width or number of layers.
+        BuildError: The head is for features of another width or number of layers.
     """
 
     head_kind: ClassVar[type[Head]]
@@ -260,19 +264,19 @@ class LinearTask(Task):
         layers = None if blocks is None else len(blocks)
         self.head = self.head_kind.load(weights, backbone.norm, layers)
         if backbone.width not in (None, self.head.dim):
-            of = f" and {layers} layer(s)" if layers else ""
-            raise BuildError(f"{weights}: not a head for features of width {backbone.width}{of}")
+            also = f" and {layers} layer(s)" if layers else ""
+            raise BuildError(f"{weights}: not a head for features of width {backbone.width}{also}")
 
     def score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
         """Return the head's score and loss."""
         return self.head.score(feature, truth)
 
     def prepare(self, truth: Any) -> Any:
-        """Return a truth as the head takes it."""
+        """Convert a truth for the head."""
         return self.head.prepare(truth)
 
     def scores(self, features: np.ndarray, truth: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return the head's scores and losses, or those of a subclass that scores otherwise."""
+        """Return the head's scores and losses, or those of a subclass that overrides `score`."""
         if type(self).score is not LinearTask.score:
             return super().scores(features, truth)
         return self.head.evaluate(features, truth)
@@ -290,6 +294,6 @@ class LinearTask(Task):
     def accepts(
         self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]
     ) -> str | None:
-        """Pass over a sample of another number of views."""
+        """Reject samples with another number of views than the head takes."""
         views = len(sample.inputs)
         return None if views == self.head.views else f"of {views} views"

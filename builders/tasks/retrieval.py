@@ -1,9 +1,8 @@
-"""Retrieval of the same identity by other cameras, as Market-1501 evaluates it.
+"""Retrieval of images of the same identity by other cameras, evaluated as on Market-1501.
 
-A gallery's images of the query's identity *and* camera are left out of the ranking, and so is junk,
-of identity -1. Average precision is the mean, over all images of the identity that are left, of the
-precision at its place; where distances are equal, its expectation over the orders of the equal
-ones. Distances are Euclidean.
+Images of the gallery with the query's identity *and* camera, and junk images (identity -1), are
+excluded from the ranking. Average precision is the mean of the precision at the ranks of all
+remaining images of the identity; ties are averaged over all their orders. Distances are Euclidean.
 
 References: Zheng et al., Scalable person re-identification: a benchmark, ICCV 2015; McSherry and
 Najork, Computing information retrieval performance measures efficiently in the presence of tied
@@ -25,7 +24,7 @@ from cfqa_data.builders.tasks.drawing import SHOWN, Bar, Drawing
 from cfqa_data.builders.tasks.linear import LinearTask
 from cfqa_data.errors import BuildError, prefixed
 from cfqa_data.extras import extras
-from cfqa_data.format.checkpoints import known_tensor, tensors_at
+from cfqa_data.format.checkpoints import load_tensors, required_tensor
 from cfqa_data.format.facts import Loss, Score, TaskFacts, Truth
 
 with extras("build"):
@@ -35,65 +34,65 @@ with extras("build"):
 __all__ = ["GALLERY", "Embedder", "Retrieval", "average_precision", "ranked"]
 
 GALLERY = ("gallery", "gallery_truths")
-"""Tensors of a head's file: embeddings (images, D), and (identity, camera) of each image."""
+"""Tensors in a head's file: embeddings (images, D), and (identity, camera) of each image."""
 
 TEMPERATURE = 0.01
 
 
-def average_precision(distances: np.ndarray, found: np.ndarray) -> float:
+def average_precision(distances: np.ndarray, relevant: np.ndarray) -> float:
     """Return the average precision of a ranking, in expectation over the orders of ties.
 
     Args:
-        distances: (images,), the nearest first.
-        found: bool (images,), which of them are to be found; one at least.
+        distances: Distance of each image, (images,).
+        relevant: Whether each image is relevant, bool (images,); at least one is.
     """
     _, tie = np.unique(distances, return_inverse=True)
-    sizes, hits = np.bincount(tie), np.bincount(tie, found)
-    place, of = np.arange(1, len(tie) + 1), np.repeat(np.arange(len(sizes)), sizes)
-    within = place - 1 - (np.cumsum(sizes) - sizes)[of]  # images of the tie before each
-    before = (np.cumsum(hits) - hits)[of] + within * (hits[of] - 1) / np.maximum(sizes[of] - 1, 1)
-    return float(np.sum(hits[of] / sizes[of] * (before + 1) / place) / hits.sum())
+    sizes, hits = np.bincount(tie), np.bincount(tie, relevant)
+    rank, t = np.arange(1, len(tie) + 1), np.repeat(np.arange(len(sizes)), sizes)  # t: tie of rank
+    within = rank - 1 - (np.cumsum(sizes) - sizes)[t]  # images of the same tie before each
+    before = (np.cumsum(hits) - hits)[t] + within * (hits[t] - 1) / np.maximum(sizes[t] - 1, 1)
+    return float(np.sum(hits[t] / sizes[t] * (before + 1) / rank) / hits.sum())
 
 
-def smooth_precision(distances: np.ndarray, found: np.ndarray) -> float:
-    """Return the smooth average precision: steps are logistic functions of a temperature of 0.01.
+def smooth_precision(distances: np.ndarray, relevant: np.ndarray) -> float:
+    """Return the smooth average precision, with logistic functions of temperature 0.01 as steps.
 
     Args:
-        distances: (images,), of embeddings of length 1.
-        found: bool (images,), which of them are to be found; one at least.
+        distances: Distance of each image, (images,), between embeddings of length 1.
+        relevant: Whether each image is relevant, bool (images,); at least one is.
     """
-    gaps = distances[found][:, None] - distances
-    ahead = 0.5 + 0.5 * np.tanh(gaps / (2 * TEMPERATURE))  # half of each image itself
-    hits = 0.5 + ahead[:, found].sum(axis=1)
-    return float(np.mean(hits / (hits + ahead[:, ~found].sum(axis=1))))
+    gaps = distances[relevant][:, None] - distances
+    ahead = 0.5 + 0.5 * np.tanh(gaps / (2 * TEMPERATURE))  # 1/2 for an image and itself
+    hits = 0.5 + ahead[:, relevant].sum(axis=1)
+    return float(np.mean(hits / (hits + ahead[:, ~relevant].sum(axis=1))))
 
 
 def ranked(
     query: np.ndarray, truth: np.ndarray, gallery: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distances of the gallery's images that count, and which are to be found.
+    """Return the distances of the gallery's images that are ranked, and which are relevant.
 
     Args:
-        query: embedding (D,).
-        truth: its identity and camera.
-        gallery: ``embeddings`` (images, D), ``identities`` and ``cameras`` (images,).
+        query: Embedding of the query, (D,).
+        truth: Identity and camera of the query.
+        gallery: Arrays ``embeddings`` (images, D), ``identities`` and ``cameras`` (images,).
     """
-    counted = counts(truth, gallery)
-    gaps = gallery["embeddings"][counted].astype(np.float64) - query
-    return np.sqrt(np.square(gaps).sum(axis=1)), gallery["identities"][counted] == truth[0]
+    mask = ranked_mask(truth, gallery)
+    gaps = gallery["embeddings"][mask].astype(np.float64) - query
+    return np.sqrt(np.square(gaps).sum(axis=1)), gallery["identities"][mask] == truth[0]
 
 
-def counts(truth: np.ndarray, gallery: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return which of the gallery's images count for a query, bool (images,)."""
+def ranked_mask(truth: np.ndarray, gallery: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return which of the gallery's images are ranked for a query, bool (images,)."""
     same = (gallery["identities"] == truth[0]) & (gallery["cameras"] == truth[1])
     return (gallery["identities"] != JUNK) & ~same
 
 
 class Embedder(ClsHead):
-    """Class tokens and mean patch token as one vector of length 1, through a residual unit.
+    """Embedding of length 1 from the class tokens and mean patch token, by a residual unit.
 
     Attributes:
-        gallery: what queries are searched in, as :func:`ranked` takes it.
+        gallery: Gallery that queries are searched in, as for :func:`ranked`.
     """
 
     task = "retrieval"
@@ -105,14 +104,14 @@ class Embedder(ClsHead):
         self.last = nn.LayerNorm(inputs)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Return embeddings (B, D) of what :meth:`pooled` returns."""
+        """Return the embeddings (B, D) of pooled features (B, inputs)."""
         return functional.normalize(self.unit(pooled), dim=-1)
 
     def unit(self, pooled: Tensor) -> Tensor:
-        """Return what embeddings are the directions of."""
-        changed = self.back(functional.gelu(self.linear(pooled)))
-        found: Tensor = self.last(pooled + changed)
-        return found
+        """Return the output of the residual unit; embeddings are its direction."""
+        residual = self.back(functional.gelu(self.linear(pooled)))
+        output: Tensor = self.last(pooled + residual)
+        return output
 
     def _predict(self, feature: Tensor | np.ndarray) -> Tensor:
         """Return the embedding, float32 (D,), of a feature (1, C, T, D) of the backbone."""
@@ -125,9 +124,9 @@ class Embedder(ClsHead):
         norm: nn.LayerNorm | None = None,
         layers: int | None = None,
     ) -> Any:
-        """Return the embedder of a file that holds the gallery, too."""
-        tensors, origin = tensors_at(path_or_dict, "retrieval head")
-        gallery = [known_tensor(tensors, name, 2, origin, "retrieval head") for name in GALLERY]
+        """Load the embedder and the gallery from a file."""
+        tensors, origin = load_tensors(path_or_dict, "retrieval head")
+        gallery = [required_tensor(tensors, name, 2, origin, "retrieval head") for name in GALLERY]
         rest = {name: tensor for name, tensor in tensors.items() if name not in GALLERY}
         with prefixed(origin, BuildError):
             head = super().load(rest, norm, layers)
@@ -146,9 +145,9 @@ class Retrieval(LinearTask):
     """Average precision of a query; features are embeddings (1, 1, 1, D).
 
     Args:
-        backbone: whose class token and mean patch token are embedded.
-        weights: of the embedding, with the gallery.
-        blocks: the layer of them.
+        backbone: Backbone of the features, whose class token and mean patch token are embedded.
+        weights: Path of the embedder and the gallery.
+        blocks: Index of the features' layer.
     """
 
     facts = TaskFacts(
@@ -165,35 +164,35 @@ class Retrieval(LinearTask):
         return self.head.predict(feature).numpy()[None, None, None]
 
     def gallery(self) -> Mapping[str, np.ndarray]:
-        """Return the embeddings of the images that are searched, their identities and cameras."""
+        """Return the embeddings, identities and cameras of the images that are searched."""
         return dict(self.head.gallery)
 
     def draw(
         self, feature: Tensor | np.ndarray | None, truth: Any, classes: Sequence[str] = ()
     ) -> Drawing:
-        """Draw the nearest images of the gallery, without those of the same identity and camera."""
+        """Draw the nearest images of the gallery, except those of the same identity and camera."""
         gallery = self.head.gallery
         own = np.asarray((JUNK, JUNK) if truth is None else truth)
         if feature is None:
             text = f"identity {own[0]}, by other cameras than {own[1]}"
             return Drawing(bars=() if truth is None else (Bar(text, 1.0, "", True),))
-        distances, found = ranked(np.asarray(feature)[0, 0, 0], own, gallery)
-        counted = counts(own, gallery)
-        names = [
-            f"identity {identity}, camera {camera}"
-            for identity, camera in zip(
-                gallery["identities"][counted], gallery["cameras"][counted], strict=True
-            )
-        ]
+        distances, relevant = ranked(np.asarray(feature)[0, 0, 0], own, gallery)
+        mask = ranked_mask(own, gallery)
+        identities, cameras = gallery["identities"][mask], gallery["cameras"][mask]
         return Drawing(
             bars=tuple(
-                Bar(names[k], max(0.0, 1 - distances[k] / 2), f"{distances[k]:.2f}", bool(found[k]))
+                Bar(
+                    f"identity {identities[k]}, camera {cameras[k]}",
+                    max(0.0, 1 - distances[k] / 2),
+                    f"{distances[k]:.2f}",
+                    bool(relevant[k]),
+                )
                 for k in np.argsort(distances, kind="stable")[:SHOWN]
             )
         )
 
     def score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
-        """Return the average precision of a query, and 1 less the smooth one."""
+        """Return the average precision of a query, and 1 minus the smooth one."""
         query, truth = np.asarray(feature), np.asarray(truth)
         width = self.head.gallery["embeddings"].shape[1]
         if query.shape != (1, 1, 1, width) or not np.isfinite(query).all():
@@ -204,9 +203,10 @@ class Retrieval(LinearTask):
             raise self.head.wrong(
                 f"the ground truth must be identity and camera, not {truth.dtype} {truth.shape}"
             )
-        distances, found = ranked(query[0, 0, 0], truth, self.head.gallery)
-        if not found.any():
+        distances, relevant = ranked(query[0, 0, 0], truth, self.head.gallery)
+        if not relevant.any():
             identity, camera = truth.tolist()
-            lacking = f"identity {identity} by another camera than {camera}"
-            raise self.head.wrong(f"the gallery has no image of {lacking}")
-        return average_precision(distances, found), 1 - smooth_precision(distances, found)
+            raise self.head.wrong(
+                f"the gallery has no image of identity {identity} by another camera than {camera}"
+            )
+        return average_precision(distances, relevant), 1 - smooth_precision(distances, relevant)

@@ -25,16 +25,16 @@ with extras("build"):
 __all__ = ["SegHead", "Segmentation"]
 
 SMALLEST = 0.01
-"""Share of a predicted mask from which on a class is in a drawing's key."""
+"""Minimum share of a predicted mask for a class to appear in a drawing's key."""
 
 
 class Mask(NamedTuple):
-    """The classes of an image's pixels.
+    """A truth prepared for scoring.
 
     Attributes:
-        target: int64 (1, H, W); pixels that do not count have any class.
-        valid: bool (H, W), pixels that count.
-        rows: for each of these, in order, where its class begins in a table of all pairs.
+        target: Classes, int64 (1, H, W); arbitrary at pixels that are not valid.
+        valid: Whether a pixel is scored, bool (H, W).
+        rows: For each valid pixel, the index of its class's row in a flattened confusion matrix.
     """
 
     target: Tensor
@@ -57,7 +57,7 @@ class SegHead(Head):
         self.conv_seg = nn.Conv2d(inputs, classes, 1)
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """Class logits on the grid of patches, (B, classes, g, g), of tokens (B, T, D)."""
+        """Return class logits on the grid of patches, (B, classes, g, g), of tokens (B, T, D)."""
         patches = self.norm(tokens)[:, 1:]
         side = math.isqrt(patches.shape[1])
         if side * side != patches.shape[1]:
@@ -67,7 +67,7 @@ class SegHead(Head):
 
     @torch_state(grad=False)
     def predict_logits(self, feature: Tensor | np.ndarray, height: int, width: int) -> Tensor:
-        """Class logits of the whole image, float32 (classes, height, width)."""
+        """Return the class logits of the whole image, float32 (classes, height, width)."""
         return self._predict_logits(feature, height, width)
 
     def _predict_logits(self, feature: Tensor | np.ndarray, height: int, width: int) -> Tensor:
@@ -99,14 +99,14 @@ class SegHead(Head):
         return F.interpolate(mean[None], (height, width), mode="bilinear", align_corners=False)[0]
 
     def _predict(self, feature: Tensor | np.ndarray, size: tuple[int, int] | None = None) -> Tensor:
-        """Label map int64 (H, W) for an image of `size`; one window when None."""
+        """Return the classes, int64 (H, W), of an image of `size`; of one window if None."""
         height, width = size or (self.geometry.window, self.geometry.window)
         return self._predict_logits(feature, height, width).max(dim=0).indices
 
     def draw(
         self, feature: Tensor | np.ndarray | None, truth: Any, classes: Sequence[str] = ()
     ) -> Drawing | None:
-        """Draw the mask; where the image's size is not known, of each window by itself."""
+        """Draw the mask; without a truth the image's size is unknown, and each window is drawn."""
         if feature is None:
             return None if truth is None else draw_mask(truth, classes)
         if truth is None:
@@ -116,7 +116,7 @@ class SegHead(Head):
 
     @torch_state(grad=False)
     def prepare(self, truth: Any) -> Mask:
-        """Return a mask as `score` takes it."""
+        """Convert a mask for `score`."""
         if isinstance(truth, Mask):
             return truth
         truth, classes = np.asarray(truth), self.conv_seg.out_channels
@@ -135,7 +135,7 @@ class SegHead(Head):
         mask, classes = self.prepare(truth), self.conv_seg.out_channels
         logits = self._predict_logits(feature, *mask.valid.shape)
         loss = (logits.logsumexp(dim=0) - logits.gather(0, mask.target)[0])[mask.valid].mean()
-        # Over a leading axis `max` takes a quarter of the time of `argmax`, for the same indices.
+        # Along the first axis, `max` takes a quarter of the time of `argmax`.
         pairs = mask.rows + logits.max(dim=0).indices[mask.valid]
         table = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).double()
         union = table.sum(0) + table.sum(1) - table.diagonal()

@@ -1,11 +1,11 @@
-"""Reading features from an array of codes or values, as `cfqa_data.format.codes` writes it.
+"""Read features from the Zarr arrays of codes or values that `cfqa_data.format.codes` writes.
 
-Zarr takes several times as long for a call as decoding a chunk takes. What it does for an array of
-this format is short: a shard is its chunks (n, c) of every level one after another, and then an
-index: offset and length of each chunk as little-endian uint64, and the CRC-32C of those.
+This reader replaces zarr-python, whose overhead per call is several times the time to decode a
+chunk. A shard holds the chunks (n, c) of every level one after another, followed by an index: the
+offset and length of each chunk as little-endian uint64, and the CRC-32C of the index.
 
-Only the chunks of the slices that are asked for are read. Nothing stays open between two reads, so
-a reader is safe in threads and in forked processes.
+Only the chunks of the selected slices are read. No file stays open between reads, so a reader is
+safe in threads and in forked processes.
 """
 
 from __future__ import annotations
@@ -26,35 +26,36 @@ from cfqa_data.format.quantizers import Quantizer
 
 __all__ = ["ArrayReader", "ShardReader"]
 
-_decoded = threading.local()
+_local = threading.local()
 
-NOTHING = 2**64 - 1
-"""Offset and length of a chunk that was not written: all of it is the fill value, 0."""
+MISSING = 2**64 - 1
+"""Offset and length of a chunk that was not written: its values are the fill value, 0."""
 
 BLOSC_HEADER = struct.Struct("<4xI4xI")
-"""Bytes of the decoded and of the encoded chunk, among other things in its first 16 bytes."""
+"""Sizes of the decoded and encoded chunk in bytes, within the 16-byte header of Blosc."""
 
-APART = {"shape", "attributes", "storage_transformers"}
-"""Keys of `zarr.json` that are looked at by themselves."""
+CHECKED_SEPARATELY = {"shape", "attributes", "storage_transformers"}
+"""Keys of `zarr.json` with checks of their own."""
 
-FREE = {"node_type", "typesize", "clevel", "blocksize"}
-"""Those that say nothing of how chunks are read."""
+IGNORED = {"node_type", "typesize", "clevel", "blocksize"}
+"""Keys of `zarr.json` that do not affect how chunks are read."""
 
 
 @dataclass(eq=False)
 class ArrayReader:
-    """Reads features from an array, whose metadata is read first.
+    """Reads features from an array whose metadata matches the manifest.
 
     Args:
-        files: of the dataset.
-        name: folder of the array in it.
-        source_ids: the sources that it must have.
-        levels: how many levels it must have.
-        shape: the (N, C, T, D) it must have; a feature of fewer tokens is read by its own shape.
-        quantizer: what its codes must stand for; None if it holds values.
+        files: Files of the dataset.
+        name: Folder of the array in the dataset.
+        source_ids: Expected sources.
+        levels: Expected number of levels.
+        shape: Expected (N, C, T, D). T is the largest number of tokens; a :class:`Selection` of a
+            feature with fewer tokens states its own shape.
+        quantizer: Expected quantiser; None if the array holds float32 values.
 
     Raises:
-        FormatError: the array is missing or is not what was asked for.
+        FormatError: The array is missing, or its metadata differs from the expected.
     """
 
     files: Files
@@ -68,7 +69,7 @@ class ArrayReader:
         self.where = self.files.where(self.name)
         dtype = self.quantizer.dtype if self.quantizer else np.dtype("f4")
         self.shards = ShardReader(self.levels, self.shape, dtype)
-        self._tables = self._read_head()
+        self._tables = self._read_tables()
         self._indices: dict[int, np.ndarray] = {}
 
     def read(
@@ -77,13 +78,13 @@ class ArrayReader:
         """Return a compressed feature (N, C, T, D), or a part of it: codes, or float32 values.
 
         Args:
-            source_index: place of its source.
-            level: its level.
-            part: which part; by default all.
-            values: give the values of codes where that is faster.
+            source_index: Index of the source in `source_ids`.
+            level: Level of the feature.
+            part: Part to read; the whole feature by default.
+            values: Return float32 values instead of codes if that is faster.
 
         Raises:
-            FormatError: the shard is missing or damaged.
+            FormatError: The shard is missing or damaged.
         """
         part = part or Selection.of(self.shape)
         if not (0 <= source_index < len(self.source_ids) and 0 <= level < self.levels):
@@ -94,21 +95,25 @@ class ArrayReader:
             index = self._indices.get(source_index)
             if index is None:
                 index = self.shards.read_index(blob)
-                if self.files.root is None:  # asking again is a request
+                if self.files.root is None:  # reading it again would be another request
                     self._indices[source_index] = index
             tables = self._tables[list(part.layers)] if self.quantizer else None
-            # At once, of several layers: all codes of one are looked up in one table behind this.
-            at_once = tables if values and len(part.layers) > 1 else None
-            stored = self.shards.read(blob, index, level, part, at_once)
-            if tables is None or at_once is not None:
+            # Looking up each chunk while it is in the cache is faster for several layers. For one
+            # layer, `Codes.dequantize` looks up all codes in a single call.
+            per_chunk = tables if values and len(part.layers) > 1 else None
+            stored = self.shards.read(blob, index, level, part, per_chunk)
+            if tables is None or per_chunk is not None:
                 return stored
             try:
                 return codes.Codes(stored, tables)
             except CodecError:
                 raise ValueError("a code out of range") from None
 
-    def _read_head(self) -> np.ndarray:
-        """Return what the stored numbers of each layer stand for, (C, size); of values, nothing."""
+    def _read_tables(self) -> np.ndarray:
+        """Check the metadata and return the values of the codes by layer, (C, size).
+
+        The result is empty if the array holds values.
+        """
         name = f"{self.name}/{codes.METADATA}"
         where = self.files.where(name)
         metadata = codes.parse_metadata(self.files.read(name), where)
@@ -131,18 +136,18 @@ class ArrayReader:
         if self.quantizer is None:
             return np.empty((0, 0), np.float32)
         orders = codes.ranked_codes(self.quantizer, attributes.get("centres"), self.where)
-        values = self.quantizer.values()
-        return np.stack([table[order] for table, order in zip(values, orders, strict=True)])
+        tables = self.quantizer.values()
+        return np.stack([table[order] for table, order in zip(tables, orders, strict=True)])
 
 
 @dataclass(frozen=True)
 class ShardReader:
-    """Reads shards of arrays with the chunks and codecs that the format has.
+    """Reads shards of arrays that have the chunks and codecs of the format.
 
     Attributes:
-        levels: features in a shard.
-        shape: (N, C, T, D) of a feature.
-        dtype: of the stored numbers: uint8, uint16 or float32.
+        levels: Number of features in a shard.
+        shape: Shape (N, C, T, D) of a feature.
+        dtype: Stored dtype: uint8, uint16 or float32.
     """
 
     levels: int
@@ -150,9 +155,9 @@ class ShardReader:
     dtype: np.dtype[Any]
 
     def fits(self, metadata: Mapping[str, Any]) -> bool:
-        """Whether an array's `zarr.json` says that it is laid out as this reads it."""
+        """Return whether the `zarr.json` of an array describes the layout of the format."""
         expected = codes.array_metadata(0, self.levels, self.shape, self.dtype, {})
-        return not metadata.get("storage_transformers") and _has(metadata, expected)
+        return not metadata.get("storage_transformers") and _matches(metadata, expected)
 
     def read(
         self,
@@ -162,44 +167,43 @@ class ShardReader:
         part: Selection,
         tables: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Return the stored numbers (N, C, T, D) of a part of one level, or what they stand for.
+        """Return a part of the feature (N, C, T, D) at a level: stored numbers, or their values.
 
         Args:
-            blob: the shard.
-            index: its index, by :meth:`read_index`.
-            level: the level.
-            part: which part of the feature, which may have fewer tokens than `shape`.
-            tables: (C, size), the value of each number, by layer of the part.
+            blob: The shard.
+            index: Index of the shard, from :meth:`read_index`.
+            level: Level of the feature.
+            part: Part to read of a feature with at most the tokens of `shape`.
+            tables: Values of the codes by selected layer, (C, size); None to return the codes.
 
         Raises:
-            OSError: the file cannot be read.
-            ValueError: it is damaged.
+            OSError: The file cannot be read.
+            ValueError: The shard is damaged.
         """
         tokens, channels = self.shape[2:]
-        places = [(int(index[level, n, c, 0]), int(index[level, n, c, 1])) for n, c in part.slices]
-        present = [place for place in places if place != (NOTHING, NOTHING)]
-        chunks = iter(blob.read(present))
+        ranges = [(int(index[level, n, c, 0]), int(index[level, n, c, 1])) for n, c in part.slices]
+        chunks = iter(blob.read([one for one in ranges if one != (MISSING, MISSING)]))
         views, layers, used = len(part.views), len(part.layers), part.full[2]
         dtype = self.dtype if tables is None else np.dtype(np.float32)
-        whole = np.empty((views, layers, used, channels), dtype)
-        for place, at in zip(places, np.ndindex(views, layers), strict=True):
-            block = whole[at] if tables is None else np.empty((used, channels), self.dtype)
-            if place == (NOTHING, NOTHING):
+        feature = np.empty((views, layers, used, channels), dtype)
+        for chunk_range, at in zip(ranges, np.ndindex(views, layers), strict=True):
+            block = feature[at] if tables is None else np.empty((used, channels), self.dtype)
+            if chunk_range == (MISSING, MISSING):
                 block[:] = 0
             else:
-                block[:] = self._decoded(next(chunks)).reshape(channels, tokens)[:, :used].T
+                block[:] = self._decode(next(chunks)).reshape(channels, tokens)[:, :used].T
             if tables is not None:
                 if block.max(initial=0) >= tables.shape[1]:
                     raise ValueError("a code out of range")
-                whole[at] = codes.look_up(tables[at[1]], block)
-        return part.take_tokens(whole)
+                feature[at] = codes.look_up(tables[at[1]], block)
+        return part.take_tokens(feature)
 
     def read_index(self, blob: Blob) -> np.ndarray:
-        """Return offset and length of each chunk of a shard, uint64 (levels, N, C, 2).
+        """Return the offset and length of each chunk of a shard, uint64 (levels, N, C, 2).
 
         Raises:
-            OSError: the file cannot be read.
-            ValueError: it is damaged.
+            OSError: The file cannot be read.
+            ValueError: The index is damaged.
         """
         import google_crc32c
 
@@ -212,32 +216,32 @@ class ShardReader:
             raise ValueError("the checksum of its index is wrong")
         return np.frombuffer(index[:-4], "<u8").reshape(self.levels, *self.shape[:2], 2)
 
-    def _decoded(self, chunk: bytes | bytearray) -> np.ndarray:
-        """Return a chunk's numbers, in memory that this thread's next chunk is decoded to."""
+    def _decode(self, chunk: bytes | bytearray) -> np.ndarray:
+        """Return the numbers of a chunk, in a buffer that the next call in this thread reuses."""
         from numcodecs import blosc
 
-        # Blosc's own threads take twice as long for a chunk as none (zarr turns them off, too).
+        # With Blosc's own threads, decoding a chunk takes twice as long; zarr disables them too.
         blosc.use_threads = False
         tokens, channels = self.shape[2:]
         size = tokens * channels * self.dtype.itemsize
         if len(chunk) < 16 or BLOSC_HEADER.unpack_from(chunk) != (size, len(chunk)):
             raise ValueError("a chunk has the wrong size")
-        if len(memory := getattr(_decoded, "memory", b"")) != size:
-            memory = _decoded.memory = bytearray(size)
+        if len(buffer := getattr(_local, "buffer", b"")) != size:
+            buffer = _local.buffer = bytearray(size)
         try:
-            blosc.decompress(chunk, memory)
+            blosc.decompress(chunk, buffer)
         except RuntimeError as error:
             raise ValueError(str(error)) from None
-        return np.frombuffer(memory, self.dtype)
+        return np.frombuffer(buffer, self.dtype)
 
 
-def _has(found: Any, expected: Any) -> bool:
-    """Whether JSON holds all that is expected, and where that is a list, nothing else."""
+def _matches(value: Any, expected: Any) -> bool:
+    """Return whether JSON has all expected keys of each table, and exactly the expected lists."""
     if isinstance(expected, dict):
-        needed = expected.keys() - APART - FREE
-        present = isinstance(found, dict) and found.keys() >= needed
-        return present and all(_has(found[key], expected[key]) for key in needed)
+        keys = expected.keys() - CHECKED_SEPARATELY - IGNORED
+        present = isinstance(value, dict) and value.keys() >= keys
+        return present and all(_matches(value[key], expected[key]) for key in keys)
     if isinstance(expected, list):
-        present = isinstance(found, list) and len(found) == len(expected)
-        return present and all(map(_has, found, expected))
-    return bool(found == expected)
+        present = isinstance(value, list) and len(value) == len(expected)
+        return present and all(map(_matches, value, expected))
+    return bool(value == expected)

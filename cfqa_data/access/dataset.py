@@ -1,8 +1,8 @@
-"""Reading a dataset folder: pairs of original and compressed feature with their labels.
+"""Open a dataset folder and read pairs of original and compressed features with their labels.
 
-A folder of either tier reads alike: where the codes are not stored, the bitstream is decoded on
-access and gives the same numbers. Files are opened on first use, features are read one at a time,
-and a pickled dataset opens its files anew.
+Both tiers are read through the same interface: where the codes are not stored, the bitstream is
+decoded on access, with the same result. Files are opened on first use and features are read one at
+a time. Open files are not pickled; an unpickled dataset opens them again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["Dataset", "FeaturePair", "LoadOptions", "load", "opened"]
 
 
 class LoadOptions(TypedDict, total=False):
-    """Options of :func:`load`, for what passes them on."""
+    """Keyword arguments of :func:`load`, for functions that pass them on."""
 
     codec: str | Iterable[str] | None
     level: SupportsIndex | Iterable[SupportsIndex] | None
@@ -54,12 +54,13 @@ class LoadOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FeaturePair(Described):
-    """A compressed feature beside its original.
+    """A compressed feature with its original and its label.
 
     Attributes:
-        original: float32 (N, C, T, D).
-        compressed: float32 (N, C, T, D), what the codec decoded to.
-        label: its row of the labels, by column of :data:`cfqa_data.format.schema.LABEL_COLUMNS`.
+        original: Original feature, float32 (N, C, T, D).
+        compressed: Decoded feature, float32 (N, C, T, D).
+        label: Row of the label table: column -> value. The columns are those of
+            :data:`cfqa_data.format.schema.LABEL_COLUMNS`.
     """
 
     original: np.ndarray
@@ -67,20 +68,22 @@ class FeaturePair(Described):
     label: dict[str, Any]
 
     def _summary(self, rows: bool) -> Summary:
-        of = self.label
-        title = f"FeaturePair {of['source_id']} by {of['codec']}, level {of['level']}"
-        figures = {
-            n: of.get(n) for n in ("bpfp", "score", "score_ref", "distortion", "loss", "mse")
+        label = self.label
+        title = f"FeaturePair {label['source_id']} by {label['codec']}, level {label['level']}"
+        values = {
+            name: label.get(name)
+            for name in ("bpfp", "score", "reference_score", "distortion", "loss", "mse")
         }
-        facts = {n: f"{v:.4g}" for n, v in figures.items() if isinstance(v, float)}
+        facts = {name: f"{value:.4g}" for name, value in values.items() if isinstance(value, float)}
         shape = f"{self.original.dtype} {self.original.shape}"
-        return Summary(title, {"task": of.get("task"), "each": shape, **facts})
+        return Summary(title, {"task": label.get("task"), "each": shape, **facts})
 
 
 class Dataset(Described, Sequence[FeaturePair]):
-    """The compressed features of a folder, in the order of :attr:`labels`.
+    """A sequence of the compressed features in a dataset folder, in the order of :attr:`labels`.
 
-    Made by :func:`load`; slicing gives a dataset of fewer rows over the same files.
+    An integer index reads a :class:`FeaturePair`; a slice returns a dataset of those rows without
+    reading features. Use :func:`load` to open a folder.
     """
 
     def __init__(self, folder: Folder, labels: pa.Table) -> None:
@@ -89,42 +92,45 @@ class Dataset(Described, Sequence[FeaturePair]):
 
     @property
     def location(self) -> str:
-        """Where the folder is: a path, or an ``hf://`` address."""
+        """Location of the folder: a path, or an ``hf://`` URL."""
         return self._folder.files.location
 
     @property
     def path(self) -> Path | None:
-        """The folder, if it is one on this machine."""
+        """Path of the folder; None if it is on the Hub or in memory."""
         return self._folder.files.root
 
     @property
     def manifest(self) -> Manifest:
-        """What the folder was made from and with."""
+        """Manifest of the folder: its recipe, tasks, codecs, files and software versions."""
         return self._folder.manifest
 
     @property
     def untrusted(self) -> bool:
-        """Whether bitstreams are decoded in child processes that can do nothing else."""
+        """Whether bitstreams are decoded in sandboxed child processes."""
         return self._folder.untrusted
 
     @property
     def plugins(self) -> tuple[str | type, ...]:
-        """Classes of codecs that are not installed and may decode, or the names of some."""
+        """Codec classes given by the caller, as classes or `module:Class`."""
         return self._folder.plugins
 
     @property
     def follow_links(self) -> bool:
-        """Whether links that lead out of the folder are followed."""
+        """Whether symbolic links that lead out of the folder are followed."""
         return self._folder.files.follow_links
 
     @property
     def labels(self) -> pa.Table:
-        """One row per compressed feature, of :func:`cfqa_data.format.schema.label_schema`."""
+        """Label table with one row per compressed feature.
+
+        Its schema is :func:`cfqa_data.format.schema.label_schema`.
+        """
         return self._labels
 
     @property
     def source_ids(self) -> list[str]:
-        """The sources that have a row here, in order of their first."""
+        """Distinct source ids of :attr:`labels`, in order of first appearance."""
         return list(dict.fromkeys(self._labels["source_id"].to_pylist()))
 
     def __len__(self) -> int:
@@ -154,10 +160,10 @@ class Dataset(Described, Sequence[FeaturePair]):
         if not rows:
             return Summary(f"{title}: {count}", {})
         table: list[Sequence[Any]] = [("task", "originals", "codecs", "compressed features")]
-        names = [self._labels[name].to_numpy() for name in ("task", "source_id", "codec")]
-        for task in dict.fromkeys(names[0].tolist()):
-            of = [values[names[0] == task].tolist() for values in names]
-            table.append((task, len(set(of[1])), ", ".join(dict.fromkeys(of[2])), len(of[0])))
+        columns = [self._labels[name].to_numpy() for name in ("task", "source_id", "codec")]
+        for task in dict.fromkeys(columns[0].tolist()):
+            _, sources, codecs = (column[columns[0] == task].tolist() for column in columns)
+            table.append((task, len(set(sources)), ", ".join(dict.fromkeys(codecs)), len(codecs)))
         facts = {"summary": self.manifest.summary, "tier": self.manifest.tier, "holds": count}
         return Summary(title, facts, table)
 
@@ -165,76 +171,85 @@ class Dataset(Described, Sequence[FeaturePair]):
         """Return an original feature, or a part of it, float32 (N, C, T, D).
 
         Args:
-            source_id: which.
-            part: ``views``, a place along N, or a slice of places; all if None. The axis stays.
-                ``layers``, the same along C. ``tokens``, the same along T; the class token is 0.
+            source_id: Id of the source.
+            part: ``views``, ``layers`` and ``tokens``: an index or slice along N, C and T
+                (None for the whole axis). An integer keeps the axis, with length 1. If the task
+                has a class token, it is token 0.
 
         Raises:
-            CfqaError: the part has no such place.
-            FormatError: there is no such source, or its file is missing or damaged.
+            CfqaError: An index is out of range or is not an integer, or a slice is empty.
+            FormatError: The source does not exist, or its file is missing or damaged.
         """
         return self._folder.original(source_id, **part)
 
     def compressed(
         self, source_id: str, codec: str, level: int, **part: Unpack[Part]
     ) -> np.ndarray:
-        """Return a compressed feature, float32 (N, C, T, D), whatever rows were asked for.
+        """Return a compressed feature, or a part of it, float32 (N, C, T, D).
 
-        Parts are asked for as of :meth:`original`. Of stored codes only the views and layers that
-        are asked for are read; a bitstream is decoded whole.
+        Every feature of the folder can be read, not only those of :attr:`labels`. Only the selected
+        views and layers of stored codes are read; a bitstream is always decoded whole.
+
+        Args:
+            source_id: Id of the source.
+            codec: Name of the codec.
+            level: Level of the codec, from 0 (best).
+            part: Selection of views, layers and tokens, as for :meth:`original`.
 
         Raises:
-            CfqaError: the part has no such place.
-            FormatError: there is no such feature, or its file is missing or damaged.
+            CfqaError: An index is out of range or is not an integer, or a slice is empty.
+            FormatError: The feature does not exist, or its file is missing or damaged.
         """
         return self._folder.compressed(source_id, codec, level, **part)
 
     def codes(self, source_id: str, codec: str, level: int, **part: Unpack[Part]) -> Codes:
-        """Return a compressed feature as integers with the values that they stand for.
+        """Return a compressed feature as integer codes with their table of values.
 
-        A quarter or half of the bytes of the float32 that they stand for: what to send to a GPU.
-        Parts are asked for as of :meth:`original`.
+        Codes take a quarter or half of the memory of float32, so they are cheaper to move to a
+        GPU. The arguments are those of :meth:`compressed`.
 
         Raises:
-            CfqaError: the part has no such place.
-            FormatError: there is no such feature, or its file is missing or damaged.
+            CfqaError: An index is out of range or is not an integer, or a slice is empty.
+            FormatError: The feature does not exist or has no codes, or its file is missing or
+                damaged.
         """
         return self._folder.codes(source_id, codec, level, **part)
 
     def bitstream(self, source_id: str, codec: str, level: int) -> bytes:
-        """Return what the rate of a compressed feature counts.
+        """Return the bitstream of a compressed feature; its length is the rate in the labels.
 
         Raises:
-            FormatError: there is no such feature, or its file is missing or damaged.
+            FormatError: The feature does not exist or has no bitstream, or its file is missing or
+                damaged.
         """
         return self._folder.bitstream(source_id, codec, level)
 
     def gallery(self, task: str) -> dict[str, np.ndarray]:
-        """Return what the features of all sources of a task are scored against, by name.
+        """Return the gallery that the features of a task are scored against: name -> array.
 
         Raises:
-            CfqaError: there is no task of that name.
-            FormatError: the task has no gallery, or it is missing or damaged.
+            CfqaError: The task does not exist.
+            FormatError: The task has no gallery, or its file is missing or damaged.
         """
         return self._folder.gallery(task)
 
     def truth(self, source_id: str) -> np.ndarray:
-        """Return what the task's head is scored against for a source.
+        """Return the ground truth of a source, against which the output of its task is scored.
 
         Raises:
-            FormatError: there is no such source, or the folder holds no truth for it.
+            FormatError: The source does not exist, or the folder has no ground truth for it.
         """
         return self._folder.truth(source_id)
 
     def image(self, source_id: str) -> Image:
-        """Return the image that a source's feature was made from, 8-bit RGB.
+        """Return the image that a source's feature was extracted from, 8-bit RGB.
 
-        It is not in the folder: the dataset's source renders it again, or reads it from where
-        ``root://`` is (the environment variable CFQA_ROOT). Several views of one image are put
-        together again.
+        Folders do not contain images: the source class of the recipe renders the image again, or
+        reads it below the folder named by the environment variable CFQA_ROOT (``root://``). Views
+        that are crops of one image are joined.
 
         Raises:
-            CfqaError: there is no such source, or its image is not to be had here.
+            CfqaError: The source does not exist, or its image is not available.
             MissingDependencyError: Pillow is not installed.
         """
         from cfqa_data import source_image
@@ -242,10 +257,10 @@ class Dataset(Described, Sequence[FeaturePair]):
         return source_image(self, source_id)
 
     def grid(self, task: str) -> TokenGrid | None:
-        """Return where the tokens of a task's views lie in the image; None where they have no grid.
+        """Return the grid that maps the tokens of a task to image patches; None without a grid.
 
         Raises:
-            CfqaError: there is no task of that name.
+            CfqaError: The task does not exist.
         """
         check_known("task", task, self.manifest.tasks, CfqaError, self.location)
         return token_grid(self.manifest.tasks[task], self.manifest.format)
@@ -259,38 +274,33 @@ class Dataset(Described, Sequence[FeaturePair]):
         metrics: Iterable[Any] | None = None,
         evaluation: Evaluation | None = None,
     ) -> Shown:
-        """Show a source: its input, and what its task makes of its feature at each level.
+        """Show a source: its input, and the output of its task for each compressed feature.
 
-        Beside the task's output from the original and from compressed features, and the ground
-        truth, there are errors and principal components of tokens, labels, and scores of metrics.
-        Of versions that have rows here, only those that are chosen are read.
+        The figure also has the ground truth, the output for the original feature, the error and the
+        principal components of the tokens, the labels, and the scores of metrics.
 
         Args:
-            source_id: which.
-            codec: this codec, or these; all of them if None.
-            level: this level, or these; all of them if None.
-            metrics: names, functions or `Metric` objects; those that the labels hold if None.
-            evaluation: holds the scores; `metrics` then names some of its metrics.
+            source_id: Id of the source.
+            codec: Codec or codecs to show; all if None.
+            level: Level or levels to show; all if None.
+            metrics: Names, functions or `Metric` objects; the metrics in the labels if None.
+            evaluation: Evaluation to take the scores from; `metrics` then names some of its
+                metrics.
 
         Returns:
-            What a notebook draws; its `save` writes a page or a picture.
+            An object that notebooks display and whose `save` writes an HTML page or a picture.
 
         Raises:
-            CfqaError: there is no such source, codec, level or metric, or no row of them here.
-            FormatError: a file is missing or damaged.
-            MissingDependencyError: what draws is not installed.
+            CfqaError: A source, codec, level or metric does not exist, or this dataset has no row
+                of them.
+            FormatError: A file is missing or damaged.
+            MissingDependencyError: A package that draws the figure is not installed.
         """
         from cfqa_data import show
 
-        chosen = _selected(
-            self.location,
-            self.manifest.tasks,
-            self._labels,
-            codec=codec,
-            level=level,
-            source=source_id,
-        )
-        return show(Dataset(self._folder, chosen), source_id, metrics, evaluation)
+        chosen = {"codec": codec, "level": level, "source": source_id}
+        labels = _select_rows(self._labels, self.manifest.tasks, self.location, **chosen)
+        return show(Dataset(self._folder, labels), source_id, metrics, evaluation)
 
 
 def load(
@@ -307,70 +317,69 @@ def load(
     follow_links: bool = False,
     plugins: Plugins | None = None,
 ) -> Dataset:
-    """Open a dataset folder, on this machine or in a dataset repo on the Hub.
+    """Open a local dataset folder, or a dataset repo on the Hugging Face Hub.
 
     Args:
-        path: the folder that `cfqa build` wrote; or "org/name" or
-            "hf://datasets/org/name[@revision]". What exists on this machine is always the folder.
-        task: keep the rows of this task; all of them if None.
-        codec: keep the rows of this codec, or of these.
-        level: keep the rows of this level, or of these.
-        source: keep the rows of this source id, or of these.
-        fold: keep the rows of the sources in this fold, or in these.
-        revision: of a repo: branch, tag or commit; its main branch if None.
-        cache: of a repo: fetch whole files into `huggingface_hub`'s cache (or the folder given
-            here) and read them from there, instead of only the bytes that are needed each time.
-        untrusted: decode bitstreams in child processes that can do nothing else, for a dataset
-            that may come from anyone. The decoded features are the same.
-        follow_links: of a folder of one's own: read what its links lead to, wherever that is, as
-            DVC and git-annex have them. Otherwise they are followed within the folder, and where
-            it is in the Hub's cache, to that cache's files.
-        plugins: classes of codecs that are not installed, or `module:Class` of some; for decoding
-            what they have made. Classes of a manifest's own choice are never run.
+        path: Path of a folder; or "org/name" or "hf://datasets/org/name[@revision]" for a repo on
+            the Hub. A path that exists locally is always the folder.
+        task: Select the rows of this task; all tasks if None.
+        codec: Select the rows of this codec or these codecs.
+        level: Select the rows of this level or these levels.
+        source: Select the rows of this source id or these source ids.
+        fold: Select the rows of the sources in this fold or these folds.
+        revision: Branch, tag or commit of a repo; its main branch if None.
+        cache: For a repo: download whole files into `huggingface_hub`'s cache (or the folder given
+            here) and read them from there, instead of requesting the needed bytes on each access.
+        untrusted: Decode bitstreams in sandboxed child processes, for a dataset from an untrusted
+            source. The decoded features are the same.
+        follow_links: Follow symbolic links that lead out of the folder, as DVC and git-annex
+            create them; only for a folder you trust. By default, links are followed only within
+            the folder and, in a cache of the Hub, to the files of that cache.
+        plugins: Codec classes that are not installed, as classes or `module:Class`, to decode
+            their bitstreams. Classes that only the manifest names are never imported.
 
     Returns:
-        The compressed features with their originals and labels.
+        The selected compressed features with their originals and labels.
 
     Raises:
-        CfqaError: there is no task, codec, level, source or fold of that name.
-        FormatError: the folder is not a dataset folder, or a table in it is missing, damaged or
-            lacks a row that the manifest promises.
-        HubError: the repo is not there, may not be read, or cannot be reached.
-        MissingDependencyError: a repo is asked for, and `huggingface_hub` is not installed.
+        CfqaError: A task, codec, level, source or fold does not exist.
+        FormatError: The path is not a dataset folder, or a table in it is missing, damaged or
+            incomplete.
+        HubError: The repo does not exist, may not be read, or cannot be reached.
+        MissingDependencyError: A repo is opened, and `huggingface_hub` is not installed.
     """
     folder = Folder(open_files(path, revision, cache, follow_links), untrusted, plugins or ())
-    held = folder.manifest.tasks
+    tasks = folder.manifest.tasks
     if task is not None:
-        check_known("task", task, held, CfqaError, path)
-    tasks = {name: entry for name, entry in held.items() if task in (None, name)}
-    sources = chosen = None if source is None else _several(source)
+        tasks = {task: tasks[check_known("task", task, tasks, CfqaError, path)]}
+    sources = chosen = None if source is None else _as_list(source)
     known = {one for entry in tasks.values() for one in entry.sources}
     if fold is not None or not all(isinstance(one, str) and one in known for one in chosen or ()):
-        chosen = None  # the folds that there are, and which source is not there, are told below
+        chosen = None  # read all rows: the errors for an unknown source or fold are raised below
     labels = pa.concat_tables([folder.labels(name, chosen) for name in tasks])
-    labels = _selected(path, tasks, labels, codec=codec, level=level, source=sources, fold=fold)
+    labels = _select_rows(labels, tasks, path, codec=codec, level=level, source=sources, fold=fold)
     return Dataset(folder, labels)
 
 
-def _selected(
-    where: object,
-    tasks: Mapping[str, TaskEntry],
+def _select_rows(
     labels: pa.Table,
+    tasks: Mapping[str, TaskEntry],
+    where: object,
     *,
     codec: Any = None,
     level: Any = None,
     source: Any = None,
     fold: Any = None,
 ) -> pa.Table:
-    """Return the rows that options of :func:`load` choose.
+    """Return the label rows selected by arguments of :func:`load`.
 
     Raises:
-        CfqaError: there is no codec, level, source or fold of that name.
+        CfqaError: A codec, level, source or fold does not exist.
     """
     sources = {source: None for entry in tasks.values() for source in entry.sources}
     codecs = [codec for entry in tasks.values() for codec in entry.codecs.values()]
     one_of = partial(check_known, error=CfqaError, where=where)
-    chosen = None if codec is None else _several(codec)
+    chosen = None if codec is None else _as_list(codec)
     levels = max((len(c.levels) for c in codecs if chosen is None or c.name in chosen), default=1)
     folds = sorted(pc.unique(labels["fold"]).to_pylist())
 
@@ -387,35 +396,35 @@ def _selected(
         ("fold", fold, one_fold),
     ):
         if selected is not None:
-            values = [check(value) for value in _several(selected)]
+            values = [check(value) for value in _as_list(selected)]
             allowed = pa.array(values, labels.schema.field(column).type)
             labels = labels.filter(pc.is_in(labels[column], value_set=allowed))
     return labels
 
 
 def opened(dataset: str | Path | Dataset, **options: Any) -> Dataset:
-    """Return an open dataset as it is, and that at a path opened.
+    """Return a dataset unchanged, or open the one at a path.
 
     Raises:
-        CfqaError: options of :func:`load` are given, and the dataset is open.
+        CfqaError: Options of :func:`load` are given for a dataset that is already open.
     """
     if not isinstance(dataset, Dataset):
         return load(dataset, **options)
-    given = [
+    passed = [
         name
         for name, value in options.items()
         if value is not None and value is not False and (name != "plugins" or value)
     ]
-    if given:
+    if passed:
         raise CfqaError(
-            f"{' and '.join(given)} can be given only with a path; pass them to load(), since this "
-            "dataset is already open"
+            f"{' and '.join(passed)} can be given only with a path; pass them to load(), since "
+            "this dataset is already open"
         )
     return dataset
 
 
-def _several(selected: Any) -> list[Any]:
-    """Return what may be one thing or several as a list."""
+def _as_list(selected: Any) -> list[Any]:
+    """Return one value or several values as a list."""
     if isinstance(selected, str | bytes):
         return [selected]
     try:

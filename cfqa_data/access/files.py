@@ -1,8 +1,9 @@
-"""Files of a dataset folder, local or in a repo on the Hub, behind one interface.
+"""Access the files of a dataset folder, local or in a repo on the Hub, through one interface.
 
-A file is named as the manifest names it: relative to the folder, with ``/``. Every name comes from
-the format's own layout, so none leads out of the folder, whatever a manifest says; nor does a link
-that is followed, unless the caller says so, but for those that a cache of the Hub is made of.
+A file name is relative to the folder, with ``/``, as in the manifest. Names are derived from the
+layout of the format, so an untrusted manifest cannot name a file outside the folder. Symbolic links
+that lead out of the folder are refused unless the caller allows them; the links inside a cache of
+`huggingface_hub` are always followed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import BinaryIO, Protocol
 
 from cfqa_data.errors import FormatError
 from cfqa_data.format.layout import NAMES
-from cfqa_data.format.limits import LARGEST_WHOLE, open_plain, pointer_at, read_limited
+from cfqa_data.format.limits import LARGEST_WHOLE, open_regular, pointer_at, read_limited
 from cfqa_data.format.manifest import Manifest, read_manifest
 from cfqa_data.paths import absolute_path
 
@@ -29,36 +30,36 @@ OUTSIDE = "leads out of the folder; if you trust the folder: follow_links=True, 
 
 ANY = re.compile(r".*", re.DOTALL)
 STORED = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}")
-"""Names of files in the store that the repos in a cache of `huggingface_hub` share."""
+"""File names in the blob store that all repos in a cache of `huggingface_hub` share."""
 
 STORE_MARKER = ".huggingface-shared-blobs"
 
 
 class Blob(Protocol):
-    """A file of which parts are read.
+    """A file that is read in byte ranges.
 
     Attributes:
-        size: its bytes.
+        size: Size in bytes.
     """
 
     size: int
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
-        """Return the bytes of each (offset, length).
+        """Return the bytes of each range (offset, length).
 
         Raises:
-            ValueError: one is not within the file, or could not be read whole.
-            OSError: the file cannot be read.
+            ValueError: A range is not within the file, or could not be read completely.
+            OSError: The file cannot be read.
         """
 
 
 class Files(ABC):
-    """The files of one folder: where a file has a path, it is read there, and else in ranges.
+    """The files of one folder. A file without a local path is read in byte ranges.
 
     Attributes:
-        location: the folder, as it is named in messages: a path, or an ``hf://`` address.
-        root: the folder's path, if it is one on this machine.
-        follow_links: whether links that lead out of it are followed.
+        location: Name of the folder in messages: a path, or an ``hf://`` URL.
+        root: Path of the folder; None if it is not on this machine.
+        follow_links: Whether symbolic links that lead out of the folder are followed.
     """
 
     location: str
@@ -66,15 +67,15 @@ class Files(ABC):
     follow_links: bool = False
 
     def where(self, name: str) -> str:
-        """Return a file's name for messages."""
+        """Return the full name of a file, for messages."""
         return f"{self.location}/{name}"
 
     @abstractmethod
     def read_manifest(self) -> Manifest:
-        """Return the folder's manifest.
+        """Return the manifest of the folder.
 
         Raises:
-            FormatError: this is not a dataset folder, or its manifest is not valid.
+            FormatError: This is not a dataset folder, or its manifest is not valid.
         """
 
     @abstractmethod
@@ -82,31 +83,31 @@ class Files(ABC):
         """Return the local path of a file, whether or not it exists; None if it is read remotely.
 
         Raises:
-            FileNotFoundError: it is to be fetched and is not there.
+            FileNotFoundError: The file has to be downloaded and does not exist.
         """
 
     @abstractmethod
     def exists(self, name: str) -> bool:
-        """Return whether there is such a file or folder."""
+        """Return whether a file or folder exists."""
 
     def remote(self, name: str) -> Blob:
-        """Return a file that has no local path; nothing is asked for yet.
+        """Return a file without a local path, before any request is made.
 
         Raises:
-            FileNotFoundError: it is not there.
+            FileNotFoundError: The file does not exist.
         """
         raise FileNotFoundError(self.where(name))
 
     def fetch(self, name: str) -> bytes:
-        """Return the whole content of a small file that has no local path."""
+        """Return the content of a small file without a local path."""
         blob = self.remote(name)
         return bytes(blob.read([(0, blob.size)])[0])
 
     def read(self, name: str) -> bytes:
-        """Return a small file's whole content.
+        """Return the content of a small file.
 
         Raises:
-            FormatError: it is missing, cannot be read, or is not the one of the manifest.
+            FormatError: The file is missing, cannot be read, or differs from the manifest.
         """
         with self.errors(name, "cannot be read"):
             path = self.path(name)
@@ -116,10 +117,15 @@ class Files(ABC):
     def errors(
         self, name: str, damaged: str, missing: str = "missing; is this a complete dataset folder?"
     ) -> Iterator[None]:
-        """Raise what goes wrong with a file as an error that names it.
+        """Convert `OSError` and `ValueError` from reading a file to an error that names it.
+
+        Args:
+            name: Name of the file.
+            damaged: Message if the file cannot be read or has unexpected content.
+            missing: Message if the file does not exist.
 
         Raises:
-            FormatError: it is missing, cannot be read, or does not hold what it should.
+            FormatError: Replaces the exception.
         """
         try:
             yield
@@ -130,24 +136,24 @@ class Files(ABC):
 
     @contextmanager
     def open(self, name: str) -> Iterator[Blob]:
-        """Open a file to read parts of it; nothing stays open behind it.
+        """Open a file to read ranges of it, and close it at the end of the block.
 
         Raises:
-            FileNotFoundError: it is not there.
+            FileNotFoundError: The file does not exist.
         """
         if path := self.path(name):
-            with open_plain(path) as file:
+            with open_regular(path) as file:
                 yield _LocalBlob(file)
         else:
             yield self.remote(name)
 
 
 class LocalFiles(Files):
-    """A folder on this machine.
+    """The files of a local folder.
 
     Args:
-        root: the folder.
-        follow_links: read what links lead to, wherever that is.
+        root: Path of the folder.
+        follow_links: Follow symbolic links that lead out of the folder.
     """
 
     root: Path
@@ -156,63 +162,63 @@ class LocalFiles(Files):
         self.root = absolute_path(root)
         self.location = str(self.root)
         self.follow_links = follow_links
-        self._places = _places(self.root)
-        self._known: set[str] = set()
+        self._allowed = _allowed_targets(self.root)
+        self._checked: set[str] = set()
 
     def read_manifest(self) -> Manifest:
-        """Return the folder's manifest."""
+        """Return the manifest of the folder."""
         self.path(MANIFEST)
         return read_manifest(self.root)
 
     def path(self, name: str) -> Path:
-        """Return a file's path.
+        """Return the path of a file.
 
         Raises:
-            FormatError: it is a link that leads out of the folder, is neither file nor folder, or
-                Git keeps it elsewhere.
+            FormatError: The path is a link that leads out of the folder, is neither a regular file
+                nor a folder, or is a pointer of Git LFS or git-annex.
         """
         path = self.root / name
-        if name not in self._known:
+        if name not in self._checked:
             real = Path(os.path.realpath(path))
             if kind := pointer_at(path):
                 raise FormatError(f"{path}: {kind}")
-            if not (self.follow_links or _is_within(real, self._places)):
+            if not (self.follow_links or _is_allowed(real, self._allowed)):
                 raise FormatError(f"{path}: {OUTSIDE}")
             if os.path.exists(real) and not (real.is_file() or real.is_dir()):
                 raise FormatError(
                     f"{path}: is not a regular file; build or fetch the dataset again"
                 )
-            self._known.add(name)
+            self._checked.add(name)
         return path
 
     def exists(self, name: str) -> bool:
-        """Return whether there is such a file or folder."""
+        """Return whether a file or folder exists."""
         return self.path(name).exists()
 
 
-def _places(root: Path) -> list[tuple[Path, re.Pattern[str]]]:
-    """Return where files of a folder may lie: folders, with the names that files have in them.
+def _allowed_targets(root: Path) -> list[tuple[Path, re.Pattern[str]]]:
+    """Return the folders that links may lead to, each with a pattern of the names in it.
 
-    That is the folder itself, and where `huggingface_hub` links to from a folder in its cache: from
-    ``REPO/snapshots/COMMIT`` to ``REPO/blobs``, and from there to ``blobs`` beside all repos, which
-    has a marker in it.
+    These are the dataset folder itself and, for a snapshot in a cache of `huggingface_hub`, the
+    folders that its links lead to: from ``REPO/snapshots/COMMIT`` to ``REPO/blobs``, and from there
+    to the ``blobs`` folder that all repos share, which contains a marker file.
     """
     real = Path(os.path.realpath(root))
-    places = [(real, ANY)]
-    for place in (real, *real.parents):  # the dataset may be a folder in the repo
-        repo = place.parent.parent
-        if place.parent.name == "snapshots" and (repo / "blobs").is_dir():
-            places.append((repo / "blobs", ANY))
+    allowed = [(real, ANY)]
+    for folder in (real, *real.parents):  # the dataset may be a subfolder of the repo
+        repo = folder.parent.parent
+        if folder.parent.name == "snapshots" and (repo / "blobs").is_dir():
+            allowed.append((repo / "blobs", ANY))
             if "--" in repo.name and (repo.parent / "blobs" / STORE_MARKER).is_file():
-                places.append((repo.parent / "blobs", STORED))
+                allowed.append((repo.parent / "blobs", STORED))
             break
-    return places
+    return allowed
 
 
-def _is_within(real: Path, places: list[tuple[Path, re.Pattern[str]]]) -> bool:
+def _is_allowed(real: Path, allowed: list[tuple[Path, re.Pattern[str]]]) -> bool:
     return any(
-        real.is_relative_to(place) and names.fullmatch(real.relative_to(place).as_posix())
-        for place, names in places
+        real.is_relative_to(folder) and names.fullmatch(real.relative_to(folder).as_posix())
+        for folder, names in allowed
     )
 
 
@@ -229,6 +235,6 @@ class _LocalBlob:
             raise ValueError(f"a part ends at byte {offset + size} of {self.size}")
         self.file.seek(offset)
         data = bytearray(size)
-        if (found := self.file.readinto(data)) != size:  # type: ignore[attr-defined]
-            raise ValueError(f"{found} of {size} bytes could be read")
+        if (count := self.file.readinto(data)) != size:  # type: ignore[attr-defined]
+            raise ValueError(f"{count} of {size} bytes could be read")
         return data

@@ -1,7 +1,7 @@
-"""The labels in a dataset folder, and its arrays, found by source, codec and level.
+"""Read the tables and arrays of a dataset folder by source, codec and level.
 
-The manifest describes tasks and codecs. Files are opened on first use and read in parts; from a
-folder on the Hub, only the needed parts are fetched. Open files are not pickled.
+The manifest describes the tasks and codecs. Files are opened on first use and read in parts; for a
+repo on the Hub, only the needed parts are requested. Open files are not pickled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cfqa_data.format.codes import Codes
 from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
 from cfqa_data.format.layout import NAMES
 from cfqa_data.format.packing import plane_shape, unpack
-from cfqa_data.format.previews import drawn_columns, read_previews
+from cfqa_data.format.previews import read_pictures, read_previews
 from cfqa_data.format.resources import PACKAGE
 from cfqa_data.format.schema import NULLABLE, label_schema, originals_schema
 from cfqa_data.format.storage import check_rows, read_labels, read_table
@@ -42,20 +42,20 @@ class Folder:
     """Reads the labels and arrays of one dataset folder, of either tier.
 
     Args:
-        root: the folder, or its files.
-        untrusted: decode bitstreams in child processes that can do nothing else.
-        plugins: classes of codecs that are not installed, or `module:Class` of some.
+        root: Path of the folder, or its files.
+        untrusted: Decode bitstreams in sandboxed child processes.
+        plugins: Codec classes that are not installed, as classes or `module:Class`.
 
     Raises:
-        FormatError: it is not a dataset folder. (Its methods raise it for files that are
-            missing, damaged or not as the manifest describes.)
+        FormatError: The path is not a dataset folder. Methods raise it for files that are missing,
+            damaged or inconsistent with the manifest.
     """
 
     def __init__(self, root: Path | Files, untrusted: bool = False, plugins: Plugins = ()) -> None:
         self.untrusted, self.plugins = untrusted, as_plugins(plugins)
         self.files = root if isinstance(root, Files) else LocalFiles(root)
         self.manifest = self.files.read_manifest()
-        self._places = {
+        self._positions = {
             source: (task, index)
             for task, entry in self.manifest.tasks.items()
             for index, source in enumerate(entry.sources)
@@ -66,60 +66,64 @@ class Folder:
         return self.__dict__ | {"_open": {}}
 
     def labels(self, task: str, sources: Collection[str] | None = None) -> pa.Table:
-        """Return the label rows of a task, one per source, codec and level, in any order.
+        """Return the label rows of a task, one per source, codec and level, in file order.
 
         Args:
-            task: the task.
-            sources: only the rows of those of these that it has; no row group without them is read.
+            task: Name of the task.
+            sources: Return only the rows of these sources, and read only their row groups. Sources
+                of other tasks are ignored.
         """
         entry = self.manifest.tasks[task]
         if sources is not None and not (sources := set(sources) & set(entry.sources)):
             return label_schema(self.manifest.format).empty_table()
         rows = self.label_rows(task, sources)
-        for what in invariants.broken(rows, invariants.PLACES):
+        for fault in invariants.violations(rows, invariants.POSITION_RULES):
             where = self.files.where(NAMES.labels(task).as_posix())
-            raise FormatError(f"{where}: {what}; build or fetch it again")
+            raise FormatError(f"{where}: {fault}; build or fetch it again")
         return rows.table
 
     def label_rows(self, task: str, sources: Collection[str] | None = None) -> invariants.LabelRows:
-        """Return the label rows of a task, or of sources, after checking only their number."""
+        """Return the label rows of a task or of some of its sources.
+
+        The rows are checked to be complete and unique; their values are not checked.
+        """
         name = NAMES.labels(task).as_posix()
         where, entry = self.files.where(name), self.manifest.tasks[task]
         counts = [len(codec.levels) for codec in entry.codecs.values()]
-        places = [n for n, one in enumerate(entry.sources) if sources is None or one in sources]
+        indices = [n for n, one in enumerate(entry.sources) if sources is None or one in sources]
         axes = {
             "task": [task],
-            "source_id": [entry.sources[place] for place in places],
+            "source_id": [entry.sources[index] for index in indices],
             "codec": list(entry.codecs),
             "level": range(max(counts)),
         }
-        # As bytes: pyarrow takes a path that looks like an address, as s3:/x, for one. Of more rows
-        # than twice those that there should be, the first is not looked for.
+        # Passed as bytes, since pyarrow takes a path such as s3:/x for a URL. A table of more than
+        # twice the expected rows is refused without looking for the first surplus row.
         data, version = self.files.read(name), self.manifest.format
-        within = None if sources is None else places
-        table = read_labels(where, data, most_rows=2 * entry.rows, format=version, sources=within)
-        if within is not None:
+        chosen = None if sources is None else indices
+        table = read_labels(where, data, max_rows=2 * entry.rows, format=version, sources=chosen)
+        if chosen is not None:
             known = pa.array(axes["source_id"], pa.string())
             table = table.filter(pc.is_in(table["source_id"], value_set=known))
-        found = check_rows(where, table, axes, counts)
-        source = np.array(places, np.int64)[found["source_id"]]
-        return invariants.LabelRows(table, entry, source, found["codec"], found["level"])
+        positions = check_rows(where, table, axes, counts)
+        source = np.array(indices, np.int64)[positions["source_id"]]
+        return invariants.LabelRows(table, entry, source, positions["codec"], positions["level"])
 
     def originals_table(self) -> pa.Table:
-        """Return the row of each original, after checking only their number."""
+        """Return the table of originals, checked to have exactly one row per source."""
         name = NAMES.originals_table.as_posix()
         where, schema = self.files.where(name), originals_schema(self.manifest.format)
         sources = [source for entry in self.manifest.tasks.values() for source in entry.sources]
         nullable, most = NULLABLE[self.manifest.format], 2 * len(sources)
         data = self.files.read(name)
-        table = read_table(where, schema, data, most_rows=most, nullable=nullable)
+        table = read_table(where, schema, data, max_rows=most, nullable=nullable)
         check_rows(where, table, {"source_id": sources})
         return table
 
     def previews(self) -> tuple[list[str], pa.Table] | None:
-        """Return what :func:`read_previews` does, with a row per original; None without pictures.
+        """Return the result of :func:`read_previews`; None if the folder has no previews.
 
-        Pictures themselves are not read.
+        The images are not read.
         """
         name = NAMES.previews.as_posix()
         if name not in self.manifest.files:
@@ -127,17 +131,17 @@ class Folder:
         data = self.files.read(name)
         return read_previews(self.files.where(name), data, self.manifest.tasks)
 
-    def drawn_columns(self) -> pa.Table:
-        """Return what :func:`cfqa_data.format.previews.drawn_columns` does, of its pictures."""
+    def read_pictures(self) -> pa.Table:
+        """Return :func:`cfqa_data.format.previews.read_pictures` of the folder's previews."""
         name = NAMES.previews.as_posix()
-        return drawn_columns(self.files.where(name), self.files.read(name), self.manifest.tasks)
+        return read_pictures(self.files.where(name), self.files.read(name), self.manifest.tasks)
 
     def shown_columns(self) -> list[str]:
-        """Return the columns of originals that hold pictures and answers."""
-        return found[0] if (found := self.previews()) else []
+        """Return the names of the preview columns: images and answers."""
+        return previews[0] if (previews := self.previews()) else []
 
     def original_rows(self) -> dict[str, dict[str, Any]]:
-        """Return the row of each original, by its id."""
+        """Return the rows of the table of originals, by source id."""
 
         def read() -> dict[str, dict[str, Any]]:
             return {row["source_id"]: row for row in self.originals_table().to_pylist()}
@@ -150,7 +154,7 @@ class Folder:
         return file.read(source_id, Selection.of(self.shape(source_id), **part))
 
     def task_of(self, source_id: str) -> str:
-        """Return the task that a source is of."""
+        """Return the name of the task that a source belongs to."""
         return self._place(source_id)[0].name
 
     def shape(self, source_id: str) -> tuple[int, int, int, int]:
@@ -159,18 +163,18 @@ class Folder:
         if not entry.varying_tokens:
             return entry.shape
         file = self._originals(source_id)
-        found, (n, c, t, d) = file.tensor(source_id).shape, entry.shape
-        if len(found) != 4 or not 0 < found[2] <= t or found != (n, c, found[2], d):
-            raise FormatError(f"{file.where}: {source_id!r} is {found}, not at most {entry.shape}")
-        return n, c, found[2], d
+        shape, (n, c, t, d) = file.tensor(source_id).shape, entry.shape
+        if len(shape) != 4 or not 0 < shape[2] <= t or shape != (n, c, shape[2], d):
+            raise FormatError(f"{file.where}: {source_id!r} is {shape}, not at most {entry.shape}")
+        return n, c, shape[2], d
 
     def truth(self, source_id: str) -> np.ndarray:
-        """Return what the features of a source are scored against."""
+        """Return the ground truth of a source."""
         entry, _ = self._place(source_id)
         name = NAMES.truth(entry.name)
         if name.as_posix() not in self.manifest.files:
-            kept = entry.terms and not entry.terms.truths
-            why = ": the terms of its source do not allow redistribution" if kept else ""
+            withheld = entry.terms and not entry.terms.truths
+            why = ": the terms of its source do not allow redistribution" if withheld else ""
             raise FormatError(
                 f"{self.files.location}: contains no ground truth of {entry.name}{why}"
             )
@@ -182,7 +186,7 @@ class Folder:
         return truth
 
     def gallery(self, task: str) -> dict[str, np.ndarray]:
-        """Return what the features of all sources of a task are scored against, by name."""
+        """Return the gallery of a task: name -> array."""
         check_known("task", task, self.manifest.tasks, CfqaError, self.files.location)
         entry = self.manifest.tasks[task]
         if entry.gallery is None:
@@ -190,9 +194,9 @@ class Folder:
         return self._all_tensors(NAMES.gallery(entry.gallery))
 
     def bitstream(self, source_id: str, codec: str, level: int) -> bytes:
-        """Return a compressed feature's whole bitstream."""
+        """Return the bitstream of a compressed feature."""
         entry, _, level = self._check(source_id, codec, level)
-        shard = invariants.shard_of(self._places[source_id][1], entry.shard)
+        shard = invariants.shard_of(self._positions[source_id][1], entry.shard)
         name = NAMES.bitstreams(entry.name, codec, shard, entry.shards)
         if name.as_posix() not in self.manifest.files:
             where = self.files.location
@@ -207,40 +211,44 @@ class Folder:
         self, source_id: str, codec: str, level: int, **part: Unpack[Part]
     ) -> np.ndarray:
         """Return a compressed feature, or a part of it, float32 (N, C, T, D)."""
-        found = self._compressed(source_id, codec, level, True, **part)
-        return found.dequantize() if isinstance(found, Codes) else found
+        feature = self._compressed(source_id, codec, level, True, **part)
+        return feature.dequantize() if isinstance(feature, Codes) else feature
 
     def codes(self, source_id: str, codec: str, level: int, **part: Unpack[Part]) -> Codes:
-        """Return a compressed feature as integers, stored ones or those of its bitstream."""
+        """Return the integer codes of a compressed feature, read or decoded from its bitstream."""
         entry, codec_entry, level = self._check(source_id, codec, level)
         if codec_entry.quantizer is None:
             raise FormatError(
                 f"{self.files.location}: {codec} on {entry.name} has values and no codes"
             )
-        found = self._compressed(source_id, codec, level, False, **part)
-        assert isinstance(found, Codes)
-        return found
+        codes = self._compressed(source_id, codec, level, False, **part)
+        assert isinstance(codes, Codes)
+        return codes
 
     def _compressed(
         self, source_id: str, codec: str, level: int, values: bool, **part: Unpack[Part]
     ) -> Codes | np.ndarray:
         entry, codec_entry, level = self._check(source_id, codec, level)
-        chosen = Selection.of(self.shape(source_id), **part)
+        selection = Selection.of(self.shape(source_id), **part)
         name = NAMES.compressed(entry.name, codec).as_posix()
         if codec_entry.facts.on != "inputs" and not self._once(
             name, lambda: self.files.exists(name)
         ):
-            return self.decoded(source_id, codec, level, chosen)
-        array, index = self.open_codes(entry.name, codec), self._places[source_id][1]
-        return array.read(index, level, chosen, values=values)
+            return self.decoded(source_id, codec, level, selection)
+        array, index = self.open_codes(entry.name, codec), self._positions[source_id][1]
+        return array.read(index, level, selection, values=values)
 
     def decoded(
         self, source_id: str, codec: str, level: int, part: Selection | None = None
     ) -> Codes | np.ndarray:
-        """Decode a compressed feature's bitstream, even if the decoded feature is stored.
+        """Decode the bitstream of a compressed feature, even if the decoded feature is stored.
 
-        Returns codes, or a float32 feature if the codec has no codes, or inputs of the backbone
-        for a codec on inputs.
+        Returns:
+            Codes; or a float32 feature if the codec has no quantiser.
+
+        Raises:
+            FormatError: The codec encodes inputs of the backbone, or the bitstream is missing or
+                cannot be decoded.
         """
         entry, codec_entry, level = self._check(source_id, codec, level)
         if codec_entry.facts.on == "inputs":
@@ -263,19 +271,19 @@ class Folder:
             return Codes(indices, codec_entry.quantizer.values()[list(part.layers)])
 
     def decoder(self, task: str, codec: str) -> Any:
-        """Return a decoder for a task's bitstreams, with the weights that encoded them.
+        """Return the decoder of a codec's bitstreams, with the weights that encoded them.
 
         Raises:
-            FormatError: it is not here.
-            MissingDependencyError: what it needs is not installed.
+            FormatError: The codec is not installed, or differs from the one that encoded them.
+            MissingDependencyError: A package that the codec needs is not installed.
         """
         return self._once((task, codec), lambda: self._make_decoder(task, codec))
 
     def missing(self) -> dict[str, str]:
-        """Return the codecs that decode features and are not here, and the package of each."""
+        """Return the codecs that decode features and are not installed: name -> package."""
         from cfqa_data.codecs import find_codec
 
-        found = {}
+        missing = {}
         for entry in self.manifest.tasks.values():
             for codec in entry.codecs.values():
                 if (origin := codec.origin) is None or codec.facts.on == "inputs":
@@ -283,42 +291,42 @@ class Folder:
                 try:
                     find_codec(origin.name, plugins=self.plugins)
                 except CodecError:
-                    found[origin.name] = f"{origin.package} {origin.version}".strip()
-        return found
+                    missing[origin.name] = f"{origin.package} {origin.version}".strip()
+        return missing
 
     def find_weights(self, uri: str) -> Path:
-        """Return the local path of the weights that the manifest names.
+        """Return the local path of weights that the manifest names.
 
         Raises:
-            RecipeError: they are not here.
+            RecipeError: The weights are not on this machine.
         """
         expected, own = self.manifest.weights.get(uri), not self.untrusted
-        # Once: large weights take long to hash.
+        # Cached, since hashing large weights is slow.
         return self._once(
             ("weights", uri), lambda: find_weights(uri, expected, self.files, own=own)
         )
 
     def open_codes(self, task: str, codec: str) -> ArrayReader:
-        """Return what reads a codec's stored codes or values, which are those of the manifest."""
+        """Return a reader of a codec's stored array, checked against the manifest."""
         entry = self.manifest.tasks[task]
-        name, of = NAMES.compressed(task, codec), entry.codecs[codec]
-        what = entry.sources, len(of.levels), entry.shape, of.quantizer
-        return self._once(name, lambda: ArrayReader(self.files, name.as_posix(), *what))
+        name, codec_entry = NAMES.compressed(task, codec), entry.codecs[codec]
+        expected = entry.sources, len(codec_entry.levels), entry.shape, codec_entry.quantizer
+        return self._once(name, lambda: ArrayReader(self.files, name.as_posix(), *expected))
 
     def _once(self, key: Any, make: Callable[[], T]) -> T:
-        """Return the cached object of a key, made on first use."""
+        """Return the cached object of a key, created on first use."""
         if key not in self._open:
             self._open[key] = make()
-        found: T = self._open[key]
-        return found
+        cached: T = self._open[key]
+        return cached
 
     def _place(self, source_id: str) -> tuple[TaskEntry, int]:
-        check_known("source", source_id, self._places, FormatError, self.files.location)
-        task, index = self._places[source_id]
+        check_known("source", source_id, self._positions, FormatError, self.files.location)
+        task, index = self._positions[source_id]
         return self.manifest.tasks[task], index
 
     def _check(self, source_id: str, codec: str, level: int) -> tuple[TaskEntry, CodecEntry, int]:
-        """Return what a compressed feature's task and codec are, and its level as a plain int."""
+        """Return the task and codec of a compressed feature, and its level as an int."""
         entry, _ = self._place(source_id)
         check_known("codec", codec, entry.codecs, FormatError, self.files.location)
         codec_entry = entry.codecs[codec]
@@ -345,7 +353,7 @@ class Folder:
         if (origin := codec_entry.origin) is None:
             raise FormatError(f"{where}: the manifest names no codec that decodes its bitstreams")
         try:
-            found = find_codec(origin.name, plugins=self.plugins)
+            registered = find_codec(origin.name, plugins=self.plugins)
         except CodecError as error:
             missing = ", ".join(
                 f"{name!r} of {package!r}" for name, package in self.missing().items()
@@ -354,33 +362,34 @@ class Folder:
                 f"{where}: not installed: codec {missing}; install the package, or name the class: "
                 f"plugins=, --plugin ({error})"
             ) from None
-        _check_origin(where, origin, found)
+        _check_origin(where, origin, registered)
         weights = {key: v for key, v in origin.options.items() if self._is_weights(key, v)}
         others = {k: v for k, v in origin.options.items() if k not in {*weights, "models"}}
-        for key, text in named_files(found.target, others):
-            named = f"{where}.codec: {key} names a file, {text!r}"
-            raise FormatError(f"{named}, without a SHA-256 in the manifest")
+        for key, text in named_files(registered.target, others):
+            raise FormatError(
+                f"{where}.codec: {key} names a file, {text!r}, without a SHA-256 in the manifest"
+            )
 
         with prefixed(where, FormatError, CodecError, RecipeError):
-            found_weights = {key: str(self.find_weights(uri)) for key, uri in weights.items()}
-            # Overrides what an untrusted manifest says.
+            weight_paths = {key: str(self.find_weights(uri)) for key, uri in weights.items()}
+            # These override options of the same names in an untrusted manifest.
             trusted: dict[str, Any] = {
                 "untrusted": self.untrusted,
                 "plugins": self.plugins,
                 "tables": partial(self._tables, codec_entry) if codec_entry.tables else None,
             }
-            return get_codec(origin.name, **{**origin.options, **found_weights, **trusted})
+            return get_codec(origin.name, **{**origin.options, **weight_paths, **trusted})
 
     def _tables(self, codec_entry: CodecEntry) -> dict[str, np.ndarray]:
-        found: dict[str, np.ndarray] = {}
+        tables: dict[str, np.ndarray] = {}
         for name in codec_entry.tables:
-            found |= self._all_tensors(NAMES.tables(name))
-        return found
+            tables |= self._all_tensors(NAMES.tables(name))
+        return tables
 
     def _is_weights(self, key: str, value: object) -> bool:
-        """Whether an option of a codec names weights, which are found by their hash.
+        """Return whether a codec's option names weights, which are looked up by their hash.
 
-        Weights that this package ships are found by name if the manifest has no hash of them.
+        Weights shipped with this package are found by name if the manifest has no hash of them.
         """
         if not isinstance(value, str):
             return False
@@ -389,10 +398,14 @@ class Folder:
 
 
 def check_level(level: object, count: int) -> int:
-    """Return one of a number of levels, of any whole type, as a plain int.
+    """Return a level of any integer type as an int.
+
+    Args:
+        level: The level.
+        count: Number of levels.
 
     Raises:
-        FormatError: it is not a whole number, or there is no such level.
+        FormatError: The level is not an integer from 0 to ``count - 1``.
     """
     try:
         number = operator.index(level)  # type: ignore[arg-type]
@@ -405,32 +418,32 @@ def check_level(level: object, count: int) -> int:
     return number
 
 
-def _check_origin(where: str, origin: Origin, found: RegistryEntry) -> None:
-    """Check that a codec is the one that made a dataset's bitstreams.
+def _check_origin(where: str, origin: Origin, codec: RegistryEntry) -> None:
+    """Check that a codec is the one that encoded the bitstreams of a dataset.
 
-    What the caller gives as a plugin is the caller's to choose; other source of the same package
-    is warned of.
+    A plugin given by the caller is always accepted, with a warning if it is of the same package
+    and its source code differs.
 
     Raises:
-        FormatError: it is of another package, or of other source.
+        FormatError: The codec is of another package, or its source code differs.
     """
-    made = f"{where}: codec {origin.name!r} of the package {origin.package!r}"
+    recorded = f"{where}: codec {origin.name!r} of the package {origin.package!r}"
     how = "to decode with it anyway, name its class: plugins=, --plugin"
-    same = found.package == origin.package and found.builtin == (not origin.sha256)
-    if not same and not found.given:
-        raise FormatError(f"{made} is not installed, only that of {found.package!r}; {how}")
-    if same and found.sha256 != origin.sha256:
-        differ = (
-            f"{made} had a different source than the installed one, {found.version or 'no version'}"
-        )
-        if not found.given:
+    same = codec.package == origin.package and codec.builtin == (not origin.sha256)
+    if not same and not codec.given:
+        raise FormatError(f"{recorded} is not installed, only that of {codec.package!r}; {how}")
+    if same and codec.sha256 != origin.sha256:
+        version = codec.version or "no version"
+        differ = f"{recorded} had a different source than the installed one, {version}"
+        if not codec.given:
             raise FormatError(f"{differ}; install version {origin.version or '?'}, or {how}")
         warnings.warn(f"{differ}: features may differ", UserWarning, stacklevel=2)
 
 
-def _as_feature(found: object, shape: tuple[int, ...]) -> np.ndarray:
-    """Return what a codec on features gives, if it is a feature."""
-    if not isinstance(found, np.ndarray) or (found.dtype, found.shape) != (np.float32, shape):
-        kind = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found)
-        raise CodecError(f"the codec returned {kind}, not float32 {shape}")
-    return found
+def _as_feature(decoded: object, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the output of a codec on features, checked to be float32 of a shape."""
+    if not isinstance(decoded, np.ndarray):
+        raise CodecError(f"the codec returned {type(decoded)}, not float32 {shape}")
+    if (decoded.dtype, decoded.shape) != (np.float32, shape):
+        raise CodecError(f"the codec returned {decoded.dtype} {decoded.shape}, not float32 {shape}")
+    return decoded

@@ -1,7 +1,7 @@
-"""Datasets in memory: arrays and numbers of one's own, without a model, a codec or a folder.
+"""Create datasets in memory from existing features and labels, without a model or a codec.
 
-:func:`from_arrays` makes a :class:`cfqa_data.Dataset` that evaluations, reports, curves and loaders
-take like that of a folder, and :func:`cfqa_data.save` makes a folder of it.
+:func:`from_arrays` returns a :class:`cfqa_data.Dataset` that evaluation, reports, curves and
+loaders accept. :func:`cfqa_data.save` writes it to a folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from cfqa_data.scalars import python_value
 __all__ = ["from_arrays"]
 
 SHARD = 25
-"""Sources of a shard, where a dataset in memory becomes a folder."""
+"""Number of sources per shard when a dataset in memory is saved."""
 
 PER_LEVEL = "{codec: {parameter: values}}"
 
@@ -57,40 +57,43 @@ def from_arrays(
     prefix_tokens: int = 0,
     name: str = "arrays",
 ) -> Dataset:
-    """Make a dataset of features and numbers that are there already.
+    """Create a dataset in memory from features and labels that exist already.
 
-    Values per source are a mapping of ids, or a sequence in the order of the originals. Arrays are
-    read when they are used: a memory map, an array of Zarr or of HDF5 stays where it is.
+    Values per source are given as a mapping of source ids, or as a sequence in the order of the
+    originals. Arrays are read on access, so memory-mapped, Zarr and HDF5 arrays are not loaded.
 
     Args:
-        originals: the original features: a mapping of ids to arrays or tensors, or a sequence of
-            them (or one array), whose ids are then "0", "1", ... A feature is (N, C, T, D), (T, D)
-            for one view and layer, or (D,) for one token, of any real dtype; it is given as
-            float32.
-        compressed: the compressed features: codec -> parameter -> features per source, of the
-            originals' shapes. The parameters of a codec rise or fall from the best on.
-        distortion: codec -> parameter -> numbers per source: the harm done, of which less is
-            better. Needed where there is no `score`.
-        score: likewise, the score of the compressed features, with `reference_score`; `distortion`
-            follows from it and the direction that the task's facts state.
-        reference_score: numbers per source: the score of the originals.
-        loss: likewise, a continuous loss of which less is better; optional.
-        reference_loss: numbers per source: the loss of the originals; 0 if there is none.
-        bits: likewise, the bits of the compressed features, whole numbers; unknown of codecs that
-            are not in it.
-        groups: a text per source: sources of one group (crops of one photograph) share a fold, and
-            intervals resample whole groups.
-        task: name of the task, or its facts.
-        parameter: what the keys of the mappings are called.
-        prefix_tokens: leading tokens that stand for no place of the input, as a class token.
-        name: of the dataset.
+        originals: Original features: a mapping of source ids to arrays or tensors, or a sequence of
+            features (or one array), whose ids are then "0", "1", ... A feature has shape
+            (N, C, T, D), (T, D) for one view and layer, or (D,) for one token. It may have any real
+            dtype and is converted to float32.
+        compressed: Compressed features: codec -> parameter -> features per source, with the shapes
+            of the originals. The parameters of a codec are in order, from the best quality on.
+        distortion: Codec -> parameter -> number per source; lower is better. Required without
+            `score`.
+        score: Task score of the compressed features, in the same form; requires `reference_score`.
+            The distortion is then computed from the scores.
+        reference_score: Task score of the original features: number per source.
+        loss: Continuous loss of the compressed features, in the form of `distortion`; lower is
+            better. Optional.
+        reference_loss: Loss of the original features: number per source; 0 by default.
+        bits: Size of the compressed features in bits, in the form of `distortion`: integers.
+            Codecs may be left out, which makes their rates unknown.
+        groups: Group of each source, as a string. Sources of one group (such as crops of one
+            photograph) are in the same fold, and confidence intervals resample whole groups.
+        task: Name of the task, or its facts. With `score` it must be a `TaskFacts`, which states
+            whether a higher or lower score is better.
+        parameter: Name of the codecs' parameter.
+        prefix_tokens: Number of leading tokens without a position in the input, such as a class
+            token.
+        name: Name of the dataset.
 
     Returns:
         The dataset. Its baseline columns (`mse`, `cosine`, `cka`) are null until it is saved.
 
     Raises:
-        CfqaError: a source, codec or parameter is missing or unknown somewhere, or a shape or
-            number is impossible; it is named. Values of arrays are checked when they are read.
+        CfqaError: A source, codec or parameter is missing or unknown, or a shape or number is
+            invalid. Values of arrays are checked when they are read.
     """
     features = _Values("originals", originals, None)
     ids = tuple(features)
@@ -113,13 +116,13 @@ def from_arrays(
     for levels in arrays.values():
         for values in levels.values():
             for source in ids:
-                found = values.shape(source, f"{values.what}, source {source!r}")
-                if found != shapes[source]:
+                shape = values.shape(source, f"{values.what}, source {source!r}")
+                if shape != shapes[source]:
                     raise CfqaError(
-                        f"{values.what}: source {source!r} is {found}, its original "
+                        f"{values.what}: source {source!r} is {shape}, its original "
                         f"{shapes[source]}"
                     )
-    numbers = _numbers(
+    columns = _label_columns(
         ids, compressed, distortion, score, reference_score, loss, reference_loss, bits
     )
     entry = TaskEntry(
@@ -149,15 +152,24 @@ def from_arrays(
         for level, values in enumerate(levels.values())
     }
     folder = MemoryFolder(manifest, features, stored, shapes)
-    return Dataset(folder, _labels(entry, shapes, numbers))
+    return Dataset(folder, _label_table(entry, shapes, columns))
 
 
 class _Values(Mapping[str, Any]):
-    """Values per source: a mapping, or a sequence in the order of the sources."""
+    """Values by source id, from a mapping or a sequence in the order of the sources.
+
+    Args:
+        what: Name of the values in error messages.
+        values: Mapping, sequence, array or table column.
+        ids: Expected source ids; None to take those of the values.
+
+    Raises:
+        CfqaError: A source is missing or unknown, or the values are neither mapping nor sequence.
+    """
 
     def __init__(self, what: str, values: Any, ids: Sequence[str] | None) -> None:
         if hasattr(values, "to_dict") and ids and set(values.keys()) == set(ids):
-            values = values.to_dict()  # a column of a table, by its index
+            values = values.to_dict()  # a pandas series with the source ids as index
         self.what, self._values = what, values
         if isinstance(values, Mapping):
             self._keys = {key: key for key in values}
@@ -166,7 +178,7 @@ class _Values(Mapping[str, Any]):
                 raise CfqaError(f"{what} {verb} {min(map(str, wrong))!r}")
             self._keys = self._keys if ids is None else {key: key for key in ids}
             return
-        for convert in ("to_pylist", "to_numpy"):  # of tables, whose index is no place
+        for convert in ("to_pylist", "to_numpy"):  # table columns, by position and not by index
             if hasattr(values, convert):
                 self._values = values = getattr(values, convert)()
         try:
@@ -177,13 +189,13 @@ class _Values(Mapping[str, Any]):
         names = [str(n) for n in range(count)] if ids is None else list(ids)
         if count != len(names):
             raise CfqaError(f"{what}: {count} values, and {len(names)} originals")
-        self._keys = {name: place for place, name in enumerate(names)}
+        self._keys = {name: index for index, name in enumerate(names)}
 
     def __getitem__(self, source: str) -> Any:
         return self._values[self._keys[source]]
 
     def shape(self, source: str, what: str) -> tuple[int, int, int, int]:
-        """Return (N, C, T, D) of a source's feature; of one in a large array, it is not read."""
+        """Return the shape (N, C, T, D) of a source's feature, without reading a large array."""
         if len(shape := getattr(self._values, "shape", ())) > 1:
             return _shape(shape[1:], getattr(self._values, "dtype", None), what)
         feature = self[source]
@@ -200,10 +212,10 @@ class _Values(Mapping[str, Any]):
 
 
 def _shape(shape: tuple[int, ...], dtype: Any, what: str) -> tuple[int, int, int, int]:
-    """Return (N, C, T, D) of an array that may lack leading axes.
+    """Return the shape (N, C, T, D) of a feature that may lack leading axes.
 
     Raises:
-        CfqaError: it is no feature.
+        CfqaError: The shape or dtype is not that of a feature.
     """
     if isinstance(dtype, np.dtype) and dtype.kind not in "fiub":
         raise CfqaError(f"{what} is {dtype}, not of real numbers")
@@ -214,7 +226,11 @@ def _shape(shape: tuple[int, ...], dtype: Any, what: str) -> tuple[int, int, int
 
 
 def _facts(task: str | TaskFacts, scored: bool, has_loss: bool) -> TaskFacts:
-    """Return the facts of a task, with a loss where there is one."""
+    """Return the facts of a task.
+
+    Raises:
+        CfqaError: The facts and the given labels do not agree on scores or a loss.
+    """
     if isinstance(task, str):
         if scored:
             raise CfqaError(
@@ -231,7 +247,7 @@ def _facts(task: str | TaskFacts, scored: bool, has_loss: bool) -> TaskFacts:
 
 
 def _levels(what: str, values: Any, codec: str, ids: Sequence[str]) -> dict[float, _Values]:
-    """Return parameter -> values per source of a codec."""
+    """Return the values of a codec: parameter -> values per source."""
     if not isinstance(values, Mapping) or not isinstance(values.get(codec), Mapping):
         raise CfqaError(f"{what} must be {PER_LEVEL}, and have codec {codec!r}")
     return {
@@ -252,7 +268,7 @@ def _codec_entry(codec: str, levels: tuple[Any, ...], parameter: str, rates: boo
     return CodecEntry(facts, levels)
 
 
-def _numbers(
+def _label_columns(
     ids: Sequence[str],
     compressed: Mapping[str, Mapping[float, Any]],
     distortion: Any,
@@ -262,7 +278,10 @@ def _numbers(
     reference_loss: Any,
     bits: Any,
 ) -> dict[str, Any]:
-    """Return each column of numbers: of originals (S,), of compressed features {codec: (S, L)}."""
+    """Return the columns of labels by name.
+
+    A column of originals is an array (S,), one of compressed features is codec -> array (S, L).
+    """
     if (score is None) == (distortion is None):
         raise CfqaError("give either distortion, or score with reference_score")
     if (score is None) != (reference_score is None):
@@ -276,7 +295,7 @@ def _numbers(
     def per_level(
         what: str, values: Any, codecs: Iterable[str] = tuple(compressed)
     ) -> dict[str, np.ndarray]:
-        found = {}
+        arrays = {}
         if not isinstance(values, Mapping):
             raise CfqaError(f"{what} must be {PER_LEVEL}")
         for codec in codecs:
@@ -286,35 +305,35 @@ def _numbers(
                     f"{what}: the parameters of {codec} are {list(columns)}, those of its features "
                     f"{parameters}"
                 )
-            found[codec] = np.stack([_column(column) for column in columns.values()], axis=1)
+            arrays[codec] = np.stack([_column(column) for column in columns.values()], axis=1)
         if unknown := values.keys() - compressed.keys():
             raise CfqaError(f"{what}: no features of codec {min(unknown)!r}")
-        return found
+        return arrays
 
     zeros = np.zeros(len(ids))
     reference = zeros if score is None else per_source("reference_score", reference_score)
     scores = per_level("distortion", distortion) if score is None else per_level("score", score)
-    found: dict[str, Any] = {"score": scores, "reference_score": reference}
+    columns: dict[str, Any] = {"score": scores, "reference_score": reference}
     if loss is not None:
-        found["loss"] = per_level("loss", loss)
-        found["reference_loss"] = (
+        columns["loss"] = per_level("loss", loss)
+        columns["reference_loss"] = (
             zeros if reference_loss is None else per_source("reference_loss", reference_loss)
         )
     if bits is not None:
-        found["bits"] = per_level("bits", bits, (codec for codec in compressed if codec in bits))
-        for codec, sizes in found["bits"].items():
+        columns["bits"] = per_level("bits", bits, (codec for codec in compressed if codec in bits))
+        for codec, sizes in columns["bits"].items():
             for source, level in np.argwhere((sizes < 0) | (sizes != np.floor(sizes)))[:1]:
                 where = f"bits, {codec} at {list(compressed[codec])[level]}"
                 value = f"{sizes[source, level]:g} of {ids[source]!r}"
                 raise CfqaError(f"{where}: {value} must be a whole number from 0: round it up")
-    return found
+    return columns
 
 
 def _groups(values: _Values) -> tuple[str, ...]:
-    """Return the group of each source.
+    """Return the group of each source as a string.
 
     Raises:
-        CfqaError: one has none.
+        CfqaError: A group is neither a string nor an integer.
     """
     for source, group in values.items():
         if not isinstance(group, str | int | np.integer):
@@ -326,7 +345,7 @@ def _column(values: _Values) -> np.ndarray:
     """Return numbers per source, float64 (S,).
 
     Raises:
-        CfqaError: one is none, or not finite.
+        CfqaError: A value is not a finite number.
     """
     for source, value in values.items():
         array = as_numpy(value)
@@ -335,23 +354,22 @@ def _column(values: _Values) -> np.ndarray:
     return np.array([as_numpy(value).item() for value in values.values()], np.float64)
 
 
-def _labels(
+def _label_table(
     entry: TaskEntry,
     shapes: Mapping[str, tuple[int, int, int, int]],
-    numbers: Mapping[str, Any],
+    columns: Mapping[str, Any],
 ) -> Any:
-    """Return the label rows by source, codec and level."""
+    """Return the label table, with rows by source, codec and level."""
     ids, rows = entry.sources, list[dict[str, Any]]()
-    references = (numbers.get(f"reference_{name}", [None] * len(ids)) for name in ("score", "loss"))
+    references = (columns.get(f"reference_{name}", [None] * len(ids)) for name in ("score", "loss"))
     tokens = (shapes[source][2] for source in ids)
-    for place, about in enumerate(original_rows(entry, range(len(ids)), tokens, *references)):
+    for index, row in enumerate(original_rows(entry, range(len(ids)), tokens, *references)):
         for codec in entry.codecs.values():
             array = NAMES.compressed(entry.name, codec.name).as_posix()
-            columns = about | {"array": array, "index": place}
-            sizes = numbers.get("bits", {}).get(codec.name)
-            bits = [None] * len(codec.levels) if sizes is None else list(map(int, sizes[place]))
-            of = {
-                key: numbers[key][codec.name][place] for key in ("score", "loss") if key in numbers
+            sizes = columns.get("bits", {}).get(codec.name)
+            bits = [None] * len(codec.levels) if sizes is None else list(map(int, sizes[index]))
+            values = {
+                key: columns[key][codec.name][index] for key in ("score", "loss") if key in columns
             }
-            rows += label_rows(entry, codec, columns, bits, of)
+            rows += label_rows(entry, codec, row | {"array": array, "index": index}, bits, values)
     return pa.Table.from_pylist(rows, schema=label_schema(2))

@@ -1,13 +1,12 @@
-"""Opening a dataset folder by its path, or by its address in a repo on the Hub.
+"""Open the files of a dataset folder, local or in a repo on the Hub.
 
-Of a repo, small files are read whole, of large ones parts.
+The manifest of a repo is read first. It lists the files, so the repo's tree is not listed, and its
+commit is used for all later requests, so an open dataset does not change. Small files are read
+whole and large ones in byte ranges. Nothing is stored on disk unless a cache is requested; then
+whole files are downloaded into the cache of `huggingface_hub`.
 
-The manifest comes first and says what there is: no tree is listed. It also pins the commit, so a
-dataset that is open does not change under its reader. Nothing that is read is kept on disk, unless
-a cache is asked for: then whole files go to `huggingface_hub`'s own, and are read from there.
-
-What is fetched whole is held against the manifest's SHA-256. A part cannot be: its length and the
-file's are checked, and its reader checks what the bytes themselves show.
+Whole files are checked against the SHA-256 in the manifest. For ranges, the lengths of the range
+and the file are checked, and the readers check the content.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ __all__ = ["HubFiles", "open_files"]
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 GAP = 64 << 10
-"""Bytes between two parts that are read along with them: cheaper than another request."""
+"""Largest gap in bytes between two ranges that are requested together."""
 
 
 def open_files(
@@ -45,26 +44,27 @@ def open_files(
     """Return the files of a folder or of a dataset repo on the Hub.
 
     Args:
-        path: a folder, "org/name" or "hf://datasets/org/name[@revision]". What is there on this
-            machine is always meant as such.
-        revision: branch, tag or commit of the repo; its main branch if None.
-        cache: keep whole files in `huggingface_hub`'s cache, or in this one.
-        follow_links: of a folder: read what its links lead to, wherever that is.
+        path: Path of a folder, "org/name" or "hf://datasets/org/name[@revision]". A path that
+            exists locally is always the folder.
+        revision: Branch, tag or commit of the repo; its main branch if None.
+        cache: Download whole files into `huggingface_hub`'s cache (True) or a folder.
+        follow_links: Follow symbolic links that lead out of a local folder.
 
     Raises:
-        CfqaError: ``path`` is an address of another kind, or a revision is given for a folder.
+        CfqaError: ``path`` is another kind of URL, or a revision is given for a folder.
+        FormatError: The repo is not a dataset.
+        HubError: The repo or revision does not exist, or the Hub cannot be reached.
         MissingDependencyError: `huggingface_hub` is not installed.
-        HubError: there is no such repo or revision, or it cannot be reached.
     """
-    named, at, revision_in_url = str(path), "", ""
+    repo, at, revision_in_url = str(path), "", ""
     if isinstance(path, str) and path.startswith(HUB):
-        named, at, revision_in_url = path.removeprefix(HUB).rstrip("/").partition("@")
-        if not named.startswith("datasets/") or (at and not revision_in_url):
+        repo, at, revision_in_url = path.removeprefix(HUB).rstrip("/").partition("@")
+        if not repo.startswith("datasets/") or (at and not revision_in_url):
             raise CfqaError(f"{path}: give hf://datasets/org/name or hf://datasets/org/name@rev")
-        named = named.removeprefix("datasets/")
-        if not _is_repo(named):
-            raise CfqaError(f"{path}: {named!r} is not a dataset repo id such as org/name")
-    elif "\0" in named or (isinstance(path, str) and "://" in path and not _exists(path)):
+        repo = repo.removeprefix("datasets/")
+        if not _is_repo(repo):
+            raise CfqaError(f"{path}: {repo!r} is not a dataset repo id such as org/name")
+    elif "\0" in repo or (isinstance(path, str) and "://" in path and not _exists(path)):
         raise CfqaError(f"{path!r}: give a folder, org/name or hf://datasets/org/name")
     elif not isinstance(path, str) or _exists(path) or not _is_repo(path):
         if revision is not None:
@@ -74,13 +74,13 @@ def open_files(
         raise CfqaError(f"{path}: differs from revision={revision!r}")
     if cache and cache is not True:
         cache = absolute_path(cache)
-    return HubFiles(named, unquote(revision_in_url) or revision, cache)
+    return HubFiles(repo, unquote(revision_in_url) or revision, cache)
 
 
 def _exists(path: str | Path) -> bool:
     try:
         return absolute_path(path).exists()
-    except OSError as error:  # a name too long, or a folder above that may not be entered
+    except OSError as error:  # such as a name that is too long, or a parent without permission
         why = error.strerror or error
         raise CfqaError(f"{path}: cannot be read: {why}") from None
 
@@ -90,19 +90,19 @@ def _is_repo(text: str) -> bool:
 
 
 class HubFiles(Files):
-    """The files of one repo at one commit, as its manifest lists them.
+    """The files of a dataset repo at one commit, as listed in its manifest.
 
     Args:
-        repo: "org/name".
-        revision: branch, tag or commit; the main branch if None.
-        cache: False, True for `huggingface_hub`'s own cache, or another's folder.
+        repo: Repo id, "org/name".
+        revision: Branch, tag or commit; the main branch if None.
+        cache: False for no cache, True for `huggingface_hub`'s cache, or the folder of a cache.
 
     Attributes:
-        manifest: the folder's.
+        manifest: Manifest of the dataset.
 
     Raises:
-        FormatError: it is not a dataset folder.
-        HubError: it is not there, may not be read, or cannot be reached.
+        FormatError: The repo is not a dataset.
+        HubError: The repo does not exist, may not be read, or cannot be reached.
         MissingDependencyError: `huggingface_hub` is not installed.
     """
 
@@ -122,11 +122,11 @@ class HubFiles(Files):
         return self.__dict__ | {"_checked": {}}
 
     def read_manifest(self) -> Manifest:
-        """Return the folder's manifest, which has been read."""
+        """Return the manifest, which the constructor has read."""
         return self.manifest
 
     def path(self, name: str) -> Path | None:
-        """Return where the cache holds a file, fetched and compared with the manifest, if any."""
+        """Return the path of a file in the cache, downloaded and verified; None without a cache."""
         if not self.cache:
             return None
         entry = self._entry(name)
@@ -137,19 +137,19 @@ class HubFiles(Files):
             if path.stat().st_size == entry["size"] and hash_file(path) == entry["sha256"]:
                 self._checked[name] = path
                 return path
-        raise self._other(name, pointer_at(path))
+        raise self._differs(name, pointer_at(path))
 
     def exists(self, name: str) -> bool:
-        """Return whether the manifest has such a file, or one in a folder of that name."""
-        known = self.manifest.files
-        return name in known or any(other.startswith(f"{name}/") for other in known)
+        """Return whether the manifest lists a file, or files in a folder, of that name."""
+        listed = self.manifest.files
+        return name in listed or any(other.startswith(f"{name}/") for other in listed)
 
     def remote(self, name: str) -> Blob:
-        """Return a file of which parts are read; nothing is asked of the Hub yet."""
+        """Return a file that is read in ranges, before any request is made."""
         return _HubBlob(self.repo, name, self._entry(name)["size"])
 
     def fetch(self, name: str) -> bytes:
-        """Return a file's whole content, compared with the manifest."""
+        """Return the content of a file, verified against the manifest."""
         entry = self._entry(name)
         if entry["size"] > LARGEST_WHOLE:
             raise ValueError(f"{entry['size']} bytes are too many to read at once")
@@ -157,7 +157,7 @@ class HubFiles(Files):
             data = super().fetch(name)
             if hashlib.sha256(data).hexdigest() == entry["sha256"]:
                 return data
-        raise self._other(name)
+        raise self._differs(name)
 
     def _entry(self, name: str) -> Mapping[str, Any]:
         try:
@@ -165,16 +165,16 @@ class HubFiles(Files):
         except KeyError:
             raise FileNotFoundError(self.where(name)) from None
 
-    def _other(self, name: str, kind: str = "") -> FormatError:
-        other = (
+    def _differs(self, name: str, kind: str = "") -> FormatError:
+        differs = (
             "its SHA-256 differs from the manifest's: damaged in transfer or in the repo; try again"
         )
-        return FormatError(f"{self.where(name)}: {kind or other}")
+        return FormatError(f"{self.where(name)}: {kind or differs}")
 
 
 @dataclass
 class _HubBlob:
-    """A file in the repo, of which each part is a request, or several near ones together."""
+    """A file in a repo. Each range is one request; ranges close to each other share one."""
 
     repo: HubRepo
     name: str
@@ -190,7 +190,7 @@ class _HubBlob:
         return parts
 
     def _spans(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Return (start, stop) of what is asked for at once: parts with little between them."""
+        """Return the (start, stop) of each request, with neighbouring ranges merged."""
         spans: list[tuple[int, int]] = []
         for offset, length in sorted(ranges):
             if offset + length > self.size:

@@ -1,6 +1,6 @@
-"""What is asked of the Hub: bounded attempts, and one line for what fails.
+"""Make requests to the Hub, with a bounded number of attempts and one-line errors.
 
-`HubRepo` reads files of a repo; `HubCalls` makes the calls of `huggingface_hub` that write.
+`HubRepo` reads the files of a repo. `HubCalls` calls the functions of `huggingface_hub` that write.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ __all__ = ["LARGEST_WHOLE", "HubCalls", "HubRepo"]
 T = TypeVar("T")
 
 ATTEMPTS = 5
-"""How often a request is made before the Hub counts as out of reach."""
+"""Number of attempts per request."""
 
 PAUSE = 0.5
 """Seconds before the second attempt; each further pause is twice as long."""
 
 WRITING_PAUSE = 1.0
-"""The same, where something is written."""
+"""The same for calls that write."""
 
 TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as dropped."""
+"""Seconds without data after which a connection is dropped."""
 
 PIECE = 1 << 20
 
 REDIRECTS = 5
-"""How many redirects are followed: the Hub has one or two."""
+"""Most redirects to follow; the Hub uses one or two."""
 
 LATER = "uploaded files are kept, run the same command again to resume"
 
@@ -45,24 +45,24 @@ REFUSALS = {
     409: f"the repo was changed meanwhile; {LATER}",
     412: f"the repo was changed meanwhile; {LATER}",
 }
-"""What is said where the Hub does not take what is written, by the status of its answer."""
+"""Messages for requests that the Hub refuses, by HTTP status."""
 
 
-class _Again(Exception):
-    """A request failed in a way that may pass."""
+class _TransientError(Exception):
+    """A request failed, and may succeed if it is repeated."""
 
 
 class HubRepo:
-    """One repo at one revision.
+    """A repo on the Hub at one revision.
 
     Args:
-        repo: "org/name".
-        revision: branch, tag or commit; the main branch if None.
-        kind: what it holds: a "dataset", or a "model".
+        repo: Repo id, "org/name".
+        revision: Branch, tag or commit; the main branch if None.
+        kind: Kind of repo: "dataset" or "model".
 
     Attributes:
-        location: its address, for messages.
-        commit: what is asked for: the revision, and from the first answer on its commit's id.
+        location: URL of the repo, for messages.
+        commit: Revision of the requests; after the first response, the id of its commit.
 
     Raises:
         MissingDependencyError: `huggingface_hub` is not installed.
@@ -84,13 +84,13 @@ class HubRepo:
     def fetch(self, name: str, start: int = 0, stop: int | None = None, size: int = 0) -> bytearray:
         """Return the bytes from ``start`` to ``stop`` of a file of ``size`` bytes.
 
-        Without ``stop`` it is a whole file of unknown size, and what is fetched later is of the
-        commit that this one comes from. A further attempt goes on where the last one stopped.
+        Without ``stop``, return a whole file of unknown size, and use its commit for all later
+        requests. A repeated request of a range continues where the last one stopped.
 
         Raises:
-            FileNotFoundError: it is not there.
-            ValueError: it has another size.
-            HubError: it cannot be reached, or may not be read.
+            FileNotFoundError: The file does not exist.
+            ValueError: The file has another size.
+            HubError: The Hub cannot be reached, or the file may not be read.
         """
         data = bytearray()
         why: Exception | None = None
@@ -99,7 +99,7 @@ class HubRepo:
                 data.clear()
             try:
                 self._request(name, start + len(data), stop, size, data)
-            except _Again as error:
+            except _TransientError as error:
                 why = error
             else:
                 self._pinned = self._pinned or stop is None
@@ -109,16 +109,16 @@ class HubRepo:
         ) from None
 
     def download(self, name: str, cache: bool | str | Path, *, again: bool = False) -> Path:
-        """Return where a cache holds a file, and fetch it if it does not.
+        """Download a file into a cache, unless it is cached, and return its path.
 
         Args:
-            name: the file.
-            cache: True for `huggingface_hub`'s own cache, or another's folder.
-            again: fetch it in any case.
+            name: Name of the file.
+            cache: True for the cache of `huggingface_hub`, or the folder of a cache.
+            again: Download the file even if it is cached.
 
         Raises:
-            FileNotFoundError: it is not there.
-            HubError: it cannot be reached, or may not be read.
+            FileNotFoundError: The file does not exist.
+            HubError: The Hub cannot be reached, or the file may not be read.
         """
         import huggingface_hub.constants as constants
         from huggingface_hub import errors, hf_hub_download
@@ -135,53 +135,55 @@ class HubRepo:
                     force_download=again,
                     library_name="cfqa-data",
                 )
-            # What its own errors are too, what its client raises, and headers that are nonsense.
+            # Errors of huggingface_hub are OSErrors, those of its HTTP client are _http_error(),
+            # and malformed headers raise ValueError.
             except (OSError, _http_error(), ValueError) as error:
                 if isinstance(error, errors.LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE:
                     raise HubError(
                         f"{self.location}/{name}: not in the cache, and HF_HUB_OFFLINE is set"
                     ) from None
                 response = getattr(error, "response", None)
-                if response is not None and not _passing(response.status_code):
+                if response is not None and not _is_transient_status(response.status_code):
                     raise self._refusal(name, response) from None
                 why = str(error) or type(error).__name__
             else:
-                if not self._pinned:  # the folder of a snapshot is called as its commit
+                if not self._pinned:  # the folder of a snapshot is named by its commit
                     self.commit, self._pinned = Path(path).parents[name.count("/")].name, True
                 return Path(path)
         raise HubError(f"{self.location}/{name}: cannot be fetched: {' '.join(why.split())}")
 
     def _request(self, name: str, start: int, stop: int | None, size: int, data: bytearray) -> None:
-        """Append the bytes from ``start`` to ``stop`` to ``data``, in one request."""
+        """Append the bytes from ``start`` to ``stop`` to ``data`` with one request."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.errors import OfflineModeIsEnabled
         from huggingface_hub.utils import build_hf_headers, get_session
 
         url = self._storage.get(name)
-        # The storage's address is signed and of another host: the token stays with the Hub.
+        # The storage has a signed URL on another host, which must not receive the token.
         headers = {} if url else build_hf_headers(library_name="cfqa-data")
         headers["Accept-Encoding"] = "identity"
         if stop is not None:
             headers["Range"] = f"bytes={start}-{stop - 1}"
         url = url or hf_hub_url(self.repo, name, repo_type="dataset", revision=self.commit)
         most = LARGEST_WHOLE if stop is None else stop - start
-        asked = urlsplit(url).netloc
-        first = ""  # the commit that the Hub itself tells, not what it redirects to
+        first_host = urlsplit(url).netloc
+        commit = ""  # from the Hub's own response, not from a redirect target
         try:
             for _ in range(REDIRECTS + 1):
-                # Redirects are followed here: the client reads their bodies, however long.
+                # The client would read the bodies of redirects, of any length, so they are
+                # followed here.
                 with get_session().stream(
                     "GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=False
                 ) as response:
-                    first = first or response.headers.get("X-Repo-Commit", "")
+                    commit = commit or response.headers.get("X-Repo-Commit", "")
                     if response.has_redirect_location:
                         url = self._redirected(name, url, response.headers["Location"], headers)
                         continue
                     self._check(name, response, start, stop, size)
-                    if urlsplit(url).netloc != asked:
+                    if urlsplit(url).netloc != first_host:
                         self._storage[name] = url
-                    if stop is None and first:
-                        self.commit = first
+                    if stop is None and commit:
+                        self.commit = commit
                     for piece in response.iter_bytes(PIECE):
                         if len(piece) > most:
                             raise ValueError("more bytes arrived than were requested")
@@ -196,17 +198,23 @@ class HubRepo:
                 "files cached earlier"
             ) from None
         except _http_error() as error:
-            raise _Again(f"{type(error).__name__}: {error}") from None
+            raise _TransientError(f"{type(error).__name__}: {error}") from None
         if stop is not None and most:
-            raise _Again(f"{most} of {stop - start} bytes did not arrive")
+            raise _TransientError(f"{most} of {stop - start} bytes did not arrive")
 
     def _check(self, name: str, response: Any, start: int, stop: int | None, size: int) -> None:
-        """Check that a response is what was asked for."""
+        """Check that a response has the requested range.
+
+        Raises:
+            _TransientError: The request should be repeated.
+            ValueError: The file has another size.
+            CfqaError: The request was refused.
+        """
         status, content_range = response.status_code, response.headers.get("Content-Range", "")
-        if _passing(status):
-            raise _Again(f"the server answers {status}")
-        if status >= 400 and self._storage.pop(name, None):
-            raise _Again(f"the storage answers {status}")  # its address has run out
+        if _is_transient_status(status):
+            raise _TransientError(f"the server answers {status}")
+        if status >= 400 and self._storage.pop(name, None):  # the signed URL has expired
+            raise _TransientError(f"the storage answers {status}")
         if status == 416:
             raise ValueError(f"fewer bytes than the manifest's {size}; is the upload complete?")
         if status >= 400:
@@ -223,7 +231,7 @@ class HubRepo:
             )
 
     def _redirected(self, name: str, url: str, location: str, headers: dict[str, str]) -> str:
-        """Return where a redirect leads; to another host, the storage's, the token does not go."""
+        """Return the target of a redirect; remove the token from the headers for another host."""
         try:
             target = urljoin(url, location)
             redirect, origin = urlsplit(target), urlsplit(url)
@@ -238,7 +246,7 @@ class HubRepo:
         return target
 
     def _refusal(self, name: str, response: Any) -> CfqaError | OSError:
-        """Return the error for an answer of status 400 or more."""
+        """Return the error for a response with status 400 or more."""
         status, code = response.status_code, response.headers.get("X-Error-Code", "")
         if "Invalid credentials" in response.headers.get("X-Error-Message", ""):
             return HubError(f"{self.location}: {REFUSALS[401]}")
@@ -265,16 +273,17 @@ class HubRepo:
 class HubCalls:
     """Calls functions of the Hub's client for a repo, with the user's token.
 
-    Calling it is calling the function; one that met a passing fault is called again.
+    ``calls(function, *args)`` calls a function, and repeats the call after a transient failure.
 
     Args:
-        repo: "org/name".
-
-    Raises:
-        CfqaError: there is no token. (Calls raise it for whatever the hub refuses.)
+        repo: Repo id, "org/name".
 
     Attributes:
-        api: the hub's client.
+        api: Client of the Hub.
+
+    Raises:
+        CfqaError: The user has no token, or HF_HUB_OFFLINE is set. Calls raise it if the Hub
+            refuses them or cannot be reached.
     """
 
     def __init__(self, repo: str) -> None:
@@ -301,25 +310,25 @@ class HubCalls:
                     if cause.__cause__ is None:
                         raise
                     cause = cause.__cause__
-                if not _passes(cause):
+                if not _is_transient(cause):
                     break
-        raise CfqaError(self._say(cause)) from None
+        raise CfqaError(self._message(cause)) from None
 
-    def _say(self, error: BaseException | None) -> str:
-        """Return one line on an error, without the token in it."""
+    def _message(self, error: BaseException | None) -> str:
+        """Return a one-line message for an error, without the token."""
         status = _status(error)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         text = lines[0] if lines else type(error).__name__
         if status in REFUSALS:
             text = REFUSALS[status].format(repo=self.repo, text=text)
-        elif _passes(error):
+        elif _is_transient(error):
             what = f"answers with status {status}" if status else "cannot be reached"
             text = f"the Hub at {self.api.endpoint} {what}; {LATER}"
         return f"{self.repo}: {text}".replace(str(self._token), "***")
 
 
 def _attempts(pause: float | None = None) -> Iterator[None]:
-    """Yield for every attempt, each but the first after a pause."""
+    """Yield once per attempt, with growing pauses between the attempts."""
     pause = PAUSE if pause is None else pause
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -327,34 +336,33 @@ def _attempts(pause: float | None = None) -> Iterator[None]:
         yield
 
 
-def _passing(status: int) -> bool:
-    """Whether the same request may well have another answer a little later."""
+def _is_transient_status(status: int) -> bool:
     return status >= 500 or status in (408, 429)
 
 
 def _http_error() -> Any:
-    """Return the base of what the client raises: httpx's for huggingface_hub 1, or httpx2's."""
+    """Return the base class of HTTP errors: that of httpx or httpx2, by huggingface_hub version."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 
 def _status(error: BaseException | None) -> int | None:
-    """Return the status of the answer that an error is about, if there was one."""
-    for seen in (error, getattr(error, "__cause__", None)):
-        status = getattr(getattr(seen, "response", None), "status_code", None)
+    """Return the HTTP status of an error or its cause; None if it has no response."""
+    for candidate in (error, getattr(error, "__cause__", None)):
+        status = getattr(getattr(candidate, "response", None), "status_code", None)
         if status is not None:
             return int(status)
     return None
 
 
-def _passes(error: BaseException | None) -> bool:
-    """Return whether the same call may well succeed a little later."""
+def _is_transient(error: BaseException | None) -> bool:
+    """Return whether a repeated call may succeed."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     status = _status(error)
     if status is not None:
-        return _passing(status)
+        return _is_transient_status(status)
     return isinstance(
         error, (_http_error(), ConnectionError, TimeoutError, LocalEntryNotFoundError)
     )

@@ -1,7 +1,7 @@
-"""Weights in a model repo on the Hub, as `hf://org/name[@revision][/file]`.
+"""Weights in a model repo on the Hub: `hf://org/name[@revision][/file]`.
 
-They are downloaded once, into `huggingface_hub`'s own cache, and read from there; without a file it
-is the repo's `model.safetensors`, or the index of its shards. A commit as revision pins them.
+Weights are downloaded into the cache of `huggingface_hub` and read from there. Without a file, the
+URI means the repo's `model.safetensors` or the index of its shards. A commit as revision pins them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class HubWeights(NamedTuple):
-    """Weights that an address names.
+    """The parts of a URI of weights.
 
     Attributes:
-        repo: "org/name".
-        revision: branch, tag or commit; None for the main branch.
-        file: their file in the repo; None for the usual ones.
+        repo: Repo id, "org/name".
+        revision: Branch, tag or commit; None for the main branch.
+        file: File in the repo; None for the default files.
     """
 
     repo: str
@@ -37,11 +37,11 @@ class HubWeights(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of files that they may be in."""
+        """File names of the weights, in the order to try."""
         return (self.file,) if self.file else (HUB_FILE, HUB_INDEX)
 
     def cached(self) -> Path | None:
-        """Return where the cache holds them; nothing is asked of the Hub."""
+        """Return the path of the weights in the cache, if they are cached; make no request."""
         with suppress(ImportError):
             from huggingface_hub import try_to_load_from_cache
 
@@ -52,16 +52,16 @@ class HubWeights(NamedTuple):
         return None
 
     def fetch(self) -> tuple[Path, str]:
-        """Return where the cache holds them, fetched if need be, and their commit.
+        """Download the weights unless they are cached; return their path and commit.
 
         Raises:
-            RecipeError: the repo has no such weights.
-            HubError: they cannot be reached, or may not be read.
-            BuildError: their index is none.
+            RecipeError: The repo has no such weights.
+            HubError: The Hub cannot be reached, or the weights may not be read.
+            BuildError: The index of the shards is not valid.
             MissingDependencyError: `huggingface_hub` is not installed.
         """
-        repo, held = HubRepo(self.repo, self.revision, "model"), self.cached()
-        for name in sorted(self.names, key=lambda name: held is None or held.name != name):
+        repo, cached = HubRepo(self.repo, self.revision, "model"), self.cached()
+        for name in sorted(self.names, key=lambda name: cached is None or cached.name != name):
             with suppress(FileNotFoundError):
                 path = repo.download(name, True)
                 if path.name.endswith(".json"):
@@ -72,7 +72,7 @@ class HubWeights(NamedTuple):
         raise RecipeError(f"{repo.location}: has no {' or '.join(self.names)}{hint}")
 
     def pinned(self) -> str:
-        """Return their address at the commit that they are of now; they are fetched for that."""
+        """Return the URI with the revision's current commit; download the weights to find it."""
         commit = self.revision
         if commit is None or not COMMIT.fullmatch(commit):
             commit = self.fetch()[1]
@@ -80,16 +80,16 @@ class HubWeights(NamedTuple):
 
 
 def hub_weights(uri: str) -> HubWeights:
-    """Return the weights that an address names.
+    """Parse a URI of weights on the Hub.
 
     Raises:
-        RecipeError: it is no such address.
+        RecipeError: The URI is malformed.
     """
-    found = ADDRESS.fullmatch(uri)
+    match = ADDRESS.fullmatch(uri)
     if (
-        found is None
-        or found[1].split("/")[0] in ("datasets", "spaces")
-        or ".." in PurePosixPath(found[3] or "").parts
+        match is None
+        or match[1].split("/")[0] in ("datasets", "spaces")
+        or ".." in PurePosixPath(match[3] or "").parts
     ):
         raise RecipeError(f"{uri}: weights on the Hub are {HUB}org/name[@revision][/file]")
-    return HubWeights(found[1], found[2], found[3])
+    return HubWeights(match[1], match[2], match[3])

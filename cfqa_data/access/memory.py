@@ -1,4 +1,4 @@
-"""Read a dataset in memory, as that of a folder is read."""
+"""Read a dataset in memory through the interface of `Folder`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["MemoryFolder", "as_numpy"]
 
 
 def as_numpy(value: Any) -> np.ndarray:
-    """Return an array, a tensor or a number as an array."""
+    """Convert an array, tensor or number to a NumPy array; masked values become NaN."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().resolve_neg()
         value = value.float() if value.is_floating_point() else value  # NumPy has no bfloat16
@@ -27,13 +27,13 @@ def as_numpy(value: Any) -> np.ndarray:
 
 
 class MemoryFolder(Folder):
-    """Answers like the reader of a folder, from arrays.
+    """A `Folder` whose features are arrays in memory.
 
     Args:
-        manifest: what they are.
-        originals: source -> array.
-        compressed: (codec, level) -> source -> array.
-        shapes: source -> (N, C, T, D).
+        manifest: Manifest of the dataset, with one task.
+        originals: Source id -> array.
+        compressed: (codec, level) -> source id -> array.
+        shapes: Source id -> (N, C, T, D).
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class MemoryFolder(Folder):
         shapes: Mapping[str, tuple[int, int, int, int]],
     ) -> None:
         self.untrusted, self.plugins, self.manifest = False, (), manifest
-        self.files: Any = _NoFiles()
+        self.files: Any = _Memory()
         (entry,) = manifest.tasks.values()
-        self._places = {source: (entry.name, n) for n, source in enumerate(entry.sources)}
+        self._positions = {source: (entry.name, n) for n, source in enumerate(entry.sources)}
         self._arrays, self._compressed_arrays, self._shapes = originals, compressed, shapes
 
     def shape(self, source_id: str) -> tuple[int, int, int, int]:
@@ -74,7 +74,7 @@ class MemoryFolder(Folder):
     ) -> np.ndarray:
         selection = Selection.of(self.shape(source_id), **part)
         try:
-            with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
+            with np.errstate(over="ignore"):  # overflow gives infinity, which is refused below
                 array = as_numpy(arrays[source_id]).astype(np.float32, casting="same_kind")
             array = array.reshape(self._shapes[source_id])
         except (TypeError, ValueError):
@@ -85,8 +85,8 @@ class MemoryFolder(Folder):
 
 
 @dataclass(frozen=True)
-class _NoFiles:
-    """Stands where a folder's files are."""
+class _Memory:
+    """Replaces the `Files` of a folder."""
 
     location: str = "memory"
     root: Path | None = None

@@ -20,7 +20,7 @@ Index = SupportsIndex | slice | None
 
 
 class Part(TypedDict, total=False):
-    """Which part of a feature is asked for; all of every axis that is left out."""
+    """Selection along the axes of a feature; an axis that is left out is selected whole."""
 
     views: Index
     layers: Index
@@ -29,13 +29,13 @@ class Part(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Selection:
-    """The places along the axes N, C and T of a feature (N, C, T, D) that are asked for.
+    """The selected indices along the axes N, C and T of a feature (N, C, T, D).
 
     Attributes:
-        views: places along N.
-        layers: places along C.
-        tokens: places along T.
-        full: (N, C, T, D) of the whole feature.
+        views: Indices along N.
+        layers: Indices along C.
+        tokens: Indices along T.
+        full: Shape (N, C, T, D) of the whole feature.
     """
 
     views: range
@@ -51,50 +51,50 @@ class Selection:
         layers: Index = None,
         tokens: Index = None,
     ) -> Selection:
-        """Return the selection of a feature of shape ``full`` (N, C, T, D).
+        """Return a selection from a feature of shape ``full`` (N, C, T, D).
 
         Raises:
-            CfqaError: a place is not there, is not a whole number, or a slice holds none.
+            CfqaError: An index is out of range or is not an integer, or a slice is empty.
         """
         if views is None and layers is None and tokens is None:
             return _all(full)
         n, c, t, d = full
         return cls(
-            _places("view", views, n),
-            _places("layer", layers, c),
-            _places("token", tokens, t),
+            _indices("view", views, n),
+            _indices("layer", layers, c),
+            _indices("token", tokens, t),
             (n, c, t, d),
         )
 
     @cached_property
     def whole(self) -> bool:
-        """Whether it is the whole feature, in order."""
+        """Whether the whole feature is selected, in order."""
         axes = zip((self.views, self.layers, self.tokens), self.full, strict=False)
-        return all(places == range(size) for places, size in axes)
+        return all(indices == range(size) for indices, size in axes)
 
     @cached_property
     def slices(self) -> list[tuple[int, int]]:
-        """The (n, c) slices that it has a part in, in its order."""
+        """The selected slices (n, c), in order of selection."""
         return [(n, c) for n in self.views for c in self.layers]
 
     @property
     def span(self) -> range:
-        """The tokens from its first to its last, in order and without gaps."""
+        """The contiguous range of tokens from the first to the last selected one, ascending."""
         first, last = self.tokens[0], self.tokens[-1]
         return range(min(first, last), max(first, last) + 1)
 
     def take(self, feature: np.ndarray) -> np.ndarray:
-        """Return the selected part of a whole feature, contiguous; the feature if it is all."""
+        """Return the selected part of a whole feature, C-contiguous; the feature itself if all."""
         if self.whole:
             return feature
         return self.take_tokens(feature[_slice(self.views), _slice(self.layers)])
 
     def take_tokens(self, slices: np.ndarray, first: int = 0) -> np.ndarray:
-        """Return the selected tokens of its slices (N', C', T, D), contiguous.
+        """Return the selected tokens of selected slices (N', C', T, D), C-contiguous.
 
         Args:
-            slices: with all tokens, or those of a span.
-            first: which token is the first in them.
+            slices: The slices with all tokens, or with those of :attr:`span`.
+            first: Index of their first token.
         """
         tokens = range(self.tokens.start - first, self.tokens.stop - first, self.tokens.step)
         if tokens != range(slices.shape[2]):
@@ -107,23 +107,23 @@ def _all(full: Shape) -> Selection:
     return Selection(range(full[0]), range(full[1]), range(full[2]), full)
 
 
-def _places(what: str, part: Any, size: int) -> range:
+def _indices(what: str, part: Any, size: int) -> range:
     if part is None:
         return range(size)
     try:
         if isinstance(part, slice):
-            places = range(*part.indices(size))
+            indices = range(*part.indices(size))
         else:
-            place = operator.index(part)
-            places = range(size)[place : place + 1 or None]
+            index = operator.index(part)
+            indices = range(size)[index : index + 1 or None]
     except (TypeError, ValueError):
         raise CfqaError(f"{what}s: a whole number or a slice of them, not {part!r}") from None
-    if not places:
+    if not indices:
         raise CfqaError(f"{what}s: no {what} {part!r}: {what}s are 0 to {size - 1}")
-    return places
+    return indices
 
 
-def _slice(places: range) -> slice:
-    """Return the slice that takes these places, of which there is at least one."""
-    stop = places.stop if places.step > 0 or places.stop >= 0 else None
-    return slice(places.start, stop, places.step)
+def _slice(indices: range) -> slice:
+    """Return the slice that selects the indices of a non-empty range."""
+    stop = indices.stop if indices.step > 0 or indices.stop >= 0 else None
+    return slice(indices.start, stop, indices.step)

@@ -1,8 +1,8 @@
-"""Tensors by key in a safetensors file, on this machine or on the Hub.
+"""Read tensors by key from a safetensors file, local or on the Hub.
 
-The file's header is read and checked in full before a byte that it points to is read: it may come
-from anyone. Its tensors fill the file without overlaps and holes, so together they are no larger
-than it. Then the bytes of what is asked for are read, and no others.
+Files may be untrusted, so the header is checked completely before any tensor is read: the tensors
+must fill the file without overlaps and gaps, so that they cannot be larger than it. After that,
+only the bytes of the requested tensors are read.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ DTYPES = {
 } | {"BOOL": np.dtype(np.bool_)}
 
 MOST_AXES = 8
-"""Of a tensor; NumPy takes 64, and a dataset's have four."""
+"""Largest number of axes of a tensor; NumPy allows 64, and features have four."""
 
 FIRST_READ = 16 << 10
-"""Bytes of a file that are read first: most headers are within."""
+"""Number of bytes to read first, which contain the whole header of most files."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a header says of a tensor.
+    """A tensor as described by the header.
 
     Attributes:
-        dtype: its dtype; the format's own name of it where NumPy has none, as of bfloat16.
-        shape: its shape.
-        start: of its bytes in the file.
-        stop: of its bytes.
+        dtype: Dtype; the name in the header if NumPy has no such dtype, such as "BF16".
+        shape: Shape.
+        start: Offset of its first byte in the file.
+        stop: Offset after its last byte.
     """
 
     dtype: np.dtype[Any] | str
@@ -55,17 +55,17 @@ class Tensor:
 
 
 class TensorFile:
-    """The tensors of a file.
+    """The tensors of a safetensors file.
 
     Args:
-        files: the folder.
-        name: the file.
+        files: Files of the dataset.
+        name: Name of the file.
 
     Attributes:
-        tensors: what it holds, by key.
+        tensors: Tensors of the file by key.
 
     Raises:
-        FormatError: it is missing or not a safetensors file.
+        FormatError: The file is missing or is not a safetensors file.
     """
 
     def __init__(self, files: Files, name: str) -> None:
@@ -74,24 +74,24 @@ class TensorFile:
             self.tensors = _read_header(blob)
 
     def tensor(self, key: str) -> Tensor:
-        """Return what is known of a tensor.
+        """Return the dtype, shape and offsets of a tensor.
 
         Raises:
-            FormatError: there is none of that key.
+            FormatError: The file has no tensor of that key.
         """
         if key not in self.tensors:
             raise FormatError(f"{self.where}: lacks {key!r}; build or fetch it again")
         return self.tensors[key]
 
     def read(self, key: str, part: Selection | None = None) -> np.ndarray:
-        """Return a tensor, or a part of one of four axes.
+        """Return a tensor, or a part of a feature.
 
         Args:
-            key: its name.
-            part: what to read of it; it must then have that full shape and be float32.
+            key: Name of the tensor.
+            part: Part to read; the tensor must then be float32 of the selection's full shape.
 
         Raises:
-            FormatError: it is not there, is damaged, or is not of that shape.
+            FormatError: The tensor does not exist, is damaged, or has another dtype or shape.
         """
         tensor = self.tensor(key)
         dtype = tensor.dtype
@@ -112,10 +112,10 @@ class TensorFile:
             ]
         files = self.files
         with files.errors(self.name, f"{key!r} is damaged"), files.open(self.name) as blob:
-            found = [np.frombuffer(data, dtype) for data in blob.read(ranges)]
+            arrays = [np.frombuffer(data, dtype) for data in blob.read(ranges)]
             if part is None or part.whole:
-                return found[0].reshape(tensor.shape)
-        slices = np.stack(found).reshape(len(part.views), len(part.layers), -1, channels)
+                return arrays[0].reshape(tensor.shape)
+        slices = np.stack(arrays).reshape(len(part.views), len(part.layers), -1, channels)
         return part.take_tokens(slices, span.start)
 
 
@@ -145,7 +145,14 @@ def _read_header(blob: Blob) -> dict[str, Tensor]:
 
 
 def _tensor(key: str, entry: Any, base: int, size: int) -> Tensor:
-    """Return what a header says of a tensor, with its place in the file of ``size`` bytes."""
+    """Return the tensor of a header entry, checked against the file size.
+
+    Args:
+        key: Key of the entry.
+        entry: JSON value of the entry.
+        base: Offset of the data in the file.
+        size: Size of the file in bytes.
+    """
     if not isinstance(entry, dict):
         raise ValueError(f"{key!r} is not a table")
     kind, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")

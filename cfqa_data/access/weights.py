@@ -1,9 +1,8 @@
-"""Weights: the files behind a name, one hash over all of them, and where those of a hash are found.
+"""Locate and hash weights.
 
-Weights are a file, an index of safetensors shards as the Hub has them, a folder of either, or an
-address `hf://org/name` on the Hub. Their
-hash is the file's SHA-256; of several files, that of the lines which ``sha256sum`` prints of them,
-sorted by name.
+Weights are a file, an index of safetensors shards, a folder with either, or a URI
+`hf://org/name[@revision][/file]` on the Hub. Their hash is the SHA-256 of the file; for several
+files it is the SHA-256 of the output of ``sha256sum``, sorted by file name.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from cfqa_data.format.resources import (
     resolve,
 )
 from cfqa_data.format.storage import write_text
-from cfqa_data.paths import exists, real_path
+from cfqa_data.paths import real_path
 
 __all__ = [
     "find_below_root",
@@ -46,17 +45,17 @@ __all__ = [
 ]
 
 SHIPPED = ("cfqa_data.codecs", "cfqa_data.builders")
-"""Packages with a folder of weights."""
+"""Packages that have a folder of weights."""
 
 OWN = "weights"
-"""Folder of a package, or of a dataset, where weights may be put; no part of the dataset."""
+"""Folder of a package or dataset where weights may be placed. It is not part of the dataset."""
 
 
 def hash_weights(path: str | Path) -> str:
-    """Return the SHA-256 of the weights at a path as hex: of every byte that is read as weights.
+    """Return the SHA-256 of the weights at a path as hex, over all their files.
 
     Raises:
-        BuildError: see :func:`weight_files`.
+        BuildError: There are no weights at the path; see :func:`weight_files`.
     """
     first, *others = files = weight_files(path)
     if not others:
@@ -66,14 +65,14 @@ def hash_weights(path: str | Path) -> str:
 
 
 def resolve_weights(uri: str) -> Path:
-    """Return the file of weights, or the index of their shards, that a recipe names.
+    """Return the path of the weights (or of the index of their shards) that a recipe names.
 
-    Those on the Hub are downloaded, if they are not in the cache.
+    Weights on the Hub are downloaded unless they are in the cache.
 
     Raises:
-        RecipeError: the name is malformed, or there is no such file.
-        BuildError: it is a folder or an index without weights.
-        HubError: they are on the Hub, and it cannot be reached or they may not be read.
+        RecipeError: The URI is malformed, or the file does not exist.
+        BuildError: The URI names a folder or an index without weights.
+        HubError: The Hub cannot be reached, or the weights may not be read.
     """
     if uri.startswith(HUB):
         return hub_weights(uri).fetch()[0]
@@ -84,21 +83,23 @@ def resolve_weights(uri: str) -> Path:
 def find_weights(
     uri: str, sha256: str | None, files: Files | None = None, *, own: bool = True
 ) -> Path:
-    """Return the path of the weights that have a hash, whatever has become of their name.
+    """Find weights by their hash, even if they were moved or renamed. Nothing is downloaded.
 
-    They are looked for where the URI says, where this machine built with them, in what
-    ``CFQA_WEIGHTS`` names, in the dataset's own folder, in this package, and in the folder that
-    ``CFQA_ROOT`` names.
+    The places to search are, in this order: the path of the URI, the path that a build on this
+    machine used, ``CFQA_WEIGHTS``, the dataset folder, this package, and ``CFQA_ROOT``.
 
     Args:
-        uri: what the manifest calls them.
-        sha256: their hash, as of :func:`hash_weights`.
-        files: of the dataset.
-        own: whether the dataset may bring its own weights, or name a path; an untrusted one may
-            not, and only a URI of its manifest is used. Nothing is downloaded either way.
+        uri: URI or path of the weights in the manifest.
+        sha256: Their hash, from :func:`hash_weights`.
+        files: Files of the dataset.
+        own: Whether weights in the dataset folder, and paths in its manifest, may be used. Pass
+            False for an untrusted dataset.
+
+    Returns:
+        The path of the weights.
 
     Raises:
-        RecipeError: there are none; says which hash was looked for, and where.
+        RecipeError: No weights of that hash were found; the message lists the places searched.
     """
     if not sha256 or not re.fullmatch("[0-9a-f]{64}", sha256):  # the manifest is untrusted
         raise RecipeError(f"{uri}: the manifest has no SHA-256 of it")
@@ -106,13 +107,15 @@ def find_weights(
     for path in (named, remembered(sha256)):
         if path is not None and (own or not _is_within(path, files)) and _hash(path) == sha256:
             return path
-    looked = []
-    for place, paths in _places(uri, files if own else None):
-        looked.append(place)
+    searched = []
+    for place, paths in _candidates(uri, files if own else None):
+        searched.append(place)
         for path in paths:
             if _hash(path) == sha256:
                 return path
-    other = f"{named} is a different file, and " if named is not None and exists(named) else ""
+    other = (
+        f"{named} is a different file, and " if named is not None and os.path.exists(named) else ""
+    )
     install = (
         ", or install the version of cfqa-data that contains it" if uri.startswith(PACKAGE) else ""
     )
@@ -121,25 +124,29 @@ def find_weights(
         of = f" --revision {revision}" if revision else ""
         install = f", or get it: hf download {repo} {file or HUB_FILE}{of}"
     raise RecipeError(
-        f"{uri}: {other}no file of SHA-256 {sha256} is in {', '.join(looked)}; put it into one of "
-        f"these, or set {WEIGHTS_VARIABLE}=FILE{install}"
+        f"{uri}: {other}no file of SHA-256 {sha256} is in {', '.join(searched)}; put it into one "
+        f"of these, or set {WEIGHTS_VARIABLE}=FILE{install}"
     )
 
 
 def find_below_root(uri: str, sha256: str | None = None) -> Path | None:
-    """Return a file or folder by the end of its path below ``CFQA_ROOT``, or where it was."""
+    """Find a file or folder that a manifest names.
+
+    The first existing path is returned, of: the path itself; the path, or the longest possible end
+    of it, below ``CFQA_ROOT``; and the path remembered for the hash. None if none of them exists.
+    """
     named, root = named_path(uri), os.environ.get(ROOT_VARIABLE)
-    places = [] if named is None else [named]
+    candidates = [] if named is None else [named]
     if root:
         parts = [part for part in re.split(r"[\\/]+", uri.removeprefix(ROOT)) if part.strip(".~")]
-        places += [real_path(root).joinpath(*parts[start:]) for start in range(len(parts))]
+        candidates += [real_path(root).joinpath(*parts[start:]) for start in range(len(parts))]
     if sha256 and (path := remembered(sha256)):
-        places.append(path)
-    return next((place for place in places if exists(place)), None)
+        candidates.append(path)
+    return next((path for path in candidates if os.path.exists(path)), None)
 
 
 def named_path(uri: str) -> Path | None:
-    """Return the path that a URI names, if it can be one on this machine."""
+    """Return the local path that a URI names; None if it is malformed or not in the Hub's cache."""
     try:
         return hub_weights(uri).cached() if uri.startswith(HUB) else locate(uri).absolute()
     except CfqaError:
@@ -152,36 +159,36 @@ def _is_within(path: Path, files: Files | None) -> bool:
 
 
 def _hash(path: Path) -> str | None:
-    """Return the hash of the weights at a path, if there are any that can be read."""
+    """Return the hash of the weights at a path; None if there are none, or they cannot be read."""
     try:
         return hash_weights(path)
     except (BuildError, OSError, ValueError):
         return None
 
 
-def _places(uri: str, files: Files | None) -> Iterator[tuple[str, Iterator[Path]]]:
-    """Yield every place where weights may be, and the files there, those of the same name first."""
+def _candidates(uri: str, files: Files | None) -> Iterator[tuple[str, Iterator[Path]]]:
+    """Yield each place to search, in words, with its candidate files, the same name first."""
     name = re.split(r"[\\/]", uri.rstrip("\\/"))[-1]
     if uri.startswith(HUB) and not hub_weights(uri).file:
         name = HUB_FILE
-    given, root = os.environ.get(WEIGHTS_VARIABLE), os.environ.get(ROOT_VARIABLE)
-    if given:
-        path = real_path(given)
-        found = _in(_two_levels(path), name) if path.is_dir() else iter([path])
-        yield f"{WEIGHTS_VARIABLE} ({path})", found
+    variable, root = os.environ.get(WEIGHTS_VARIABLE), os.environ.get(ROOT_VARIABLE)
+    if variable:
+        path = real_path(variable)
+        candidates = _in(_with_subfolders(path), name) if path.is_dir() else iter([path])
+        yield f"{WEIGHTS_VARIABLE} ({path})", candidates
     if files is not None and files.root is not None:
         yield files.location, _own(files, name)
     yield "this package", _in([Path(str(resources.files(p))) / OWN for p in SHIPPED], name)
-    below = _two_levels(real_path(root)) if root else []
-    yield f"{ROOT_VARIABLE} ({root or 'not set'})", _in(below, name)
+    folders = _with_subfolders(real_path(root)) if root else []
+    yield f"{ROOT_VARIABLE} ({root or 'not set'})", _in(folders, name)
 
 
 def own_weights(files: Files, hashes: Collection[str]) -> set[Path]:
-    """Return the files and folders of the weights that a dataset brings itself, behind all links.
+    """Return the real paths of the weights in a dataset folder: their files and folders.
 
     Args:
-        files: of the dataset.
-        hashes: of the weights, as of :func:`hash_weights`.
+        files: Files of the dataset.
+        hashes: Hashes of the weights, from :func:`hash_weights`.
     """
     return {
         Path(os.path.realpath(file))
@@ -192,7 +199,10 @@ def own_weights(files: Files, hashes: Collection[str]) -> set[Path]:
 
 
 def _own(files: Files, name: str | None = None) -> Iterator[Path]:
-    """Yield weights in a dataset's folder, beside its files and in `weights`; no link leads out."""
+    """Yield candidate weights in a dataset folder and its subfolder `weights`.
+
+    Candidates with links that lead out of the folder are skipped.
+    """
     assert files.root is not None
     for path in _in([files.root, files.root / OWN], name):
         try:
@@ -204,39 +214,38 @@ def _own(files: Files, name: str | None = None) -> Iterator[Path]:
 
 
 def _in(folders: Iterable[Path], name: str | None) -> Iterator[Path]:
-    """Yield what folders hold of the same kind as `name`, if any, and first what is called so."""
+    """Yield the entries of folders with the suffix of `name` (or all), the same name first."""
     for folder in folders:
-        for path in sorted(_listed(folder), key=lambda path: path.name != name):
+        for path in sorted(_entries(folder), key=lambda path: path.name != name):
             if name is None or path.suffix == Path(name).suffix:
                 yield path
 
 
-def _two_levels(folder: Path) -> list[Path]:
-    """Return a folder and the folders in it."""
-    return [folder, *(path for path in _listed(folder) if path.is_dir())]
+def _with_subfolders(folder: Path) -> list[Path]:
+    return [folder, *(path for path in _entries(folder) if path.is_dir())]
 
 
-def _listed(folder: Path) -> list[Path]:
+def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except OSError:
         return []
 
 
-def _remembered_at(sha256: str) -> Path:
+def _record_path(sha256: str) -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "cfqa-data" / "files" / sha256
 
 
 def remember(sha256: str, path: Path) -> None:
-    """Remember where a file or folder is; failures are ignored."""
+    """Record the path of a file or folder by its hash in the user's cache; ignore failures."""
     with suppress(OSError, RuntimeError):
-        write_text(_remembered_at(sha256), str(path.absolute()))
+        write_text(_record_path(sha256), str(path.absolute()))
 
 
 def remembered(sha256: str) -> Path | None:
-    """Return the remembered path of a file or folder, which may have changed since."""
+    """Return the path recorded for a hash, if any; the file there may have changed since."""
     if re.fullmatch("[0-9a-f]{64}", sha256):  # an untrusted manifest may contain any text
         with suppress(OSError, RuntimeError, ValueError):
-            return Path(_remembered_at(sha256).read_text(encoding="utf-8"))
+            return Path(_record_path(sha256).read_text(encoding="utf-8"))
     return None

@@ -1,4 +1,4 @@
-"""The dataset card, a function of the manifest and the tables."""
+"""Write the dataset card from the manifest and the tables."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The Croissant description of a dataset: what its files are, and what their columns mean.
+"""Write the Croissant description of a dataset: its files, and the meaning of their columns.
 
-Croissant is a vocabulary of schema.org for datasets of machine learning
-(https://docs.mlcommons.org/croissant/docs/croissant-spec.html): catalogues and search engines read
-it, and `mlcroissant` loads the tables with it.
+Croissant is a schema.org vocabulary for machine learning datasets
+(https://docs.mlcommons.org/croissant/docs/croissant-spec.html). Catalogues and search engines read
+it, and `mlcroissant` loads tables through it.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ CONTEXT = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-"""The context that the specification asks for, by which a reader knows its terms."""
+"""JSON-LD context that the specification requires."""
 
 TYPES = {"string": "sc:Text", "float": "cr:Float32", "double": "cr:Float64", "bool": "sc:Boolean"}
-"""Types of columns in its words; whole numbers are `cr:Int8` and so on."""
+"""Arrow type -> Croissant type; integer types are `cr:Int8` and so on."""
 
 PAPER = (
     'Gao et al., "Compressed Feature Quality Assessment: Dataset and Baselines", ACM MM 2025, '
@@ -80,18 +80,18 @@ def croissant_text(
     repo: str,
     tag: str,
 ) -> str:
-    """Return the description of a dataset that is published.
+    """Return the Croissant description of a published dataset as JSON.
 
-    Paths are relative to the description, so that it holds for a download as well. There is no date
-    in it: the same version published again is the same description.
+    Paths are relative to the description, so that it is valid for a download too. It contains no
+    date, so that publishing the same version again gives the same description.
 
     Args:
-        manifest: its manifest, with size and SHA-256 of every file.
-        labels: its tables of labels by task.
-        originals: its table of originals.
-        shown: columns of its table of pictures, if it has one.
-        repo: "org/name" on the Hub.
-        tag: name of this version there.
+        manifest: Manifest of the dataset, with the size and SHA-256 of every file.
+        labels: Label tables by task.
+        originals: Table of originals.
+        shown: Image columns of the table of previews; empty if there is none.
+        repo: Repo id on the Hub, "org/name".
+        tag: Tag of this version in the repo.
     """
     terms = dict.fromkeys(entry.terms for entry in manifest.tasks.values() if entry.terms)
     tables = {NAMES.labels(task).as_posix(): table for task, table in labels.items()}
@@ -140,7 +140,7 @@ def _file(path: str, manifest: Manifest) -> dict[str, Any]:
 
 
 def _file_sets(manifest: Manifest) -> list[dict[str, Any]]:
-    """Return the arrays, which are many files: of every task those of one kind are a set."""
+    """Return the file sets of the arrays: one per task and kind of array."""
     patterns = {
         "originals": ("originals/{}-*.safetensors", "application/x-safetensors"),
         "bitstreams": ("bitstreams/{}-*.safetensors", "application/x-safetensors"),

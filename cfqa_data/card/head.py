@@ -1,4 +1,4 @@
-"""The YAML head of a card: what a hub finds a dataset by, and what `load_dataset` reads."""
+"""Write the YAML head of a card: metadata for the Hub's search, and the configs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cfqa_data.format.previews import ANSWERS
 __all__ = ["head_text"]
 
 COUNTS = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
-"""Rows, up to which a hub calls a dataset's size so."""
+"""Upper limit of the number of rows -> size category on the Hub."""
 
 
 def head_text(
@@ -26,15 +26,15 @@ def head_text(
     shown: Sequence[str],
     licence: Mapping[str, str],
 ) -> str:
-    """Return the head of a card.
+    """Return the YAML head of a card.
 
     Args:
-        manifest: of the dataset.
-        labels: its tables of labels by task.
-        originals: its table of originals.
-        sizes: path of a file -> bytes.
-        shown: columns of its table of pictures, if it has one.
-        licence: `license`, and with "other" its name and link.
+        manifest: Manifest of the dataset.
+        labels: Label tables by task.
+        originals: Table of originals.
+        sizes: Path of a file -> size in bytes.
+        shown: Image columns of the table of previews; empty if there is none.
+        licence: The key `license`; for "other" also `license_name` and `license_link`.
     """
     rows = sum(table.num_rows for table in labels.values())
     facts = hub_facts(manifest)
@@ -49,9 +49,9 @@ def _configs(
     sizes: Mapping[str, int],
     shown: Sequence[str],
 ) -> dict[str, Any]:
-    """Return configs by name, and their exact columns and row counts.
+    """Return the configs, with their exact columns and row counts.
 
-    The first task is the default: in its table, scores of several tasks are not mixed.
+    The first task is the default config, so that the default table has scores of one task only.
     """
     configs = {task: {NAMES.labels(task).as_posix(): table} for task, table in labels.items()}
     everything = {path: table for files in configs.values() for path, table in files.items()}
@@ -79,7 +79,7 @@ def _configs(
 def _dataset_info(
     files: Mapping[str, pa.Table], sizes: Mapping[str, int], shown: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the columns and sizes of one config; `datasets` refuses another number of rows."""
+    """Return the columns and sizes of one config; `datasets` verifies the number of rows."""
     tables = list(files.values())
     size = sum(sizes[path] if shown else table.nbytes for path, table in files.items())
     rows = sum(table.num_rows for table in tables)
@@ -99,7 +99,7 @@ def _dtype(column: pa.Field) -> str:
 
 
 def _yaml(value: Any, indent: str = "") -> list[str]:
-    """Return tables, lists and scalars as lines of block YAML; scalars are JSON, which is YAML."""
+    """Return mappings and lists as lines of block YAML; scalars are written as JSON."""
     lines = []
     if isinstance(value, Mapping):
         for key, item in value.items():

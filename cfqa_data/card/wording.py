@@ -1,4 +1,4 @@
-"""What a card says beside figures: of a built dataset, of an imported release, of any other."""
+"""Texts of a card that depend on the kind of dataset: built, imported from a release, or other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cfqa_data.format.manifest import Manifest
 __all__ = ["RELEASE", "collected", "hub_facts", "meanings", "plain", "wording"]
 
 RELEASE = "cfqa-release"
-"""Name of a dataset that holds the published release."""
+"""Name of the dataset of the published release."""
 
 LICENCES = {
     "cc-by-4.0": "CC BY 4.0",
@@ -21,11 +21,11 @@ LICENCES = {
     "apache-2.0": "Apache 2.0",
     "mit": "MIT",
 }
-"""Names of licences in words, by a hub's identifiers."""
+"""Identifier of a licence on the Hub -> its name."""
 
 
 def wording(manifest: Manifest) -> dict[str, str]:
-    """Return the texts of a dataset's card, by their names in its template."""
+    """Return the texts of a card: placeholder in the template -> text."""
     texts = _texts()
     texts["benchmark"] |= texts["any"] | {"pretty_name": plain(hub_facts(manifest)["pretty_name"])}
     texts["other"] = texts["benchmark"] | texts["other"]
@@ -39,23 +39,23 @@ def wording(manifest: Manifest) -> dict[str, str]:
 
 
 def meanings() -> dict[str, str]:
-    """Return what columns hold whose meaning is another in a dataset of any tasks and codecs."""
+    """Return the descriptions of columns whose meaning is more general in format 2."""
     return dict(_texts()["columns"])
 
 
 def hub_facts(manifest: Manifest) -> dict[str, Any]:
-    """Return what a hub finds a dataset by, in its own words."""
+    """Return the Hub's metadata of a dataset, in the Hub's vocabulary."""
     hub = _texts()["hub"]
-    found = [hub["tasks"].get(entry.facts.title, {}) for entry in manifest.tasks.values()]
+    known = [hub["tasks"].get(entry.facts.title, {}) for entry in manifest.tasks.values()]
     codecs = dict.fromkeys(codec for entry in manifest.tasks.values() for codec in entry.codecs)
     sources = [about["dataset"] for about in _sources(manifest).values() if about["dataset"]]
     facts = {
         "pretty_name": hub["names"].get(manifest.name, f"CFQA {manifest.name}"),
         "task_categories": [
-            *dict.fromkeys(about["category"] for about in found if about),
-            "image-feature-extraction" if any(found) else "other",
+            *dict.fromkeys(about["category"] for about in known if about),
+            "image-feature-extraction" if any(known) else "other",
         ],
-        "task_ids": [about["id"] for about in found if "id" in about],
+        "task_ids": [about["id"] for about in known if "id" in about],
         "annotations_creators": ["machine-generated"],
         "source_datasets": list(dict.fromkeys(sources)),
         "tags": [*hub["tags"], *codecs],
@@ -64,7 +64,7 @@ def hub_facts(manifest: Manifest) -> dict[str, Any]:
 
 
 def collected(manifest: Manifest) -> tuple[str, str]:
-    """Return where the inputs of each task come from, and what they say of persons."""
+    """Return the origin of each task's inputs, and whether they show persons, as text."""
     kinds = _sources(manifest)
     tasks: dict[str, list[str]] = {}
     for task, about in kinds.items():
@@ -75,20 +75,20 @@ def collected(manifest: Manifest) -> tuple[str, str]:
 
 
 def plain(text: str) -> str:
-    """Return a text of others with what Markdown would take for its own escaped."""
+    """Escape the special characters of Markdown in a text."""
     return text.translate({ord(letter): f"\\{letter}" for letter in "\\`*_[]<>"})
 
 
 def _sources(manifest: Manifest) -> dict[str, dict[str, str]]:
-    """Return what is known of each task's source, by its kind in the recipe."""
+    """Return the texts on each task's source, by the kind of source in the recipe."""
     known, tasks = _texts()["sources"], manifest.recipe.get("tasks")
-    found = {}
+    texts = {}
     for task in manifest.tasks:
         spec = tasks.get(task) if isinstance(tasks, Mapping) else None
         source = spec.get("source") if isinstance(spec, Mapping) else None
         kind = source.get("kind") if isinstance(source, Mapping) else None
-        found[task] = dict(known.get(kind, known["unknown"]))
-    return found
+        texts[task] = dict(known.get(kind, known["unknown"]))
+    return texts
 
 
 def _texts() -> dict[str, Any]:
@@ -97,10 +97,10 @@ def _texts() -> dict[str, Any]:
 
 
 def _licence(manifest: Manifest) -> dict[str, str]:
-    """Return the licence of a dataset, as a hub's identifier and in words.
+    """Return the licence of a dataset: metadata for the Hub, and a text.
 
-    The identifier is that of all tasks' sources, and "other", with a name and a link, where they
-    have several, or one that no hub knows, or where one does not say.
+    The identifier is "other", with a name and a link, if the sources of the tasks have different
+    licences, a licence unknown to the Hub, or no stated licence.
     """
     terms = {name: entry.terms for name, entry in manifest.tasks.items()}
     first, *others = dict.fromkeys(terms.values())
@@ -117,16 +117,16 @@ def _licence(manifest: Manifest) -> dict[str, str]:
         name, link = first.attribution or "terms of the sources", first.link
     else:
         name, link = "terms of each source" if all(terms.values()) else "not stated", ""
-    named = {"license_name": name, "license_link": link or "README.md"}
-    return {"license": "other", **named, "licence": lead + text}
+    other = {"license_name": name, "license_link": link or "README.md"}
+    return {"license": "other", **other, "licence": lead + text}
 
 
 def _terms(terms: Terms | None) -> str:
-    """Return the terms of a task's source in words."""
+    """Return the terms of a task's source as text."""
     if terms is None:
         return "nothing is stated"
-    may = [
-        f"{what} may {'' if given else 'not '}be redistributed"
-        for what, given in (("inputs", terms.inputs), ("truths", terms.truths))
+    permissions = [
+        f"{what} may {'' if allowed else 'not '}be redistributed"
+        for what, allowed in (("inputs", terms.inputs), ("truths", terms.truths))
     ]
-    return "; ".join(filter(None, [terms.licence, terms.link, terms.attribution, *may]))
+    return "; ".join(filter(None, [terms.licence, terms.link, terms.attribution, *permissions]))

@@ -1,4 +1,4 @@
-"""The dataset card: a README whose YAML head tells `load_dataset` what there is."""
+"""Write the dataset card: a README with a YAML head for the Hub and `load_dataset`."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ FOLDERS = {
     "originals": "original features",
     "previews": "originals with pictures, for viewers",
     "bitstreams": "bitstreams",
-    "tables": "tables that decoders have in advance",
+    "tables": "tables that decoders need beside the bitstreams",
     "truth": "truth for the heads",
     "compressed": "codes of the compressed features",
 }
-"""Folders of a dataset, and what is in them."""
+"""Folder of a dataset -> its content."""
 
 LICENCE = ("license", "license_name", "license_link")
-"""Keys of a card's head; the last two where the first is "other"."""
+"""Keys of the YAML head; the last two are used if the first is "other"."""
 
 
 def write_card(root: Path, manifest: Manifest) -> Path:
-    """Write the card of a folder whose tables and arrays are there; return its path.
+    """Write the card of a folder with complete tables and arrays; return its path.
 
     Args:
-        root: the folder.
-        manifest: what will be its manifest; its files are not looked at.
+        root: Path of the folder.
+        manifest: The future manifest of the folder, whose list of files may be incomplete.
 
     Raises:
-        FormatError: a table is missing or is not one of this format.
+        FormatError: A table is missing or invalid.
     """
     layout = Layout(root)
     version = manifest.format
@@ -74,16 +74,16 @@ def card_text(
     repo: str = "",
     tag: str = "",
 ) -> str:
-    """Return the card of a dataset.
+    """Return the text of a card.
 
     Args:
-        manifest: its manifest; what that says of files is not looked at.
-        labels: its tables of labels by task.
-        originals: its table of originals.
-        sizes: path of a file -> bytes, of all but card and manifest.
-        shown: columns of its table of pictures, if it has one.
-        repo: "org/name" on a hub, if the card is for that.
-        tag: name of this version there.
+        manifest: Manifest of the dataset, whose list of files may be incomplete.
+        labels: Label tables by task.
+        originals: Table of originals.
+        sizes: Path of a file -> size in bytes, of all files except the card and the manifest.
+        shown: Image columns of the table of previews; empty if there is none.
+        repo: Repo id on the Hub, "org/name"; empty for the card of a local folder.
+        tag: Tag of this version in the repo.
     """
     texts = wording(manifest)
     codecs = [codec for entry in manifest.tasks.values() for codec in entry.codecs.values()]
@@ -92,21 +92,22 @@ def card_text(
     head = head_text(manifest, labels, originals, sizes, shown, licence)
     features = _feature_table(manifest) if manifest.format > 1 else ""
     texts["bibtex"] = ""
-    hub, use = "", {"path": "cfqa", "revision": "", "where": "in the folder's parent: "}
+    where = f'; "{manifest.name}" is the path of this folder'
+    hub, use = "", {"path": manifest.name, "revision": "", "where": where}
     if repo:
         use = {"path": repo, "revision": f', revision="{tag}"', "where": ""}
         hub = _template("hub_section.md").substitute(
             tag=tag,
             name=manifest.name,
             tier=manifest.tier,
-            files=f"{len(sizes) + 3:,}",  # and card, manifest, Croissant
+            files=f"{len(sizes) + 3:,}",  # with the card, the manifest and the Croissant file
             size=size_text(sum(sizes.values())),
             again=_again(manifest),
         )
         community = f"https://huggingface.co/datasets/{repo}/discussions"
-        texts["contact"] = f"Questions and faults: its [Community tab]({community})."
+        texts["contact"] = f"For questions and errors, use its [Community tab]({community})."
         texts["bibtex"] = _bibtex(manifest, repo, tag)
-    several = len(labels) > 1 and ALL not in labels  # as a task may be called
+    several = len(labels) > 1 and ALL not in labels  # a task may have this name
     of_all = f", and `{ALL}`, the labels of all tasks" if several else ""
     first = next(iter(labels))
     inputs, personal = collected(manifest)
@@ -138,7 +139,7 @@ def card_text(
 
 
 def _bibtex(manifest: Manifest, repo: str, tag: str) -> str:
-    """Return how a published dataset is cited."""
+    """Return the BibTeX entry of a published dataset."""
     lines = {
         "title": f"CFQA {manifest.name}, {manifest.tier} tier",
         "howpublished": f"\\url{{https://huggingface.co/datasets/{repo}}}",
@@ -149,14 +150,15 @@ def _bibtex(manifest: Manifest, repo: str, tag: str) -> str:
 
 
 def _pictures(sizes: Mapping[str, int], shown: Sequence[str]) -> str:
-    """Return the picture of a few sources, if there is one, and what its columns are."""
+    """Return Markdown with the overview image and its caption; empty if there is no image."""
     path = NAMES.hero.as_posix()
     if path not in sizes:
         return ""
     names = ", ".join(f"`{name}`" for name in shown if column_meaning(name)[0] == "image")
     return (
-        f"![Inputs, ground truths, and what the tasks make of features, level by level]({path})\n\n"
-        f"*A source in each row; in the columns, as in the table `originals`: {names}.*\n"
+        "![Inputs, ground truths, and predictions from the original and compressed features]"
+        f"({path})\n\n"
+        f"*One source per row; columns as in the table `originals`: {names}.*\n"
     )
 
 
@@ -165,17 +167,17 @@ def _template(name: str) -> Template:
 
 
 def _again(manifest: Manifest) -> str:
-    """Return how the dataset is made again, where a recipe of this package makes it."""
+    """Return how to build the dataset again."""
     if manifest.name in list_recipes() and load_recipe(manifest.name).to_dict() == manifest.recipe:
         tier = "" if manifest.tier == "full" else f" --tier {manifest.tier}"
         return (
             f"`cfqa build {manifest.name} --out cfqa{tier}`, with cfqa-data "
-            f"{manifest.versions.get('cfqa-data', '')}. The versions of programs\n"
-            "in the manifest give the same bytes on the same kind of processor; on another,\n"
-            "features and labels may differ slightly."
+            f"{manifest.versions.get('cfqa-data', '')}. With the software\n"
+            "versions in the manifest, the bytes are the same on the same kind of processor; on\n"
+            "another, features and labels may differ slightly."
         )
     return (
-        "the whole recipe is in `manifest.json`, with the versions of the programs that its bytes\n"
+        "`manifest.json` contains the complete recipe and the software versions that the bytes\n"
         "depend on."
     )
 
@@ -189,14 +191,14 @@ def _task_table(manifest: Manifest) -> str:
         loss = facts.loss.name if facts.loss else "-"
         score = score_text(facts.score)
         rows.append([name, plain(facts.title), len(entry.sources), shape, blocks, score, loss])
-    heads = ["task", "", "originals", "N x C x T x D", "blocks", "score", "loss beside it"]
-    if manifest.format > 1:  # a table of their own tells of the layers
+    heads = ["task", "title", "originals", "N x C x T x D", "blocks", "score", "loss"]
+    if manifest.format > 1:  # the layers are in the table of features
         rows, heads = [[*row[:4], *row[5:]] for row in rows], [*heads[:4], *heads[5:]]
     return _table(heads, rows)
 
 
 def _feature_table(manifest: Manifest) -> str:
-    """Return what the axes of each task's features are; a card of format 1 says it in words."""
+    """Return a table of the axes of each task's features, for cards of format 2."""
     rows = []
     for name, entry in manifest.tasks.items():
         layers = [
@@ -215,7 +217,7 @@ def _feature_table(manifest: Manifest) -> str:
                 len(set(entry.groups)) if entry.groups else "-",
             ]
         )
-    heads = ["task", "views", "layers", "tokens", "of them for no place", "grid", "groups"]
+    heads = ["task", "views", "layers", "tokens", "prefix tokens", "grid", "groups"]
     return _table(heads, rows)
 
 
@@ -239,7 +241,7 @@ def _codec_table(manifest: Manifest, labels: Mapping[str, pa.Table]) -> str:
             rates = [_mean_rate(labels[task], name, at) for at in (0, len(codec.levels) - 1)]
             rate = " to ".join(rates)
             rows.append([task, name, *about, kind, facts.parameter.name, levels, rate])
-    about = ["", "on", "bits"] if manifest.format > 1 else []
+    about = ["title", "on", "bits"] if manifest.format > 1 else []
     return _table(
         ["task", "codec", *about, "quantiser", "parameter", "levels, best first", "bits per point"],
         rows,
@@ -247,39 +249,41 @@ def _codec_table(manifest: Manifest, labels: Mapping[str, pa.Table]) -> str:
 
 
 def _label_table(labels: Mapping[str, pa.Table]) -> str:
-    """Return what labels can tell: how many differ from the original's, and a ceiling."""
+    """Return a table of the shares of zero and negative distortions, and the label ceiling."""
     rows = []
     for task, table in labels.items():
-        harm, ceiling = table["distortion"].to_numpy(), _ceiling(table)
-        shares = [percent(float(part.mean()), 1) for part in (harm == 0, harm < 0)]
-        rows.append([task, f"{len(harm):,}", *shares, "-" if ceiling is None else f"{ceiling:.3f}"])
-    return _table(["task", "labels", "no harm", "gain", "ceiling"], rows)
+        values, ceiling = table["distortion"].to_numpy(), _ceiling(table)
+        shares = [percent(float(mask.mean()), 1) for mask in (values == 0, values < 0)]
+        ceiling_text = "-" if ceiling is None else f"{ceiling:.3f}"
+        rows.append([task, f"{len(values):,}", *shares, ceiling_text])
+    return _table(["task", "labels", "unchanged", "improved", "ceiling"], rows)
 
 
 def _mean_rate(labels: pa.Table, codec: str, level: int) -> str:
-    """Return the mean rate of a level; a dash where a rate is not known."""
+    """Return the mean rate of a level in bits per point; a dash if it is unknown."""
     rows = pc.and_(pc.equal(labels["codec"], codec), pc.equal(labels["level"], level))
     mean = float(np.mean(labels.filter(rows)["bpfp"].to_numpy()))
     return f"{mean:.3g}" if np.isfinite(mean) else "-"
 
 
 def _ceiling(labels: pa.Table) -> float | None:
-    """Return the mean SROCC of a task's loss with its distortion, as `cfqa info` does."""
+    """Return the mean SROCC of a task's loss and distortion over its sources, as `cfqa info`."""
     sources = np.unique(labels["source_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
-    found = []
+    coefficients = []
     for source in range(int(sources.max()) + 1):
-        harm, loss = (labels[n].to_numpy()[sources == source] for n in ("distortion", "loss"))
+        distortion, loss = (labels[n].to_numpy()[sources == source] for n in ("distortion", "loss"))
         if np.isnan(loss).any():
             return None
-        if np.ptp(harm):
-            found.append(np.corrcoef(_ranks(loss), _ranks(harm))[0, 1] if np.ptp(loss) else 0.0)
-    return float(np.mean(found)) if found else None
+        if np.ptp(distortion):
+            ranks = _ranks(loss), _ranks(distortion)
+            coefficients.append(np.corrcoef(*ranks)[0, 1] if np.ptp(loss) else 0.0)
+    return float(np.mean(coefficients)) if coefficients else None
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return ranks; equal values share their mean."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((counts.cumsum() - (counts - 1) / 2)[places])
+    """Return ranks from 1; equal values get their mean rank."""
+    _, indices, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((counts.cumsum() - (counts - 1) / 2)[indices])
 
 
 def _health_table(manifest: Manifest) -> str:
@@ -291,7 +295,7 @@ def _health_table(manifest: Manifest) -> str:
 def _size_table(
     manifest: Manifest, labels: Mapping[str, pa.Table], sizes: Mapping[str, int]
 ) -> str:
-    """Return the size of each part, and of the same features as plain float32 files."""
+    """Return a table of the size of each folder, and of the features as plain float32 files."""
     rows: list[list[Any]] = []
     for folder, meaning in FOLDERS.items():
         files = [size for name, size in sizes.items() if name.startswith(f"{folder}/")]
@@ -319,7 +323,7 @@ def _column_table(
 
 
 def _table(heads: list[str], rows: list[list[Any]]) -> str:
-    """Return a Markdown table; a bar in a cell is escaped."""
+    """Return a Markdown table; vertical bars in cells are escaped."""
     lines = [[str(cell).replace("|", r"\|") for cell in line] for line in (heads, *rows)]
     lines.insert(1, ["---"] * len(heads))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

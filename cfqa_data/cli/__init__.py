@@ -1,8 +1,8 @@
-"""The command `cfqa`. Whatever is heavy is imported inside the command that needs it.
+"""The command `cfqa`. Slow imports are made inside the commands that need them.
 
-Exit status: 0 done; 1 `cfqa verify` found damage, or `cfqa repair` left some; 2 bad use or bad
-input, with one line on stderr; 130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP; 141 whoever read
-the output has gone.
+Exit status: 0 success; 1 `cfqa verify` found damage, or `cfqa repair` could not rebuild a file;
+2 wrong usage or bad input, with one line on stderr; 130, 143, 129 ended by Ctrl-C, SIGTERM or
+SIGHUP; 141 the reader of the output has closed it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     Args:
-        arguments: what follows the program's name. If None, those of this process, which is then
-            the command's own: its streams and signals are set up too.
+        arguments: Arguments after the program's name. If None, those of this process, whose
+            streams and signal handlers are then set up too.
     """
     if arguments is not None:
         from cfqa_data.cli.commands import run
@@ -28,12 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(arguments)
     try:
         from cfqa_data.cli.commands import run
-        from cfqa_data.cli.process import leave, own_process
+        from cfqa_data.cli.process import clean_up, set_up
 
-        own_process()
+        set_up()
         status = run(sys.argv[1:])
-        leave()
-    except KeyboardInterrupt as stop:  # while starting, or once more while ending
+        clean_up()
+    except KeyboardInterrupt as stop:  # during start or clean-up; `run` handles all others
         with suppress(OSError):
             print("cfqa: interrupted", file=sys.stderr, flush=True)
         status = 128 + (stop.args[0] if stop.args else 2)

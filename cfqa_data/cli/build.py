@@ -1,4 +1,4 @@
-"""`cfqa build` and `cfqa import-release`: make a dataset."""
+"""`cfqa build` and `cfqa import-release`: create a dataset."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def build(
         recipe (RECIPE): mini, nano, wide, ret, paper, dinov2-s, -b, -l, -g, or a TOML file.
         out (DIR): Folder to create.
         tier: light leaves out the decoded codes and keeps the bitstreams only.
-        scheduler (ADDRESS): Run on the Dask cluster of this scheduler.
+        scheduler (ADDRESS): Run on the Dask cluster of this scheduler, not with --workers.
         dry_run: Check everything, estimate time and space, build nothing.
         hm_encoder (FILE): HM encoder. Default: CFQA_HM_ENCODER, or on PATH.
         hm_config (FILE): Its configuration. Default: CFQA_HM_CONFIG, or near the encoder.
@@ -62,7 +62,7 @@ def build(
         folder = run_build(
             recipe,
             out,
-            workers=workers or cores(),
+            workers=workers or (cores() if scheduler is None else None),
             tier=tier,
             scheduler=scheduler,
             accept_versions=allow_version_mismatch,

@@ -1,4 +1,4 @@
-"""`cfqa info`, `cfqa verify` and `cfqa repair`: what a dataset holds, and its damage."""
+"""`cfqa info`, `cfqa verify` and `cfqa repair`: show, check and repair a dataset."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def info(
     summary, harms = summarise(folder, follow_links=follow_links), {}
     dataset = load(folder, plugins=plugin, follow_links=follow_links)
     if useless:
-        from cfqa_data.builders.extending.labelling import useless_harm
+        from cfqa_data.builders.extending.labelling import uninformative_distortion
 
-        harms = {task: useless_harm(dataset, task) for task in dataset.manifest.tasks}
+        harms = {task: uninformative_distortion(dataset, task) for task in dataset.manifest.tasks}
     figures = describe_labels(dataset.labels, harms)
     answer(
         as_json,
@@ -87,18 +87,18 @@ def verify(
         tolerance: With --against: largest relative difference at which labels agree. Default: 1e-6.
     """
     if against is not None:
-        near = 1e-6 if tolerance is None else tolerance
-        _compare(folder, against, near, untrusted, plugin, follow_links, as_json)
+        limit = 1e-6 if tolerance is None else tolerance
+        _compare(folder, against, limit, untrusted, plugin, follow_links, as_json)
         return
     if tolerance is not None:
         raise CfqaError("--tolerance requires --against")
-    how = {"sample": sample, "seed": seed, "untrusted": untrusted, "plugins": plugin or ()}
+    options = {"sample": sample, "seed": seed, "untrusted": untrusted, "plugins": plugin or ()}
     with terminal.show_progress() as progress:
-        report, damage = _look(
-            folder, workers or cores(), follow_links, how if deep else None, progress
+        report, damage = _verify(
+            folder, workers or cores(), follow_links, options if deep else None, progress
         )
-    wrong = {"damage": [{"path": fault.path, "what": fault.what} for fault in damage]}
-    answer(as_json, lambda: report | wrong, lambda: _text(folder, report, damage))
+    faults = {"damage": [{"path": fault.path, "what": fault.what} for fault in damage]}
+    answer(as_json, lambda: report | faults, lambda: _text(folder, report, damage))
     if damage:
         raise typer.Exit(1)
 
@@ -161,23 +161,24 @@ def _compare(
     from cfqa_data.access.dataset import load
     from cfqa_data.integrity.difference import difference_text, differences
 
-    how: Any = {"untrusted": untrusted, "plugins": plugins, "follow_links": follow_links}
+    options: Any = {"untrusted": untrusted, "plugins": plugins, "follow_links": follow_links}
     with terminal.show_progress() as progress:
-        found = differences(load(folder, **how), load(against, **how), tolerance, progress)
-    same = not any(one.lacking or one.labels for one in found)
+        datasets = load(folder, **options), load(against, **options)
+        compared = differences(*datasets, tolerance, progress)
+    same = not any(one.lacking or one.labels for one in compared)
     answer(
         as_json,
-        lambda: {"agree": same, "parts": [asdict(one) for one in found]},
-        lambda: f"{difference_text(found)}\n\nlabels {'agree' if same else 'differ'}",
+        lambda: {"agree": same, "parts": [asdict(one) for one in compared]},
+        lambda: f"{difference_text(compared)}\n\nlabels {'agree' if same else 'differ'}",
     )
     if not same:
         raise typer.Exit(1)
 
 
-def _look(
+def _verify(
     folder: Path, workers: int, follow_links: bool, deep: dict[str, Any] | None, progress: Progress
 ) -> tuple[dict[str, Any], list[Fault]]:
-    """Return the facts of a folder, and its damage."""
+    """Return a report on a folder, and its damage; ``deep`` has the options of `verify_deep`."""
     from cfqa_data.format.layout import Layout
     from cfqa_data.integrity.consistency import inconsistencies
     from cfqa_data.integrity.verify import Fault
@@ -185,23 +186,23 @@ def _look(
 
     report: dict[str, Any] = {"path": str(folder)}
     try:
-        found = run_verify(folder, workers=workers, progress=progress, follow_links=follow_links)
+        verified = run_verify(folder, workers=workers, progress=progress, follow_links=follow_links)
     except FormatError as error:
         path = Layout(absolute_path(folder)).manifest
-        # Without a manifest, or with a newer one, this is no dataset.
+        # A folder without a manifest, or of a newer format, is not a damaged dataset.
         if not os.path.lexists(path) or isinstance(error, FormatVersionError):
             raise
         return report, [Fault(path.name, str(error).removeprefix(f"{path}: "))]
-    report |= {"files": len(found.manifest.files) + 1, "bytes": found.size}
-    bad = {fault.path for fault in found.faults}
-    damage = [*found.damage, *inconsistencies(found.files, found.manifest, bad)]
+    report |= {"files": len(verified.manifest.files) + 1, "bytes": verified.size}
+    bad = {fault.path for fault in verified.faults}
+    damage = [*verified.damage, *inconsistencies(verified.files, verified.manifest, bad)]
     if deep is not None:
         from cfqa_data.builders.maintenance.deep_verify import verify_deep
 
         bad = {fault.path for fault in damage}
-        how = deep | {"workers": workers, "progress": progress}
+        options = deep | {"workers": workers, "progress": progress}
         try:
-            result = verify_deep(found.files, found.manifest, bad, **how)
+            result = verify_deep(verified.files, verified.manifest, bad, **options)
             damage += [fault for fault in result.faults if fault not in damage]
             for name in ("decoded", "compared", "labelled", "scored"):
                 report[name] = getattr(result, name)
@@ -209,13 +210,12 @@ def _look(
         except CfqaError as error:
             if not damage:
                 raise
-            # Report the damage found so far all the same.
-            report["not_checked"] = [f"--deep: {error}"]
-    return report | {"foreign": list(found.foreign)}, damage
+            report["not_checked"] = [f"--deep: {error}"]  # the damage found so far is reported
+    return report | {"foreign": list(verified.foreign)}, damage
 
 
 def _text(folder: Path, report: dict[str, Any], damage: list[Fault]) -> str:
-    """Return the result as text; print notes on stderr."""
+    """Return the report as text; print its notes on stderr."""
     notes = list(report.get("not_checked", ()))
     if foreign := report.get("foreign"):
         notes.append(
@@ -225,9 +225,9 @@ def _text(folder: Path, report: dict[str, Any], damage: list[Fault]) -> str:
         print(f"note: {printable(note)}", file=sys.stderr)
     if damage:
         count = len({fault.path for fault in damage})
-        found = [printable(str(fault)) for fault in damage]
+        lines = [printable(str(fault)) for fault in damage]
         are = "s are" if count > 1 else " is"
-        return "\n".join([*found, f"{folder}: {count} file{are} damaged"])
+        return "\n".join([*lines, f"{folder}: {count} file{are} damaged"])
     deep = ""
     if "decoded" in report:
         deep = (

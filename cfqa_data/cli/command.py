@@ -1,8 +1,8 @@
-"""Declare the commands: each is a function, and its parameters are its arguments and options.
+"""Declare commands: each is a function whose parameters are its arguments and options.
 
-Positional parameters are arguments, those that can only be named are options, and a bool that is
-False is a flag. The docstring's entry `name (METAVAR): text` is the help of a parameter; parameters
-that several commands share have theirs in `SHARED`.
+Positional parameters are arguments, keyword-only parameters are options, and a bool that is False
+by default is a flag. The docstring entry `name (METAVAR): text` is the help of a parameter. The
+help of parameters that several commands share is in `SHARED`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import inspect
 import os
 import re
 import sys
+import types
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 
 COMMANDS: dict[str, Callable[..., None]] = {}
-"""The commands by name, in the order in which the help shows them."""
+"""Name -> command, in the order of the help."""
 
 Tier = Literal["full", "light"]
 Target = Literal["distortion", "loss"]
@@ -58,7 +59,12 @@ SHARED = """
 def command(
     name: str, extra: str | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that adds a function as a command, which needs what an extra brings."""
+    """Return a decorator that registers a function as a command.
+
+    Args:
+        name: Name of the command.
+        extra: Extra that installs the packages that the command requires.
+    """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         about, _, own = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:\n")
@@ -76,9 +82,9 @@ def command(
 
 
 def _entries(text: str) -> dict[str, tuple[str | None, str]]:
-    """Return metavar and help of each parameter that a docstring describes."""
-    found = re.findall(r"^    (\w+)(?: \((.+?)\))?: (.+(?:\n {5,}.+)*)", text, re.M)
-    return {name: (metavar or None, " ".join(about.split())) for name, metavar, about in found}
+    """Return the metavar and help of each parameter in an "Args" section."""
+    entries = re.findall(r"^    (\w+)(?: \((.+?)\))?: (.+(?:\n {5,}.+)*)", text, re.M)
+    return {name: (metavar or None, " ".join(about.split())) for name, metavar, about in entries}
 
 
 def _declared(
@@ -86,10 +92,19 @@ def _declared(
 ) -> Any:
     """Return the declaration of a parameter for typer."""
     name = parameter.name
-    metavar, about = entries[name] if __doc__ else (None, "")  # Python -OO strips what says it
+    metavar, about = entries[name] if __doc__ else (None, "")  # python -OO removes docstrings
     how: dict[str, Any] = {"metavar": metavar, "help": about, **HOW.get(name, {})}
-    if Path in (kind, *getattr(kind, "__args__", ())):
-        how.setdefault("parser", local_path)
+    for value_type in _value_types(kind):
+        if value_type is Path:
+            how.setdefault("parser", local_path)
+        elif value_type in (int, float):
+            how["metavar"] = metavar or "N"
+            how["parser"] = number_parser(value_type, how.get("min"), how.get("max"))
+        elif get_origin(value_type) is Literal:
+            how["metavar"] = metavar or "|".join(get_args(value_type))
+            how["parser"] = choice_parser(get_args(value_type))
+        elif value_type is bool:
+            how["metavar"] = ""
     if parameter.kind is not parameter.KEYWORD_ONLY:
         return typer.Argument(**how)
     names = NAMES.get(name, ())
@@ -98,11 +113,47 @@ def _declared(
     return typer.Option(*names, **how)
 
 
-# What a value may be, and what a command does with it before all else.
+def _value_types(kind: Any) -> list[Any]:
+    """Return the types of the values in an annotation such as ``list[int] | None``."""
+    if get_origin(kind) in (list, Union, types.UnionType):
+        return [value for argument in get_args(kind) for value in _value_types(argument)]
+    return [kind]
+
+
+# Parsers of values, and callbacks that run before the command.
+
+
+def number_parser(
+    kind: type[int] | type[float], low: float | None, high: float | None
+) -> Callable[[Any], int | float]:
+    """Return a parser of numbers in a closed range."""
+    wanted = "a whole number" if kind is int else "a number"
+    if low is not None:
+        wanted += f" from {low:g}" + ("" if high is None else f" to {high:g}")
+
+    def parse(text: Any) -> int | float:
+        with suppress(ValueError):
+            number = kind(text)
+            if (low is None or number >= low) and (high is None or number <= high):
+                return number
+        raise typer.BadParameter(f"{text!r} is not {wanted}")
+
+    return parse
+
+
+def choice_parser(choices: tuple[str, ...]) -> Callable[[str], str]:
+    """Return a parser that accepts only some texts."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(choices)}")
+        return text
+
+    return parse
 
 
 def local_path(text: str) -> Path:
-    """Return the path on this machine that an argument names; a shell leaves --out=~/x as it is."""
+    """Return a local path; `~` is expanded, since shells do not expand it in ``--out=~/x``."""
     if "://" in text:
         raise typer.BadParameter(f"{text!r} is a URL; give a local path")
     return expanded(text)
@@ -116,7 +167,7 @@ def plain_file(text: str) -> Path:
     return path
 
 
-def folder_there(text: str) -> Path:
+def existing_folder(text: str) -> Path:
     """Return the path of an existing folder."""
     path = local_path(text)
     if not path.is_dir():
@@ -125,7 +176,7 @@ def folder_there(text: str) -> Path:
 
 
 def use_root(root: Path | None) -> Path | None:
-    """Have ``root://`` stand for a folder in this process and in those that it starts."""
+    """Set the folder of ``root://`` for this process and its workers."""
     from cfqa_data.format.resources import ROOT_VARIABLE
 
     if root is not None:
@@ -134,38 +185,38 @@ def use_root(root: Path | None) -> Path | None:
 
 
 def use_file(parameter: typer.CallbackParam, file: Path | None) -> Path | None:
-    """Give a file to this process, and to those that it starts, as ``CFQA_HM_ENCODER`` or so."""
+    """Set the environment variable of a file, such as ``CFQA_HM_ENCODER``."""
     if file is not None:
         os.environ[f"CFQA_{parameter.name}".upper()] = str(absolute_path(file))
     return file
 
 
 def use_modules(names: Iterable[str] | None) -> Any:
-    """Also find the modules of user-defined classes, `module:Class`, in the working directory."""
-    if any(re.search(r":(?!\s*\w+=)", name) for name in names or ()):  # not of options alone
+    """Add the working directory to the import path if a name is `module:Class`."""
+    if any(re.search(r":(?!\s*\w+=)", name) for name in names or ()):  # not for NAME:OPTION=VALUE
         sys.path.insert(0, os.getcwd())
     return names
 
 
 def use_recipe(recipe: str) -> str:
-    """Also find the modules of the classes that a recipe names in the working directory."""
+    """Add the working directory to the import path if a recipe names a `module:Class`."""
     from cfqa_data.recipe.load import classes_in
 
-    # What is wrong with a recipe is reported when it is loaded.
+    # Errors in the recipe are reported when it is loaded.
     with suppress(CfqaError, AttributeError, LookupError, TypeError):
         use_modules(classes_in(recipe))
     return recipe
 
 
 def use_plugins(names: Any) -> Any:
-    """Check that each user-defined class exists."""
+    """Check that each plugin can be imported."""
     for name in use_modules(names) or ():
         Registry("plugin", {}, CfqaError).find(name, classes=True)
     return names
 
 
 def cores() -> int:
-    """Return how many cores this process may use, up to 8: the default of `--workers`."""
+    """Return the number of cores that this process may use, at most 8."""
     if hasattr(os, "sched_getaffinity"):
         return min(8, len(os.sched_getaffinity(0)))
     return min(8, os.cpu_count() or 1)
@@ -177,7 +228,7 @@ NAMES = {
     "originals": ("--originals/--no-originals",),
     "workers": ("--workers", "-j"),
 }
-"""Names of options, where they are not as the parameter's."""
+"""Parameter -> names of its option, if they differ from the parameter's name."""
 
 HOW: dict[str, dict[str, Any]] = {
     "against": {"callback": use_modules},
@@ -186,7 +237,7 @@ HOW: dict[str, dict[str, Any]] = {
     "metric": {"callback": use_modules},
     "plugin": {"callback": use_plugins},
     "recipe": {"callback": use_recipe},
-    "root": {"callback": use_root, "parser": folder_there},
+    "root": {"callback": use_root, "parser": existing_folder},
     "sample": {"min": 0},
     "seed": {"min": 0},
     "sources": {"min": 1},
@@ -198,4 +249,4 @@ HOW: dict[str, dict[str, Any]] = {
         for what in ("encoder", "config")
     },
 }
-"""Further arguments of the declaration of a parameter, by its name."""
+"""Parameter -> further arguments of its declaration."""

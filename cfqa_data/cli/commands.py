@@ -1,4 +1,4 @@
-"""Run a command: any failure becomes one line and an exit status."""
+"""Run a command; convert any failure to one line on stderr and an exit status."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cfqa_data.cli import (
     show,
 )
 from cfqa_data.cli.command import COMMANDS, app
-from cfqa_data.cli.process import STDOUT, drop, say
+from cfqa_data.cli.process import STDOUT, discard, print_error
 from cfqa_data.cli.shared import interrupted
 from cfqa_data.errors import CfqaError
 
@@ -47,7 +47,7 @@ __all__ = [
     "show",
 ]
 
-# Base of all of typer's usage errors; typer itself does not export it.
+# Base class of typer's usage errors, which typer does not export.
 USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
@@ -59,13 +59,13 @@ RENAMED = {
         for command in ("build", "extend", "import-release", "repair")
     },
 }
-"""Former names of options, by command."""
+"""(Command, former name of an option) -> current name."""
 
 REMOVAL = "the old name will be removed in version 0.3"
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"cfqa {metadata.version('cfqa-data')}")
         raise typer.Exit
 
@@ -104,28 +104,28 @@ def run(arguments: Sequence[str]) -> int:
             "free memory, then run the same command again"
         )
     except (BrokenPipeError, SystemExit) as stop:
-        # Rich makes a BrokenPipeError an exit with 1.
+        # Rich converts a BrokenPipeError to SystemExit(1).
         if not isinstance(stop.__context__ if isinstance(stop, SystemExit) else stop, OSError):
             raise
-        drop(1)  # the reader has gone, as in `cfqa info DIR | head -1`
+        discard(1)  # the reader has closed the pipe, as in `cfqa info DIR | head -1`
         return 141
     except OSError as error:
         return _fail(_os_error_line(error))
 
 
 def _renamed(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with former names of options replaced, each with a warning."""
-    found = list(arguments)
-    for place, argument in enumerate(arguments):
+    """Replace the former names of options, with a warning for each."""
+    renamed = list(arguments)
+    for index, argument in enumerate(arguments):
         old, sign, value = argument.partition("=")
         if new := RENAMED.get((arguments[0], old)):
-            say(f"warning: {old} is now {new}; {REMOVAL}")
-            found[place] = f"{new}{sign}{value}"
-    return found
+            print_error(f"warning: {old} is now {new}; {REMOVAL}")
+            renamed[index] = f"{new}{sign}{value}"
+    return renamed
 
 
 def _invoke(arguments: list[str]) -> int:
-    """Run a command; what it raises comes through, which typer's own `main` would answer."""
+    """Run a command without typer's `main`, which would handle its exceptions."""
     command = typer.main.get_command(app)
     try:
         with command.make_context("cfqa", arguments) as context:
@@ -136,14 +136,13 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _check(arguments: Sequence[str]) -> None:
-    """Refuse what no argument can be.
+    """Refuse empty arguments and NUL bytes.
 
-    A path that is empty would be taken for the working directory: mostly it is a shell's variable
-    that is not set.
+    An empty path would mean the working directory; usually it is an unset shell variable.
     """
-    for place, argument in enumerate(arguments):
+    for index, argument in enumerate(arguments):
         if not argument or (argument.startswith("--") and argument.endswith("=")):
-            after = argument or (f"after {arguments[place - 1]}" if place else "first")
+            after = argument or (f"after {arguments[index - 1]}" if index else "first")
             raise CfqaError(f"an argument is empty ({after.strip()}): is a shell variable unset?")
         if "\0" in argument:
             raise CfqaError(f"{argument!r}: contains a NUL byte; remove it")
@@ -152,12 +151,12 @@ def _check(arguments: Sequence[str]) -> None:
 def _os_error_line(error: OSError) -> str:
     why = error.strerror or str(error)
     if error.filename == STDOUT:
-        drop(1)
+        discard(1)
         return f"{STDOUT}: {why}; the answer could not be written"
     return why if error.filename is None else f"{os.fsdecode(error.filename)}: {why}"
 
 
 def _fail(message: str) -> int:
-    """Say in one line what is wrong, and return the exit status for it."""
-    say(message)
+    """Print an error and return its exit status."""
+    print_error(message)
     return 2

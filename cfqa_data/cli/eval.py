@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from cfqa_data.cli.command import Target, command
-from cfqa_data.cli.process import say
+from cfqa_data.cli.process import print_error
 from cfqa_data.cli.shared import answer, check_new_file, working
 from cfqa_data.errors import CfqaError, DiskError, MetricError, MetricWarning, unknown_name
 from cfqa_data.paths import absolute_path
@@ -67,11 +67,11 @@ def evaluate(
         target: Label to correlate with: the distortion of the task score, or the task loss.
         leave_out: codec: also train each trained metric without each codec in turn, and report
             its accuracy on the codec left out.
-        device: Torch device: cpu, cuda, cuda:1.
-        precision: Of float32 matrix products: highest is exact, high allows TF32.
-        workers (N): Processes, which score a source at a time, with one thread each; on cuda each
-            takes a GPU. Default: one, with as many threads as the features' size is worth.
-        scheduler (ADDRESS): Dask scheduler on whose workers to score instead.
+        device (DEVICE): Torch device: cpu, cuda, cuda:1.
+        precision: Precision of float32 matrix products: highest is exact, high allows TF32.
+        workers (N): Number of processes, with one thread each; on cuda each takes a GPU. A single
+            process uses several threads for large features.
+        scheduler (ADDRESS): Dask scheduler on whose workers to score instead, not with --workers.
         out (FILE): Write every score to this .parquet or .csv file. An interrupted run resumes from
             the partial file next to it. To an existing .parquet file of this dataset, only missing
             scores are added.
@@ -79,8 +79,8 @@ def evaluate(
         force: Overwrite the file, or its scores of metrics that have changed since.
         classes: With --report: also plot the classes at several levels, by t-SNE of the features.
         pictures: With --report: also show the features on which metric and label disagree most.
-        table: paper: as published. plain: all statistics, one per line. text, latex, markdown, csv:
-            one statistic per metric and task, all codecs pooled.
+        table (TABLE): paper: as published. plain: all statistics, one per line. text, latex,
+            markdown, csv: one statistic per metric and task, all codecs pooled.
         figure (FIGURE): Statistic of such a table: srocc, plcc, krocc, pooled_srocc, pooled_plcc,
             pooled_krocc, mapped_plcc or mapped_rmse.
         against (NAME): Also compare every other metric with this one: differences, confidence
@@ -114,7 +114,7 @@ def evaluate(
     if per_codec and against is None:
         raise CfqaError("--per-codec requires --against")
     _check_table(context, table, figure)
-    if report is not None:  # missing packages are reported now, not when everything is scored
+    if report is not None:  # report missing packages now, not after scoring
         from cfqa_data.eval.report import write_report
     if classes:
         import cfqa_data.eval.report.classes
@@ -133,10 +133,10 @@ def evaluate(
     hint = "scores so far are kept, run the same command again to resume" if out else ""
     with (
         working(hint) as progress,
-        redirect_stdout(sys.stderr),  # what a metric prints is not part of the output
+        redirect_stdout(sys.stderr),  # keep the output of a user's metric out of the result
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore", MetricWarning)  # they are printed below
+        warnings.simplefilter("ignore", MetricWarning)  # the same messages are printed below
         dataset = load(
             folder,
             task,
@@ -165,7 +165,7 @@ def evaluate(
     if baseline is not None:
         try:
             compared = evaluation.compare(against=baseline)
-        except MetricError as error:  # the tables are worth having all the same
+        except MetricError as error:  # the tables are printed nevertheless
             failures.append(str(error))
 
     def text() -> str:
@@ -181,21 +181,22 @@ def evaluate(
         written.append(f"Scores: {out}")
     if page is not None:
         try:
-            shown = compared.against if compared else None
-            how: dict[str, Any] = {"against": shown, "classes": classes, "pictures": pictures}
-            write_report(evaluation, page, dataset, **how)
+            against = compared.against if compared else None
+            write_report(
+                evaluation, page, dataset, against=against, classes=classes, pictures=pictures
+            )
             written.append(f"Report: {page}")
-        except DiskError as error:  # there is no room for scores beside it either
+        except DiskError as error:  # there would be no space for the scores either
             failures.append(str(error))
         except CfqaError as error:
-            failures.append(f"{error}; {_kept_scores(evaluation, page, out)}")
-    alone = as_json or table in ("latex", "markdown", "csv")  # for a file or a pipe
-    for line in () if alone else written:
+            failures.append(f"{error}; {_save_scores(evaluation, page, out)}")
+    machine_readable = as_json or table in ("latex", "markdown", "csv")
+    for line in () if machine_readable else written:
         print(line)
     for note in evaluation.notes.values() if as_json or table not in LAYOUTS else ():
-        say(note)  # the other tables' text has them
+        print_error(note)  # the text of the other tables contains the notes
     if failures:
-        raise MetricError("; ".join(failures)) from _raised(evaluation)
+        raise MetricError("; ".join(failures)) from _cause(evaluation)
 
 
 @command("report")
@@ -219,7 +220,7 @@ def report(
     Args:
         scores (SCORES): Score files, .parquet, of `cfqa eval DIR --out`; several are merged.
         out (FILE): Write the report to this .html file.
-        table: Print a table, as of `cfqa eval --table`.
+        table (TABLE): Print a table, as of `cfqa eval --table`.
         figure (FIGURE): Statistic of such a table, as of `cfqa eval --figure`.
         target: Label to correlate with. Default: that of the scores.
         against (NAME): Metric that the others are compared with. Default: cosine, or mse.
@@ -240,22 +241,27 @@ def report(
     check_new_file(out, (".html",), force)
     dataset = load(folder, follow_links=follow_links)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MetricWarning)  # the page has them, and this:
+        warnings.simplefilter("ignore", MetricWarning)  # the page has them, or they are printed
         evaluation = read_evaluation(*scores, dataset=dataset, target=target)
     for name, note in evaluation.notes.items():
-        if name.startswith("scores of ") and table not in LAYOUTS:  # whose text has them
-            say(note)
+        if name.startswith("scores of ") and table not in LAYOUTS:  # their text contains the notes
+            print_error(note)
     if table is not None:
         print(_table_text(evaluation, table, figure))
         sys.stdout.flush()
     if out is not None:
-        how: dict[str, Any] = {"against": against, "classes": classes, "pictures": pictures}
-        written = write_report(evaluation, out, dataset, **how)
-        print(f"Report: {written}", file=sys.stderr if table else sys.stdout)
+        page = write_report(
+            evaluation, out, dataset, against=against, classes=classes, pictures=pictures
+        )
+        print(f"Report: {page}", file=sys.stderr if table else sys.stdout)
 
 
 def _check_table(context: typer.Context, table: str, figure: str) -> None:
-    """Check that there is such a figure, and that one was asked for only of a table of one."""
+    """Check that a figure exists, and is given only for a table of one figure.
+
+    Raises:
+        CfqaError: It is unknown, or the table shows several figures.
+    """
     from cfqa_data.eval.tables import FIGURES
     from cfqa_data.eval.text import LAYOUTS
 
@@ -273,14 +279,14 @@ def _table_text(evaluation: Evaluation, table: str, figure: str) -> str:
     return layout(evaluation) if layout else str(evaluation.table(table, figure))
 
 
-def _raised(evaluation: Evaluation) -> BaseException | None:
-    """Return what user-defined metrics raised: an exception, or a group of several."""
+def _cause(evaluation: Evaluation) -> BaseException | None:
+    """Return the exception that user-defined metrics raised, or a group of several."""
     causes = [e.__cause__ for e in evaluation.errors.values() if isinstance(e.__cause__, Exception)]
     return ExceptionGroup("metrics failed", causes) if len(causes) > 1 else next(iter(causes), None)
 
 
-def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
-    """Make sure that the scores outlive a report that failed; return where they are, in words."""
+def _save_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
+    """Save the scores after a report failed, unless they are saved; return a message."""
     lost = out is not None and str(out) in evaluation.failures
     if out is None:
         out = page.with_suffix(".parquet")
@@ -296,9 +302,12 @@ def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
 def _report_files(
     context: typer.Context, report: Path | None, out: Path | None, force: bool
 ) -> tuple[Path | None, Path | None]:
-    """Return the paths of report and scores; raise if they cannot be written.
+    """Return the paths of the report and the scores.
 
-    A report in a folder is overwritten together with its scores, which identify their dataset.
+    Existing scores next to the report identify their dataset, so both are overwritten together.
+
+    Raises:
+        CfqaError: A file cannot be written, or exists.
     """
     out = out and absolute_path(out)
     if report is None:
@@ -313,7 +322,7 @@ def _report_files(
 
 
 def _make_folder(context: typer.Context, folder: Path) -> None:
-    """Make a folder for this command's files; it goes with the command if it stays empty."""
+    """Create a folder for the output; remove it at the end of the command if it is empty."""
     if folder.is_dir():
         return
     try:
@@ -332,16 +341,19 @@ def _make_folder(context: typer.Context, folder: Path) -> None:
 
 
 def _only(context: typer.Context, *allowed: str) -> None:
-    """Check that no parameter of the command was given but some that go together."""
+    """Check that the command line has no other parameters than two that belong together.
+
+    Raises:
+        CfqaError: It has another one.
+    """
     parameters = {parameter.name or "": parameter for parameter in context.command.params}
     for name, parameter in parameters.items():
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE" and name not in allowed:
-            this, other = (parameters[one].opts[0] for one in allowed)
-            given = parameter.metavar if parameter.param_type_name == "argument" else None
-            raise CfqaError(
-                f"{this} cannot be combined with {given or parameter.opts[0]}, only with {other}"
-            )
+            first, second = (parameters[one].opts[0] for one in allowed)
+            metavar = parameter.metavar if parameter.param_type_name == "argument" else None
+            extra = metavar or parameter.opts[0]
+            raise CfqaError(f"{first} cannot be combined with {extra}, only with {second}")
 
 
 def _evaluate_logs(folder: Path, as_json: bool) -> None:

@@ -73,7 +73,7 @@ def extend(
 
 
 def _levels(text: str) -> list[float] | dict[str, int]:
-    """Return levels, or how many are to be chosen."""
+    """Parse levels, or the number of levels to choose."""
     first, _, number = text.partition("=")
     if first.strip() == "auto":
         return {"auto": int(_number(number)) if number else 10}
@@ -81,7 +81,7 @@ def _levels(text: str) -> list[float] | dict[str, int]:
 
 
 def _number(text: str) -> float:
-    """Return a level; a whole number stays one."""
+    """Parse a level as an int or float."""
     try:
         return float(text) if set(text) & set(".eE") else int(text)
     except ValueError:
@@ -89,7 +89,7 @@ def _number(text: str) -> float:
 
 
 def _toml(option: str, text: str) -> Any:
-    """Parse a text as a TOML value."""
+    """Parse a TOML value."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
@@ -97,7 +97,7 @@ def _toml(option: str, text: str) -> Any:
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """Return key and value; a value that is not TOML is a text."""
+    """Parse KEY=VALUE; a value that is not TOML is a string."""
     key, sign, value = text.partition("=")
     if not sign:
         raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="'--option'")

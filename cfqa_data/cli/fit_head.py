@@ -39,7 +39,7 @@ def fit_head(
 
     check_new_file(out, [".safetensors"], force)
     with working("nothing was written") as progress:
-        found = run_fit(
+        result = run_fit(
             recipe,
             images,
             out,
@@ -49,9 +49,9 @@ def fit_head(
             workers=workers or cores(),
             progress=progress,
         )
-    data = found._asdict() | {"path": str(found.path), "classes": list(found.classes)}
+    data = result._asdict() | {"path": str(result.path), "classes": list(result.classes)}
     held_out = "no image was held out: a class needs five images for that"
-    if found.held_out:
-        held_out = f"accuracy {found.accuracy:.1%} on {found.held_out} held-out images"
-    what = f"{out}: a head of {len(found.classes)} classes, trained on {found.trained} images"
+    if result.held_out:
+        held_out = f"accuracy {result.accuracy:.1%} on {result.held_out} held-out images"
+    what = f"{out}: a head of {len(result.classes)} classes, trained on {result.trained} images"
     answer(as_json, lambda: data, lambda: f"{what}\n{held_out}")

@@ -36,7 +36,7 @@ def leaderboard(
 
     check_new_file(out, (".html", ".md"), force)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MetricWarning)  # the board has them
+        warnings.simplefilter("ignore", MetricWarning)  # the leaderboard contains them
         boards = boards_of.leaderboard(*results, dataset=dataset, target=target)
     answer(
         as_json,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.cli.command import command
-from cfqa_data.cli.process import say
+from cfqa_data.cli.process import print_error
 from cfqa_data.cli.shared import answer
 from cfqa_data.errors import CfqaError
 
@@ -25,13 +25,13 @@ def metrics(*, family: str | None = None, paper: bool = False, as_json: bool = F
     """
     from cfqa_data.eval import create_metric, list_metrics
 
-    found = []
+    created = []
     for name in list_metrics(family, paper=paper):
         try:
-            found.append(create_metric(name))
-        except CfqaError as error:  # another package's
-            say(str(error))
-    answer(as_json, lambda: {"metrics": [_facts(one) for one in found]}, lambda: _text(found))
+            created.append(create_metric(name))
+        except CfqaError as error:  # a broken metric of another package
+            print_error(str(error))
+    answer(as_json, lambda: {"metrics": [_facts(one) for one in created]}, lambda: _text(created))
 
 
 def _facts(metric: Metric) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def _facts(metric: Metric) -> dict[str, Any]:
 
 
 def _needs(metric: Metric) -> list[str]:
-    """Return what a metric needs from other sources: their statistics, or their labels."""
+    """Return what a metric requires of other sources: statistics, or labels."""
     return [*metric.needs, *(["labels"] if metric.fit else [])]
 
 

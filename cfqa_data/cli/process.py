@@ -12,36 +12,37 @@ from typing import Any
 
 from cfqa_data.console.text import printable
 
-__all__ = ["STDOUT", "drop", "leave", "own_process", "say"]
+__all__ = ["STDOUT", "clean_up", "discard", "print_error", "set_up"]
 
 STDOUT = "stdout"
-"""What an error names when the answer itself cannot be written."""
+"""File name in the errors of stdout."""
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Signals that do what Ctrl-C does: finished work is kept, partial files are removed."""
+"""Signals that are handled like Ctrl-C: finished work is kept, partial files are removed."""
 
 
-def own_process() -> None:
-    """Make this process ready to be a command's own.
+def set_up() -> None:
+    """Set up the streams and signal handlers of a command's process.
 
-    Streams that are closed (`cfqa info DIR >&-`) go nowhere, not into the next file that is opened;
-    what stdout's encoding lacks is escaped; SIGTERM and SIGHUP end a command as Ctrl-C does.
+    Closed streams (`cfqa info DIR >&-`) are opened on the null device, so that no other file gets
+    their descriptors. Characters that stdout cannot encode are escaped. SIGTERM and SIGHUP end the
+    command as Ctrl-C does.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, so this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is this one
     sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8")
     sys.stdout = _named_stdout(sys.stdout)
     sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace")
     for number in STOPPING:
-        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has it ignored, and stays so
+        if signal.getsignal(number) is signal.SIG_DFL:  # not if ignored, as by `nohup`
             signal.signal(number, _stop)
 
 
 class _Stdout(io.FileIO):
-    """Stdout, of which an error says that it is of stdout."""
+    """Stdout, with a file name in its errors."""
 
     def write(self, data: Any) -> int:
         try:
@@ -61,10 +62,10 @@ def _named_stdout(before: Any) -> io.TextIOWrapper:
     )
 
 
-def leave() -> None:
-    """Make ready for the interpreter's end: the command has printed everything.
+def clean_up() -> None:
+    """Prepare the process for the interpreter's exit, after all output was printed.
 
-    Further signals end the process without a word, and what stderr did not take is forgotten.
+    Further signals end the process silently, and output that stderr refuses is discarded.
     """
     for number in (signal.SIGINT, *STOPPING):
         if signal.getsignal(number) in (signal.default_int_handler, _stop):
@@ -72,23 +73,23 @@ def leave() -> None:
     try:
         sys.stderr.flush()
     except OSError:
-        drop(2)
+        discard(2)
 
 
-def drop(number: int) -> None:
-    """Send stdout (1) or stderr (2) nowhere, so that the interpreter's last flush cannot fail."""
+def discard(number: int) -> None:
+    """Redirect stdout (1) or stderr (2) to the null device, so that the final flush succeeds."""
     with suppress(OSError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, number)
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
+        os.close(null)
 
 
-def say(message: str) -> None:
-    """Print one line on stderr, beginning with the program's name; if it cannot be, so be it."""
+def print_error(message: str) -> None:
+    """Print one line on stderr after the program's name; ignore an unwritable stderr."""
     try:
         print(f"cfqa: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
     except OSError:
-        drop(2)
+        discard(2)
 
 
 def _stop(number: int, _: FrameType | None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from cfqa_data.cli.command import Tier, command
-from cfqa_data.cli.process import say
+from cfqa_data.cli.process import print_error
 from cfqa_data.cli.shared import answer, working
 from cfqa_data.console import terminal
 from cfqa_data.console.text import size_text
@@ -36,7 +36,7 @@ def export(
 
     Args:
         out (OUT): Folder to create, or an unfinished export to resume.
-        format: Format of the files.
+        format (FORMAT): Format of the files: safetensors, zarr, npy or parquet.
         level (LEVEL): Only this level; may be repeated.
         fold (K): Only the sources of this fold; may be repeated.
         originals: Also export the originals.
@@ -65,7 +65,7 @@ def export(
     )
     answer(as_json, exported.to_dict, lambda: text)
     for note in exported.notes if not as_json else ():
-        say(note)
+        print_error(note)
 
 
 @command("publish")

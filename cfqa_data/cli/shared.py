@@ -1,27 +1,33 @@
-"""What commands share: output as text or JSON, progress, and interrupts."""
+"""Functions that commands share: output as text or JSON, progress, and interrupts."""
 
 from __future__ import annotations
 
 import json
 import math
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from cfqa_data.cli.process import say
+from cfqa_data.cli.process import print_error
 from cfqa_data.console import terminal
 from cfqa_data.console.progress import Progress
-from cfqa_data.errors import CfqaError
+from cfqa_data.errors import CfqaError, CfqaWarning
 
 __all__ = ["answer", "check_new_file", "interrupted", "working"]
 
 
 def check_new_file(path: Path | None, suffixes: Sequence[str], force: bool) -> None:
-    """Check that a file can be written and replaces nothing, unless that is asked for."""
+    """Check that a file can be written, has a known suffix, and does not exist unless forced.
+
+    Raises:
+        CfqaError: It does not.
+    """
     from cfqa_data.format.storage import check_writable
 
     if path is None:
@@ -36,7 +42,7 @@ def check_new_file(path: Path | None, suffixes: Sequence[str], force: bool) -> N
 
 
 def answer(as_json: bool, data: Callable[[], dict[str, Any]], text: Callable[[], str]) -> None:
-    """Print the answer as text, or as JSON; NaN and infinity, which JSON lacks, are null there."""
+    """Print the result of a command as text or JSON, with null for NaN and infinity."""
     print(json.dumps(_json_safe(data()), indent=1, allow_nan=False) if as_json else text())
 
 
@@ -52,21 +58,32 @@ def _json_safe(value: Any) -> Any:
 def working(
     hint: str = "finished work is kept, run the same command again to resume",
 ) -> Iterator[Progress]:
-    """Show progress; on an interrupt, say how to resume."""
+    """Show progress and warnings of this package; after an interrupt, print how to resume."""
     try:
-        with terminal.show_progress() as progress:
+        with warnings.catch_warnings(), terminal.show_progress() as progress:
+            warnings.showwarning = partial(_show_warning, warnings.showwarning)
             yield progress
     except KeyboardInterrupt as stop:
         raise typer.Exit(interrupted(stop, hint)) from None
 
 
+def _show_warning(
+    other: Callable[..., None], message: Any, category: type[Warning], *args: Any, **kwargs: Any
+) -> None:
+    """Print a warning of this package as one line; pass any other on to ``other``."""
+    if issubclass(category, CfqaWarning):
+        print_error(str(message))
+    else:
+        other(message, category, *args, **kwargs)
+
+
 def interrupted(stop: BaseException, more: str = "") -> int:
-    """Say in one line that the command was interrupted, and return the exit status for it.
+    """Print that the command was interrupted, and return the exit status.
 
     Args:
-        stop: what interrupted it; a KeyboardInterrupt may have the signal's number.
-        more: further information.
+        stop: The `KeyboardInterrupt`, whose argument may be the number of the signal.
+        more: Further information to print.
     """
     number = stop.args[0] if stop.args and isinstance(stop.args[0], int) else signal.SIGINT
-    say(f"interrupted{'; ' if more else ''}{more}")
+    print_error(f"interrupted{'; ' if more else ''}{more}")
     return 128 + number

@@ -48,7 +48,7 @@ def show(
         source,
         codec=codec or None,
         level=level or None,
-        metrics=_named(metric),
+        metrics=_metrics(metric),
         evaluation=evaluation,
     )
     if out is not None:
@@ -92,23 +92,24 @@ def gallery(
     from cfqa_data.eval import read_evaluation
 
     check_new_file(out, (".html",), force)
-    how: LoadOptions = {"untrusted": untrusted, "plugins": plugin, "follow_links": follow_links}
-    dataset = load(folder, task, **how | LoadOptions(codec=codec or None, level=level or None))
-    evaluation = read_evaluation(load(folder, **how), scores) if scores else None
+    options: LoadOptions = {"untrusted": untrusted, "plugins": plugin, "follow_links": follow_links}
+    rows = LoadOptions(codec=codec or None, level=level or None)
+    dataset = load(folder, task, **options | rows)
+    evaluation = read_evaluation(load(folder, **options), scores) if scores else None
     with working("nothing was written") as progress:
         write_gallery(
             dataset,
             out,
             sources=sources,
-            metrics=_named(metric),
+            metrics=_metrics(metric),
             evaluation=evaluation,
             progress=progress,
         )
     print(f"Gallery: {out} ({size_text(out.stat().st_size)})")
 
 
-def _named(metric: list[str] | None) -> list[str] | None:
-    """Return the metrics of the options; those of one are separated by commas."""
+def _metrics(metric: list[str] | None) -> list[str] | None:
+    """Return the metrics named by the options, each of which may name several."""
     from cfqa_data.eval.metrics.spec import split_specs
 
     return (split_specs(",".join(metric)) or metric) if metric else None

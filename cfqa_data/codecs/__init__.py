@@ -1,5 +1,8 @@
-"""Codecs: HEVC (x265, HM), VVC (VVenC, VTM), a learned scale hyperprior; on float features fewer
-channels, coarse numbers, sparse and product coding; JPEG before the backbone; and those of plugins.
+"""Codecs of planes, features and backbone inputs, by name.
+
+Built in are HEVC (x265, HM), VVC (VVenC, VTM) and a learned scale hyperprior on planes; channel
+reduction, scalar, sparse and product quantisation on features; and JPEG on the image before the
+backbone. Plugins add others.
 
 >>> codec = get_codec("x265")
 >>> decoded = codec.decode(codec.encode(plane, 32), plane.shape)  # doctest: +SKIP
@@ -44,16 +47,16 @@ CODECS = Registry(
     CodecError,
     (Codec, FeatureCodec, InputCodec),
 )
-"""Every codec by name. What is known of one stands on its class."""
+"""All built-in codecs by name. The facts about a codec are attributes of its class."""
 
 
 def list_codecs() -> list[str]:
-    """Return the names that :func:`get_codec` knows: built-in codecs and installed entry points."""
+    """Return the names that :func:`get_codec` accepts: built-in codecs and entry points."""
     return CODECS.names()
 
 
 def find_codec(name: object, *, classes: bool = False, plugins: Plugins = ()) -> RegistryEntry:
-    """Return the class of a codec and where it comes from; see :meth:`Registry.find`."""
+    """Return the class of a codec and the package that provides it; see :meth:`Registry.find`."""
     return CODECS.find(name, classes=classes, plugins=plugins)
 
 
@@ -66,34 +69,37 @@ def get_codec(
     tables: Mapping[str, np.ndarray] | Callable[[], Mapping[str, np.ndarray]] | None = None,
     **options: Any,
 ) -> Any:
-    """Return a codec: a `Codec` on planes, a `FeatureCodec` or an `InputCodec`.
+    """Create a codec by name.
 
     Args:
-        name: one of :func:`list_codecs`, or of a plugin.
-        untrusted: decode in a child process that can do nothing else; for bitstreams that may come
-            from anyone (see :mod:`cfqa_data.codecs.sandbox.isolated`). Built-in codecs only.
-        plugins: classes of further codecs, or `module:Class` of some.
-        tables: what the codec gave as `tables()` when the bitstreams were made, or what reads it,
-            which is called for a codec that takes tables.
-        options: of that codec, such as ``preset`` or ``models``.
+        name: One of :func:`list_codecs`, or the name of a plugin.
+        untrusted: Whether to decode in a sandboxed child process, for bitstreams from unknown
+            sources (see :mod:`cfqa_data.codecs.sandbox.isolated`). Only built-in codecs support it.
+        plugins: Classes of further codecs, or their ``module:Class`` names.
+        tables: What ``tables()`` of the codec returned when the bitstreams were encoded, or a
+            function that returns it. The function is called only for a codec that takes tables.
+        options: Options of that codec, such as ``preset`` or ``models``.
+
+    Returns:
+        A :class:`Codec` of planes, a :class:`FeatureCodec` or an :class:`InputCodec`.
 
     Raises:
-        CodecError: there is no codec of that name, it has no such option, or an option has a value
-            of a wrong type.
+        CodecError: If there is no codec of that name, it has no such option, or the value of an
+            option has the wrong type.
     """
-    found = find_codec(name, plugins=plugins)
-    given = {} if tables is None else {"tables": tables}
-    bound = bind_options(found.target, options, name, CodecError, **given)
+    entry = find_codec(name, plugins=plugins)
+    extra = {} if tables is None else {"tables": tables}
+    bound = bind_options(entry.target, options, name, CodecError, **extra)
     if untrusted:
         from cfqa_data.codecs.sandbox.isolated import IsolatedCodec
 
-        if not found.builtin:
+        if not entry.builtin:
             message = "untrusted=True runs built-in codecs only, and this is a plugin"
-            raise CodecError(f"{name}: {message} of {found.package}")
-        if not issubclass(found.target, Codec):
-            raise CodecError(f"{name}: untrusted=True decodes planes only, not {found.target.on}")
+            raise CodecError(f"{name}: {message} of {entry.package}")
+        if not issubclass(entry.target, Codec):
+            raise CodecError(f"{name}: untrusted=True decodes planes only, not {entry.target.on}")
         return IsolatedCodec(name, bound)
     if callable(tables) and "tables" in bound:
         bound["tables"] = tables()
     with prefixed(f"{name}: invalid options {options}", CodecError, TypeError):
-        return found.target(**bound)
+        return entry.target(**bound)

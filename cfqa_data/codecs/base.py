@@ -1,17 +1,17 @@
-"""Base classes of codecs: on packed planes of codes, on features, and on backbone inputs.
+"""Base classes of codecs: on planes of integer codes, on features, and on backbone inputs.
 
-A codec is one class, a subclass of `Codec`, `FeatureCodec` or `InputCodec`, that states its facts;
-nothing else needs to know it. Of all three holds:
+A codec is a subclass of `Codec`, `FeatureCodec` or `InputCodec`; its class attributes describe it.
+Every codec satisfies these rules:
 
 - `encode` is deterministic: the same item and parameter give the same bytes, whatever else is
-  encoded in the same call or beside it.
-- The decoder gets the bitstream, the shape, and what everybody has in advance (weights, tables):
-  it is another object, in another process.
-- Bytes that are damaged, cut short or something else are a `CodecError`, or give an item of the
-  right shape.
-- Options are keyword arguments of the constructor, checked by its annotations.
+  encoded in the same call or at the same time.
+- The decoder runs in another process and has only the bitstream, the shape, and what every receiver
+  has in advance (weights, tables).
+- Damaged, truncated or unrelated bytes raise `CodecError` or decode to an item of the right shape.
+- Options are keyword arguments of the constructor; their values are checked against its
+  annotations.
 
-`cfqa_data.testing.codecs` tests a class for this.
+The test suite in `cfqa_data.testing.codecs` checks these rules for a class.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ __all__ = [
 ]
 
 Bitstream: TypeAlias = bytes | bytearray | memoryview
-"""What a decoder takes, and any other buffer of bytes, such as a uint8 array."""
+"""Types that decoders accept; any other buffer of bytes, such as a uint8 array, works too."""
 
 
 class AnyCodec(ABC):
-    """What the three contracts share.
+    """Base class of the three kinds of codecs.
 
     Attributes:
-        name: in recipes, labels and paths.
-        title: the codec in words.
-        parameter: what sets its rate: name, direction, limits.
-        on: what it compresses.
-        bits: what its rate is: 8 times the bytes of a ``bitstream`` with all headers, what it has
-            ``stated`` (:meth:`stated_bits`), or ``unknown``.
-        cost: core-seconds to encode and decode a million feature points, the mean over its levels.
-        slow: whether encoding takes so long that a build keeps each level as soon as it is there.
+        name: The codec's name in recipes, labels and paths.
+        title: A short description of the codec.
+        parameter: The parameter that controls the rate: its name, direction and limits.
+        on: What the codec compresses: planes, features or inputs.
+        bits: How the rate is measured: ``bitstream`` is 8 times its bytes, with all headers;
+            ``stated`` is the value of :meth:`stated_bits`; or ``unknown``.
+        cost: Core-seconds to encode and decode a million feature points, the mean over its levels.
+        slow: Whether encoding is so slow that a build saves each level as soon as it is complete.
     """
 
     name: str
@@ -75,14 +75,14 @@ class AnyCodec(ABC):
 
     @classmethod
     def facts(cls) -> CodecFacts:
-        """Return what a manifest says of the codec."""
+        """Return the codec's entry of a manifest."""
         return CodecFacts(cls.name, cls.title, cls.on, cls.parameter, cls.bits)
 
     @classmethod
     def grid(cls) -> tuple[float, ...] | None:
-        """Return parameters to begin a calibration with, the best first.
+        """Return the parameters at which a calibration starts, the best quality first.
 
-        By default, nine from one limit to the other; None without limits.
+        By default, these are nine values from one limit to the other, or None without limits.
         """
         ends = cls.parameter.lowest, cls.parameter.highest
         if None in ends:
@@ -93,57 +93,57 @@ class AnyCodec(ABC):
 
     @classmethod
     def weights(cls, options: Mapping[str, Any]) -> list[str]:
-        """Return URIs of the files that decide the bytes, of a codec that is made with options."""
+        """Return the URIs of the files that determine the bitstreams, for given options."""
         return []
 
     @abstractmethod
     def version(self) -> dict[str, str]:
-        """Return what produces the bitstreams: names of programs and libraries to versions."""
+        """Return the versions of the programs and libraries that produce the bitstreams."""
 
     def stated_bits(self, bitstream: bytes, what: Any) -> int:
-        """Return the bits that a receiver needs, where ``bits`` is "stated".
+        """Return the number of bits that a receiver needs; required where ``bits`` is "stated".
 
         Args:
-            bitstream: of one item.
-            what: the shape of the feature, or the inputs themselves.
+            bitstream: The bitstream of one item.
+            what: The shape of the feature, or the inputs themselves.
         """
         raise NotImplementedError(f"{self.name}: does not report its bits")
 
     def rate(self, bitstream: bytes, what: Any) -> int | None:
-        """Return the bits of one item as ``bits`` says; None where unknown."""
+        """Return the bits of one item, measured as ``bits`` says; None where unknown."""
         if self.bits == "stated":
             return self.stated_bits(bitstream, what)
         return 8 * len(bitstream) if self.bits == "bitstream" else None
 
     def fit(self, items: Iterable[Any], seed: int) -> None:  # noqa: B027
-        """Learn from training features, or inputs, what :meth:`tables` then gives."""
+        """Fit the tables that :meth:`tables` returns to training features or inputs."""
 
     def tables(self) -> Mapping[str, np.ndarray]:
-        """Return what every receiver has in advance, by name; not counted in the rate.
+        """Return what every receiver has in advance, by name; it does not count towards the rate.
 
-        A codec whose constructor takes ``tables`` is given them back, for encoding and decoding.
+        A codec whose constructor takes ``tables`` receives them there for encoding and decoding.
         """
         return {}
 
     def check_parameter(self, value: Any) -> float:
-        """Return a parameter that the codec can have.
+        """Return a value as a valid parameter of the codec.
 
         Raises:
-            CodecError: it cannot have it.
+            CodecError: If the value is not valid.
         """
         with prefixed(self.name, CodecError, FormatError):
             return self.parameter.check(python_value(value))
 
 
 class _ArrayCodec(AnyCodec):
-    """What codecs on planes and on features share."""
+    """Base class of codecs on arrays, that is on planes and on features."""
 
     @abstractmethod
     def encode(self, array: np.ndarray, parameter: float, /) -> bytes:
         """Return the bitstream of an array.
 
         Raises:
-            CodecError: the array or the parameter is not one that this codec can encode.
+            CodecError: If the codec cannot encode this array, or not with this parameter.
         """
 
     @abstractmethod
@@ -151,28 +151,28 @@ class _ArrayCodec(AnyCodec):
         """Return the array that a bitstream holds.
 
         Args:
-            bitstream: what :meth:`encode` returned, in any buffer of bytes.
-            shape: that the array must have.
+            bitstream: The result of :meth:`encode`, in any buffer of bytes.
+            shape: The shape of the array.
 
         Raises:
-            CodecError: the bytes are damaged, cut short, or hold something else.
+            CodecError: If the bytes are damaged, truncated, or not a bitstream of that shape.
         """
 
     def encode_many(self, arrays: Sequence[np.ndarray], parameter: float, /) -> list[bytes]:
-        """Return the bitstreams of arrays of one shape; each equals what :meth:`encode` gives."""
+        """Return the bitstreams of arrays of one shape, each as :meth:`encode` returns it."""
         return [self.encode(array, parameter) for array in arrays]
 
     def decode_many(self, bitstreams: Sequence[Bitstream], shape: Any) -> list[np.ndarray]:
-        """Return the arrays of bitstreams that all have one shape."""
+        """Return the arrays of several bitstreams that share one shape."""
         return [self.decode(bitstream, shape) for bitstream in bitstreams]
 
 
 class Codec(_ArrayCodec):
-    """A codec on planes: integers (rows, cols), one row per token of a view.
+    """Base class of codecs on planes: integers (rows, cols), one row per token of a view.
 
     Attributes:
-        dtype: of the planes that :meth:`decode` returns.
-        peak: the largest code a plane may hold; the smallest is 0.
+        dtype: The data type of the planes that :meth:`decode` returns.
+        peak: The largest code of a plane; the smallest is 0.
     """
 
     on = "planes"
@@ -181,13 +181,13 @@ class Codec(_ArrayCodec):
 
 
 class FeatureCodec(_ArrayCodec):
-    """A codec on features: float32 (N, C, T, D) in, the same out, of any T."""
+    """Base class of codecs on features: float32 (N, C, T, D) with any number of tokens T."""
 
     on = "features"
 
 
 class InputCodec(AnyCodec):
-    """A codec on inputs: what the source gives and the backbone takes."""
+    """Base class of codecs on inputs: what a source yields and a backbone takes."""
 
     on = "inputs"
 
@@ -196,7 +196,7 @@ class InputCodec(AnyCodec):
         """Return the bitstream of the inputs of one sample.
 
         Raises:
-            CodecError: the inputs or the parameter are not what this codec can encode.
+            CodecError: If the codec cannot encode these inputs, or not with this parameter.
         """
 
     @abstractmethod
@@ -204,15 +204,15 @@ class InputCodec(AnyCodec):
         """Return the inputs that a bitstream holds.
 
         Raises:
-            CodecError: the bytes are damaged, cut short, or hold something else.
+            CodecError: If the bytes are damaged, truncated, or not a bitstream of this codec.
         """
 
 
 def check_shape(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return ``shape`` as two positive integers of at most 65535.
+    """Return ``shape`` as two integers of 1 to 65535.
 
     Raises:
-        CodecError: it is not that.
+        CodecError: If it has another length or a side out of that range.
     """
     if len(shape) != 2 or not all(1 <= int(side) <= 65535 for side in shape):
         raise CodecError(
@@ -225,7 +225,7 @@ def check_bitstream(name: str, bitstream: Bitstream) -> bytes:
     """Return ``bitstream`` as bytes.
 
     Raises:
-        CodecError: it is no buffer of bytes.
+        CodecError: If it is not a buffer of bytes.
     """
     if isinstance(bitstream, bytes):
         return bitstream
@@ -243,7 +243,7 @@ def check_plane(name: str, plane: np.ndarray, peak: int, dtype: np.dtype) -> np.
     """Return ``plane`` as a C-contiguous array of ``dtype``.
 
     Raises:
-        CodecError: it is not a 2-D array of integers in 0..``peak``.
+        CodecError: If it is not a 2-D array of integers in 0..``peak``.
     """
     plane = np.asarray(plane)
     check_shape(name, plane.shape)
@@ -259,7 +259,7 @@ def check_feature(name: str, feature: Any) -> np.ndarray:
     """Return a feature as a C-contiguous float32 array (N, C, T, D).
 
     Raises:
-        CodecError: it has other axes, is empty, or holds what is no finite number.
+        CodecError: If it has other axes, is empty, or holds NaN or infinity.
     """
     feature = np.ascontiguousarray(feature, dtype=np.float32)
     if feature.ndim != 4 or not feature.size:
@@ -272,10 +272,10 @@ def check_feature(name: str, feature: Any) -> np.ndarray:
 def check_planes(
     name: str, planes: Sequence[np.ndarray], peak: int, dtype: np.dtype
 ) -> list[np.ndarray]:
-    """Return every plane as :func:`check_plane` does, all of one shape.
+    """Return each plane as :func:`check_plane` does.
 
     Raises:
-        CodecError: one of them cannot be encoded, or their shapes differ.
+        CodecError: If a plane is invalid, or their shapes differ.
     """
     checked = [check_plane(name, plane, peak, dtype) for plane in planes]
     shapes = {plane.shape for plane in checked}

@@ -1,4 +1,6 @@
-"""Options of codecs that name files: no manifest says what these hold, and it may be anyone's."""
+"""Codec options that name files. A manifest from an unknown source must not make a codec open
+files.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,17 @@ from cfqa_data.registry import path_options
 __all__ = ["is_local", "named_files"]
 
 LOCAL = re.compile(r"(?![/\\]+$)[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:", re.I)
-"""How a path of one machine begins: absolute, in a home or the working directory, on a drive, or as
-an address of one. Separators alone name no file."""
+"""Matches the beginning of a local path: an absolute path, one relative to the home or working
+directory, one on a drive, or a ``file:`` address. Separators alone name no file."""
 
 FILE_KEYS = re.compile(r"(?!profile$)[\w-]*file|scaling-?list|analysis-(save|load)|csv|stats", re.I)
-"""Parameters of encoders whose value is a file's name, unless it is one of :data:`NO_FILE`."""
+"""Encoder parameters whose value is a file name, unless it is one of :data:`NO_FILE`."""
 
 NO_FILE = ("", "0", "off", "none", "default")
 
 
 def is_local(text: str) -> bool:
-    """Return whether a text begins like a path of one machine."""
+    """Return whether a text begins like a local path."""
     return LOCAL.match(text) is not None
 
 
@@ -32,14 +34,18 @@ def named_files(
     """Return the options of a codec that name files, with their values, except programs.
 
     Args:
-        target: the class; None if it is not known. Its annotations say which options are paths, and
-            its ``parameter_names``, if it has any, which ``parameters`` of an encoder open no file.
-        options: its keyword arguments.
-        known: names of files that a SHA-256 is known of.
+        target: The codec's class, or None if it is not known. Its annotations say which options are
+            paths. Its ``parameter_names``, if it has any, are the encoder ``parameters`` that open
+            no file.
+        options: The keyword arguments of the codec.
+        known: Names of files whose SHA-256 is known.
+
+    Returns:
+        Pairs of the option's dotted key and its value.
     """
     paths = path_options(target) if target else ()
     names = getattr(target, "parameter_names", None)
-    found = []
+    files = []
     for key, value in options.items():
         if key in PROGRAMS:
             continue
@@ -50,12 +56,14 @@ def named_files(
                 place.rpartition(".")[2], text, allowed
             )
             if is_file and text not in known:
-                found.append((place, text))
-    return found
+                files.append((place, text))
+    return files
 
 
 def _opens_file(key: str, text: str, names: Collection[str] | None) -> bool:
-    """Whether an encoder may open a file for the option `key=text` in a colon-separated line."""
+    """Return whether an encoder may open a file for the option `key=text` in a colon-separated
+    line.
+    """
     for part in f"{key}={text}".split(":"):
         name, _, value = part.partition("=")
         normal = name.lower().replace("_", "-")
@@ -70,7 +78,7 @@ def _opens_file(key: str, text: str, names: Collection[str] | None) -> bool:
 
 
 def _values(where: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every text and number in nested tables and lists, with the keys that lead to it."""
+    """Yield each scalar in nested tables and lists, with its dotted key."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _values(f"{where}.{key}", inner)

@@ -1,4 +1,4 @@
-"""The `Progress` protocol by which long-running work reports its progress."""
+"""The `Progress` protocol for listeners of long-running work."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ __all__ = ["Progress", "Silent"]
 
 
 class Progress(Protocol):
-    """A listener; each stage is started and finished, one within a step of another or after it."""
+    """A listener of progress. Stages may be nested: one may run within a step of another."""
 
     def start(self, stage: str, total: int, unit: str) -> None:
-        """Begin a stage of ``total`` steps, counted in ``unit`` ("features", "images")."""
+        """Start a stage of ``total`` steps, counted in ``unit`` ("features", "images")."""
 
     def advance(self, n: int = 1) -> None:
-        """Report ``n`` more steps done."""
+        """Report ``n`` more steps of the innermost stage."""
 
     def finish(self) -> None:
-        """End the stage."""
+        """Finish the innermost stage."""
 
 
 class Silent:
-    """A listener that shows nothing."""
+    """A listener that ignores progress."""
 
     def start(self, stage: str, total: int, unit: str) -> None:
         """Ignore."""

@@ -12,17 +12,17 @@ from cfqa_data.console.text import printable
 __all__ = ["Described", "Summary", "html_table"]
 
 MOST = 200
-"""Characters of a value that are shown."""
+"""Most characters of a value to show."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an object says of itself.
+    """Content of an object's short description.
 
     Attributes:
-        title: What it is.
+        title: Title.
         facts: Name -> value, in the order to show them; empty values are left out.
-        rows: Of a table that a notebook shows below, heads first.
+        rows: Rows of a table that notebooks show below, starting with the column heads.
     """
 
     title: str
@@ -31,10 +31,10 @@ class Summary:
 
 
 class Described:
-    """A class with a short ``repr``, and the same as a table in a notebook."""
+    """Base of classes with a short ``repr`` and a table as representation in notebooks."""
 
     def _summary(self, rows: bool) -> Summary:
-        """Return what there is to say, with the rows of a table only if they are wanted."""
+        """Return the description of the object; ``rows`` says whether to fill `Summary.rows`."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -64,7 +64,7 @@ def _text(value: Any) -> str:
 
 
 def html_table(heads: Iterable[Any], rows: Iterable[Sequence[Any]]) -> str:
-    """Return an HTML table, everything escaped; the first cell of a row is its head."""
+    """Return an escaped HTML table; the first cell of each row is its header."""
     head = "".join(f"<th>{escape(_text(cell))}</th>" for cell in heads)
     lines = [f"<thead><tr>{head}</tr></thead>"] if head else []
     for first, *others in rows:

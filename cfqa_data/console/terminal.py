@@ -1,4 +1,4 @@
-"""Progress on a terminal: bars with rates and time left, or short lines if output is a file."""
+"""Show progress on a terminal: bars with rates and time left, or lines if output is a file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Bars", "Lines", "Notebook", "listener", "show_progress"]
 
-# Steps that arrive this soon after a stage began were done by an earlier run: they count as
-# done, but not towards the rate.
 RESUMED_WITHIN = 0.2
+"""Steps reported within this many seconds after the start of a stage were done by an earlier run.
+They count as done, but not towards the rate."""
 
 
 @contextmanager
 def show_progress(stream: TextIO | None = None) -> Iterator[Progress]:
-    """Give a listener that shows progress on ``stream`` (stderr) until the block ends."""
+    """Yield a listener that shows progress on ``stream`` (stderr by default)."""
     stream = stream or sys.stderr
     if not stream.isatty():
         yield Lines(stream)
@@ -53,7 +53,7 @@ def show_progress(stream: TextIO | None = None) -> Iterator[Progress]:
 
 @contextmanager
 def listener(progress: Progress | Literal["auto"] | None) -> Iterator[Progress]:
-    """Give the listener that a caller passed; without one, bars in a terminal or a notebook."""
+    """Yield the listener that a caller passed; by default bars in a terminal or a notebook."""
     if progress is not None and progress != "auto":
         yield progress
     elif sys.stderr.isatty():
@@ -64,18 +64,20 @@ def listener(progress: Progress | Literal["auto"] | None) -> Iterator[Progress]:
 
 
 def _in_notebook() -> bool:
-    """Whether the code runs in a notebook's kernel."""
+    """Return whether the code runs in the kernel of a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 
 
 class Pace:
-    """Steps done of a stage, and how fast.
+    """Steps of a stage that are done, their rate, and the time left.
 
     Attributes:
-        part: how much of the next step is done, from 0 to 1.
-        share: how much of the whole stage's time is behind, from 0 to 1, where steps take unequal
-            times and somebody knows; None where not.
+        total: Number of steps.
+        done: Number of steps done.
+        part: Share of the next step that is done, from 0 to 1.
+        share: Share of the stage's total duration that has passed, from 0 to 1, if steps take
+            different times and these are known; otherwise None.
     """
 
     share: float | None = None
@@ -83,7 +85,7 @@ class Pace:
 
     def __init__(self, total: int, clock: Callable[[], float]) -> None:
         self.total, self.done, self.part, self._resumed = total, 0, 0.0, 0
-        self._clock, self._began = clock, clock()
+        self._clock, self._started = clock, clock()
 
     def advance(self, n: int) -> None:
         """Count ``n`` more steps."""
@@ -92,40 +94,40 @@ class Pace:
             self._resumed = self.done
 
     def mark(self) -> None:
-        """Note when the first steps of this run were done: what it took to begin is in them."""
+        """Record the first steps of this run, whose time includes the start of the workers."""
         if self._first is None and self.done + self.part > self._resumed:
             self._first = self.elapsed, self._work
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the stage began."""
-        return self._clock() - self._began
+        """Seconds since the start of the stage."""
+        return self._clock() - self._started
 
     @property
     def rate(self) -> float:
-        """Steps per second of this run; 0 while unknown."""
+        """Steps per second of this run; 0 at its start."""
         new = self.done + self.part - self._resumed
         return new / self.elapsed if self.elapsed > 0 else 0.0
 
     @property
     def left(self) -> float | None:
-        """Seconds left, by what was done since the first steps; None until that tells something."""
+        """Estimated seconds left, from the rate since the first steps; None while unknown."""
         if self._first is None:
             return None
-        began, before = self._first
-        seconds, work = self.elapsed - began, self._work - before
-        if not work > 0 or seconds < began / 2:
+        first, before = self._first
+        seconds, work = self.elapsed - first, self._work - before
+        if not work > 0 or seconds < first / 2:
             return None
         return max(0.0, self.total - self._work) * seconds / work
 
     @property
     def _work(self) -> float:
-        """Steps that are done, or as many as would take the time that is behind."""
+        """Steps done; if `share` is known, that share of all steps."""
         return self.done + self.part if self.share is None else self.share * self.total
 
 
 def _advance(paces: Sequence[Pace], n: int) -> None:
-    """Count ``n`` more steps of the last of some stages, each within a step of the one before."""
+    """Count ``n`` more steps of the innermost stage, and the progress of those around it."""
     paces[-1].advance(n)
     for outer, inner in zip(paces[-2::-1], paces[:0:-1], strict=True):
         outer.part = min(1.0, (inner.done + inner.part) / max(1, inner.total))
@@ -134,7 +136,7 @@ def _advance(paces: Sequence[Pace], n: int) -> None:
 
 
 class Bars:
-    """One bar per stage; it is kept on the screen when it is full, unless it is within another."""
+    """Shows one bar per stage. A finished bar stays on the screen unless it is nested."""
 
     def __init__(self, bar: Bar, clock: Callable[[], float] = time.monotonic) -> None:
         self._bar, self._clock = bar, clock
@@ -151,7 +153,7 @@ class Bars:
         self._paces[-1].share = share
 
     def advance(self, n: int = 1) -> None:
-        """Move the bar, and those that it is within."""
+        """Move the innermost bar and those around it."""
         _advance(self._paces, n)
         for task, pace in zip(self._tasks, self._paces, strict=True):
             rate = f"{pace.rate:.3g}/s" if pace.rate else ""
@@ -168,7 +170,7 @@ class Bars:
 
 
 class Notebook:
-    """A bar of tqdm per stage; one within another goes when it is full."""
+    """Shows one tqdm bar per stage. A finished bar stays unless it is nested."""
 
     def __init__(self) -> None:
         self._bars: list[Any] = []
@@ -178,7 +180,7 @@ class Notebook:
         from tqdm.auto import tqdm
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # without ipywidgets it is a bar of text
+            warnings.simplefilter("ignore")  # without ipywidgets, tqdm warns and shows a text bar
             leave = not self._bars
             self._bars.append(tqdm(total=total, desc=stage, unit=f" {unit}", leave=leave))
 
@@ -194,9 +196,9 @@ class Notebook:
 
 
 class Lines:
-    """A line when a stage begins, one now and then, and one when it ends.
+    """Prints a line at the start and end of a stage, and at intervals of ``every`` seconds.
 
-    A stage within another is told in the lines of that one.
+    A nested stage has no lines of its own; it is shown in those of the outermost stage.
     """
 
     def __init__(
@@ -207,42 +209,42 @@ class Lines:
         self._names: list[tuple[str, str]] = []
 
     def start(self, stage: str, total: int, unit: str) -> None:
-        """Say what begins."""
+        """Start a stage; print a line for the outermost one."""
         self._paces.append(Pace(total, self._clock))
         self._names.append((stage, unit))
         if len(self._paces) == 1:
-            self._said = self._clock()
-            self._say(counted(total, unit))
+            self._last = self._clock()
+            self._print(counted(total, unit))
 
     def reach(self, share: float) -> None:
-        """Take notice of how much of the time is behind, with the steps that are told next."""
+        """Set the share of the stage's duration that has passed, before the next `advance`."""
         self._paces[-1].share = share
 
     def advance(self, n: int = 1) -> None:
-        """Say how far it is, if that was not said lately."""
+        """Count steps; print a line if the last one is older than the interval."""
         _advance(self._paces, n)
-        if self._clock() - self._said < self._every:
+        if self._clock() - self._last < self._every:
             return
-        self._said = self._clock()
+        self._last = self._clock()
         outer = self._paces[0]
         done = (
             f"{pace.done} of {pace.total} {unit}"
             for pace, (_, unit) in zip(self._paces, self._names, strict=True)
         )
         tail = "" if outer.left is None else f", {outer.rate:.3g}/s, {duration(outer.left)} left"
-        self._say(f"{', '.join(done)}{tail}")
+        self._print(f"{', '.join(done)}{tail}")
 
     def finish(self) -> None:
-        """Say how long it took."""
+        """Finish a stage; print its duration for the outermost one."""
         pace = self._paces.pop()
         if not self._paces:
-            self._say(f"done in {duration(pace.elapsed)}")
+            self._print(f"done in {duration(pace.elapsed)}")
         self._names.pop()
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         try:
             print(f"{self._names[0][0]}: {text}", file=self._stream, flush=True)
         except BrokenPipeError:
             raise
-        except OSError:  # such as a full disk under a log: no reason to end the work itself
+        except OSError:  # such as a full disk: the work itself goes on
             pass

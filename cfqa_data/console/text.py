@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from itertools import pairwise
 
 __all__ = [
@@ -14,18 +15,19 @@ __all__ = [
     "size_text",
     "table_text",
     "without_styles",
+    "wrapped",
 ]
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def counted(number: int, units: str) -> str:
-    """Return a number of things, of which the plural is given: "1 level", "3 levels"."""
+    """Return a number with its unit, given in the plural: "1 level", "3 levels"."""
     return f"{number} {units.removesuffix('s') if number == 1 else units}"
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as people say it: "0.8 s", "42 s", "3 min 20 s", "5 h 07 min"."""
+    """Return a duration as text: "0.8 s", "42 s", "3 min 20 s", "5 h 07 min"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -37,22 +39,22 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    """Return a share as people read it: "94.4%"; "-" for one that is not known."""
+    """Return a share as a percentage, "94.4%"; "-" if it is None."""
     return "-" if share is None else f"{share:.{digits}%}"
 
 
 def printable(name: str) -> str:
-    """Return a file's name for one line of a terminal: whatever else is in it is escaped."""
+    """Escape the unprintable characters of a text, such as a file name."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def without_styles(message: str) -> str:
-    """Return a library's message without the codes that make a terminal's text bold or coloured."""
+    """Remove the ANSI codes for bold and coloured text from a message."""
     return _STYLE.sub("", message)
 
 
 def size_text(size: int) -> str:
-    """Return a size in bytes as people say it, in powers of ten: "2.1 MB"."""
+    """Return a size in bytes as text, with decimal prefixes: "2.1 MB"."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 999.5:
@@ -61,8 +63,15 @@ def size_text(size: int) -> str:
     return f"{value:.3g} TB"
 
 
+def wrapped(text: str) -> str:
+    """Wrap a paragraph at 80 characters, with an indent from the second line on."""
+    return textwrap.fill(
+        text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
 WIDTH = 100
-"""Characters that a line of text has, where tables are cut to fit."""
+"""Width in characters to which wide tables are split."""
 
 
 def table_text(
@@ -73,15 +82,15 @@ def table_text(
     width: int | None = None,
     group: int = 1,
 ) -> str:
-    """Align rows of cells in columns, whatever the width of the screen, or cut to a width.
+    """Return a table as text with aligned columns.
 
     Args:
-        rows: Cells, every row as long as the first.
-        left: Columns at the left that are aligned left; the others are aligned right.
-        heads: Rows at the top that are headings, set off with a rule.
-        width: Most characters of a line: a table that is wider is cut into several, one below the
-            other, which all have the columns at the left.
-        group: Columns that are not cut apart.
+        rows: Rows of cells, all of the same length.
+        left: Number of leading columns that are aligned left; the others are aligned right.
+        heads: Number of leading rows that are headings, separated by a rule.
+        width: Largest line length in characters. A wider table is split into several tables that
+            repeat the leading columns. No limit if None.
+        group: Number of columns that are kept together when a table is split.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
@@ -101,7 +110,7 @@ def table_text(
 
 
 def _parts(widths: list[int], left: int, width: int, group: int) -> list[tuple[int, int]]:
-    """Return the first column and the end of each part of a table, beside those at the left."""
+    """Return the (start, end) of the columns of each part of a table, without the leading ones."""
     room = width - sum(widths[:left]) - 2 * (left - 1)
     starts, used = [left], 0
     for start in range(left, len(widths), group):

@@ -1,7 +1,8 @@
-"""Read weights files safely: find them, memory-map them without running code, and validate them."""
+"""Read weights files safely: locate them, load tensors without running code, and validate them."""
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -11,26 +12,27 @@ from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 from cfqa_data.errors import BuildError
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, pointer_at, read_limited
-from cfqa_data.paths import absolute_path, is_file
+from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
     "check_tensors",
-    "known_tensor",
+    "find_network",
     "load_plain",
+    "load_tensors",
     "read_tensors",
+    "required_tensor",
     "shard_index",
     "state_of",
-    "tensors_at",
     "weight_files",
-    "without_prefix",
 ]
 
-#: Under which of its keys a checkpoint has the weights; the first of these counts, again and again.
 NESTED = ("state_dict", "model", "network", "net", "teacher", "student")
-#: Parts of a name that PyTorch adds where it wraps a module: for several devices, or compiled.
+"""Keys under which checkpoints nest their weights, in order of preference."""
+
+# Parts of names that PyTorch's module wrappers add, for several devices or when compiling.
 WRAPPERS = frozenset(
     ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 )
@@ -41,22 +43,22 @@ _FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 def weight_files(path: str | Path) -> tuple[Path, ...]:
-    """Files that hold the weights at a path: the path itself, or the Hub's index and its shards.
+    """Return the files with the weights at a path: the path itself, or an index and its shards.
 
     Args:
-        path: a file, an index ``*.index.json``, or a folder with ``model.safetensors`` or
+        path: A file, an index ``*.index.json``, or a folder with ``model.safetensors`` or
             ``model.safetensors.index.json``.
 
     Raises:
-        BuildError: there are no weights, or the index is none or leads out of its folder.
+        BuildError: If there are no weights, or the index is invalid or refers to another folder.
     """
     path = absolute_path(path)
     if path.is_dir():
-        found = [path / name for name in (HUB_INDEX, HUB_FILE) if (path / name).is_file()]
-        if not found:
+        files = [path / name for name in (HUB_INDEX, HUB_FILE) if (path / name).is_file()]
+        if not files:
             raise BuildError(f"{path}: the folder contains neither {HUB_FILE} nor {HUB_INDEX}")
-        path = found[0]
-    if not is_file(path):
+        path = files[0]
+    if not os.path.isfile(path):
         raise BuildError(f"{path}: {pointer_at(path) or 'no such weights file'}")
     if path.suffix != ".json":
         return (path,)
@@ -68,75 +70,76 @@ def weight_files(path: str | Path) -> tuple[Path, ...]:
 
 
 def shard_index(path: Path) -> dict[str, str]:
-    """Tensor -> name of the shard beside the index that holds it.
+    """Return the shard of each tensor, from the index of a sharded checkpoint.
 
     Raises:
-        BuildError: it is no index, or leads out of its folder.
+        BuildError: If the index is invalid or refers to another folder.
     """
     try:
-        places = parse_json(read_limited(path, LARGEST_JSON))["weight_map"]
-        shards = set(places.values())
+        weight_map = parse_json(read_limited(path, LARGEST_JSON))["weight_map"]
+        shards = set(weight_map.values())
     except Exception as error:
         detail = pointer_at(path) or "not an index of safetensors shards"
         raise BuildError(f"{path}: {detail}") from error
     for shard in shards:
         if not isinstance(shard, str) or not SHARD.fullmatch(shard):
             raise BuildError(f"{path}: {shard!r} is not the name of a shard next to the index")
-    return dict(places)
+    return dict(weight_map)
 
 
-def tensors_at(
+def load_tensors(
     path_or_dict: str | Path | Mapping[str, Any], what: str
 ) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a weights file, or of what one holds, and their origin for messages."""
+    """Return the tensors of a weights file or a loaded state dict, and their origin."""
     if isinstance(path_or_dict, Mapping):
         return state_of(path_or_dict, what), what
     return read_tensors(path_or_dict), str(path_or_dict)
 
 
-def known_tensor(
-    found: Mapping[str, Tensor], name: str, ndim: int, origin: str, what: str
+def required_tensor(
+    tensors: Mapping[str, Tensor], name: str, ndim: int, origin: str, what: str
 ) -> Tensor:
-    """Return a tensor by which a network is known, which says how large the network is.
+    """Return a tensor that determines the size of a network, after checking it.
 
     Raises:
-        BuildError: it is missing, or has another number of axes.
+        BuildError: If it is missing, empty, or has another number of axes.
     """
-    if name not in found:
+    tensor = tensors.get(name)
+    if tensor is None:
         raise BuildError(f"{origin}: tensor '{name}' is missing, so this is not a {what}")
-    if found[name].ndim != ndim or not found[name].numel():
-        raise BuildError(
-            f"{origin}: tensor '{name}' has the wrong shape: {tuple(found[name].shape)}"
-        )
-    return found[name]
+    if tensor.ndim != ndim or not tensor.numel():
+        raise BuildError(f"{origin}: tensor '{name}' has the wrong shape: {tuple(tensor.shape)}")
+    return tensor
 
 
 def check_tensors(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str, what: str
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str, what: str
 ) -> None:
-    """Raise BuildError naming the first tensor that is missing, misshapen or left over.
+    """Check that tensors are exactly those of a network, with its shapes and suitable dtypes.
 
-    Where numbers with a fraction are expected, so they must be found, and every one of them.
+    Raises:
+        BuildError: If a tensor is missing, has another shape or dtype, or is unexpected; the
+            message names the first.
     """
     for name, tensor in expected.items():
-        if name not in found:
+        if name not in tensors:
             raise BuildError(f"{origin}: tensor '{name}' is missing")
-        has = found[name]
-        if has.shape != tensor.shape:
-            shapes = f"{tuple(has.shape)}, not {tuple(tensor.shape)}"
+        actual = tensors[name]
+        if actual.shape != tensor.shape:
+            shapes = f"{tuple(actual.shape)}, not {tuple(tensor.shape)}"
             raise BuildError(f"{origin}: tensor '{name}' is {shapes}")
-        kind = _kind(has)
+        kind = _kind(actual)
         if tensor.is_floating_point() and kind not in _FLOATS:
             raise BuildError(f"{origin}: tensor '{name}' is {kind}, not dense floating point")
         if not tensor.is_floating_point() and kind not in (*_FLOATS, "int64"):
             raise BuildError(f"{origin}: tensor '{name}' is {kind}, not a whole number")
-    for name in found:
+    for name in tensors:
         if name not in expected:
             raise BuildError(f"{origin}: tensor '{name}' does not belong to a {what}")
 
 
 def _kind(tensor: Tensor) -> str:
-    """A dense tensor's dtype, or what is in the way of one."""
+    """Return the dtype of a dense tensor, or the reason why it is not dense."""
     import torch
 
     if tensor.is_meta:
@@ -151,46 +154,47 @@ def _kind(tensor: Tensor) -> str:
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from safetensors, or from a PyTorch checkpoint with weights only.
 
-    The tensors are views of the mapped file: memory is taken as they are used.
+    Tensors are memory-mapped where the format supports it, so that unused ones take no memory.
 
     Args:
-        path: file, index or folder as of `weight_files`; what ends in neither ``.safetensors``
-            nor ``.json`` is read as a PyTorch checkpoint.
+        path: File, index or folder as of `weight_files`. A file that ends in neither
+            ``.safetensors`` nor ``.json`` is read as a PyTorch checkpoint.
 
     Returns:
         Name -> tensor, as of `state_of`.
 
     Raises:
-        BuildError: the file is missing or is not such a file, or a shard does not hold what its
-            index says.
+        BuildError: If the file is missing or invalid, or a shard does not match its index.
     """
     first, *shards = weight_files(path)
     if first.suffix != ".json":
         return state_of(_read_file(first), str(first))
-    places, tensors = shard_index(first), {}
+    weight_map, tensors = shard_index(first), {}
     for shard in shards:
         for name, tensor in _read_file(shard).items():
-            if places.get(name) != shard.name:
+            if weight_map.get(name) != shard.name:
                 raise BuildError(f"{shard}: tensor '{name}' is not listed for it in {first.name}")
             tensors[name] = tensor
-    for name, shard_name in places.items():
+    for name, shard_name in weight_map.items():
         if name not in tensors:
             raise BuildError(f"{first.parent / shard_name}: tensor '{name}' is missing")
     return state_of(tensors, str(first))
 
 
-class _Note:
-    """Stands for a NumPy number in a checkpoint's notes; nothing of NumPy runs on the bytes."""
+class _NumpyStandIn:
+    """Replaces NumPy scalars of a checkpoint when it is unpickled, so that no NumPy code runs."""
 
     def __init__(self, *_: Any) -> None: ...
 
     def __setstate__(self, _: Any) -> None: ...
 
 
-#: mmcv keeps scores beside the weights, as NumPy scalars; the names before and after NumPy 2.
-_NOTES: list[Any] = [
-    (_Note, f"numpy.{name}") for name in ("core.multiarray.scalar", "_core.multiarray.scalar")
-] + [(_Note, "numpy.dtype")]
+# mmcv stores scores beside the weights, as NumPy scalars; the names are those before and after
+# NumPy 2.
+_NUMPY_STAND_INS: list[Any] = [
+    (_NumpyStandIn, f"numpy.{name}")
+    for name in ("core.multiarray.scalar", "_core.multiarray.scalar", "dtype")
+]
 
 
 def _read_file(path: Path) -> Any:
@@ -204,26 +208,26 @@ def _read_file(path: Path) -> Any:
         raise _unreadable(path, error) from error
 
 
-def load_plain(path: Path, mapped: bool = True) -> Any:
-    """Return what `torch.save` wrote, if that is tensors and plain values; nothing in it is run.
+def load_plain(path: Path, mmap: bool = True) -> Any:
+    """Load a file of `torch.save` with tensors and plain values only; no code in it is run.
 
     Args:
-        path: the file.
-        mapped: leave the tensors in the file, which must then not change.
+        path: The file.
+        mmap: Whether to memory-map the tensors; the file must then not change.
 
     Raises:
-        BuildError: the file is missing, damaged, or holds anything else.
+        BuildError: If the file is missing, damaged, or contains anything else.
     """
     import torch
 
     try:
-        # Files older than PyTorch 1.6 are no archives, and cannot be mapped.
+        # Files older than PyTorch 1.6 are no archives, and cannot be memory-mapped.
         archive = is_zipfile(path)
         if archive:
             _check_stored(path)
-        with torch.serialization.safe_globals(_NOTES), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # problems are reported in one line
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive and mapped)
+        with torch.serialization.safe_globals(_NUMPY_STAND_INS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # problems raise BuildError instead
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive and mmap)
     except BuildError:
         raise
     except Exception as error:
@@ -237,29 +241,30 @@ def _unreadable(path: Path, error: Exception) -> BuildError:
 def _check_stored(path: Path) -> None:
     """Check that the records of an archive are stored uncompressed.
 
-    Mapped, a packed record would give its packed bytes as weights; unpacked, a small one may fill
-    the memory.
+    If memory-mapped, compressed bytes would be taken as weights; if decompressed, a small record
+    could fill the memory.
 
     Raises:
-        BuildError: one is packed.
+        BuildError: If a record is compressed.
     """
     with ZipFile(path) as archive:
-        packed = [info for info in archive.infolist() if info.compress_type != ZIP_STORED]
-    if packed:
+        records = archive.infolist()
+    compressed = [info.filename for info in records if info.compress_type != ZIP_STORED]
+    if compressed:
         raise BuildError(
-            f"{path}: its record {packed[0].filename} is compressed; torch.save stores records as "
+            f"{path}: its record {compressed[0]} is compressed; torch.save stores records as "
             "they are: download the file again, or load it and save it again"
         )
 
 
 def state_of(loaded: object, origin: str) -> dict[str, Tensor]:
-    """The tensors by name in what was loaded, wherever in it they are.
+    """Return the tensors by name in a loaded checkpoint.
 
-    They are taken from under the keys of `NESTED`, without what PyTorch's wrappers add to names;
-    numbers and texts beside them are passed over.
+    They are searched under the keys of `NESTED`; parts of names that PyTorch's wrappers add are
+    removed. Other values are ignored.
 
     Raises:
-        BuildError: there are none, or two have one name.
+        BuildError: If there are no tensors, or two have the same name.
     """
     from torch import Tensor
 
@@ -272,15 +277,15 @@ def state_of(loaded: object, origin: str) -> dict[str, Tensor]:
         raise BuildError(
             f"{origin}: contains no state dict of tensors, but a {type(loaded).__name__}"
         )
-    found = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
-    if not found or not all(isinstance(k, str) and not v.is_nested for k, v in found.items()):
+    tensors = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+    if not tensors or not all(isinstance(k, str) and not v.is_nested for k, v in tensors.items()):
         has = ", ".join(str(key) for key in list(loaded)[:8]) or "nothing"
-        places = ", ".join(NESTED)
+        nested = ", ".join(NESTED)
         raise BuildError(
-            f"{origin}: contains no state dict of tensors, alone or under {places}: has {has}"
+            f"{origin}: contains no state dict of tensors, alone or under {nested}: has {has}"
         )
     state: dict[str, Tensor] = {}
-    for key, tensor in found.items():
+    for key, tensor in tensors.items():
         name = ".".join(part for part in key.split(".") if part not in WRAPPERS)
         if name in state:
             raise BuildError(f"{origin}: has two tensors '{name}', one of them '{key}'")
@@ -288,42 +293,43 @@ def state_of(loaded: object, origin: str) -> dict[str, Tensor]:
     return state
 
 
-def without_prefix(
-    state: Mapping[str, Tensor], known_by: tuple[str, ...], origin: str
+def find_network(
+    state: Mapping[str, Tensor], markers: tuple[str, ...], origin: str
 ) -> tuple[dict[str, Tensor], str]:
-    """The tensors of one network in a state dict of a model around it, and their prefix.
+    """Find the tensors of one network in the state dict of a model that contains it.
 
     Args:
-        state: the state dict.
-        known_by: ends of names of tensors that the network has once.
-        origin: of the state dict, for messages.
+        state: The state dict.
+        markers: Ends of names of tensors that the network has once.
+        origin: Origin of the state dict, for messages.
 
     Returns:
-        The tensors behind that prefix, by whole names; all of them where there is no prefix.
+        The tensors of the network, under their full names, and the prefix of these names. All
+        tensors and "" if no marker is found.
 
     Raises:
-        BuildError: there are several such networks, and not one of them is a teacher's.
+        BuildError: If there are several such networks, and not exactly one is a teacher's.
     """
-    found: dict[str, str] = {}
-    for end in known_by:
+    matches: dict[str, str] = {}
+    for marker in markers:
         for name in state:
-            if name == end or name.endswith(f".{end}"):
-                found.setdefault(name.removesuffix(end), name)
-    prefixes = [prefix for prefix in found if "teacher" in prefix.split(".")] or [*found]
+            if name == marker or name.endswith(f".{marker}"):
+                matches.setdefault(name.removesuffix(marker), name)
+    prefixes = [prefix for prefix in matches if "teacher" in prefix.split(".")] or [*matches]
     if len(prefixes) > 1:
-        detail = ", ".join(f"'{found[prefix]}'" for prefix in prefixes)
+        detail = ", ".join(f"'{matches[prefix]}'" for prefix in prefixes)
         raise BuildError(f"{origin}: contains several networks ({detail}); give the tensors of one")
     prefix = prefixes[0] if prefixes else ""
     return {name: tensor for name, tensor in state.items() if name.startswith(prefix)}, prefix
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """What a library says about a file, in one sentence."""
+    """Return a library's error about a file as one sentence."""
     if kind := pointer_at(path):
         return kind
     text = str(error)
-    if found := re.search(r"GLOBAL (\S+)", text):
-        return f"it contains {found[1]}; only tensors and plain values are loaded"
+    if match := re.search(r"GLOBAL (\S+)", text):
+        return f"it contains {match[1]}; only tensors and plain values are loaded"
     if "WeightsUnpickler error" in text:
         return "neither tensors nor plain values saved by torch.save"
     return re.split(r"\.\s|\n", text.strip())[0] or type(error).__name__

@@ -1,11 +1,11 @@
-"""Compressed features as sharded Zarr v3 arrays (source, level, N, C, T, D): codes, or values.
+"""Compressed features as sharded Zarr v3 arrays (source, level, N, C, T, D) of codes or values.
 
-One shard holds one source's levels and one chunk one (n, c) slice, so workers never share a file
-and a reader fetches single features. A code is stored as its rank by distance from the layer's
-centre code: common codes become small numbers that bitshuffle packs well, and no bit more is
-needed than for the code itself. Reading is one lookup per layer, in the quantiser's values in
-that order, and gives the exact float32 that the codec decoded to. Where there is no quantiser, the
-array holds the float32 values. Behind the tokens of a shorter feature lie zeros.
+One shard holds all levels of one source and one chunk one (n, c) slice, so workers never share a
+file and a reader fetches single features. A code is stored as its rank by distance from the centre
+code of its layer: common codes become small numbers that bitshuffle compresses well, and a rank
+needs no more bits than a code. Reading is one lookup per layer in the quantiser's values, sorted by
+rank, and returns exactly the float32 values that the codec decoded. Without a quantiser, the array
+holds the float32 values. Shorter features are padded with zero tokens.
 """
 
 from __future__ import annotations
@@ -39,21 +39,20 @@ __all__ = [
 
 AXES = ("source", "level", "N", "C", "T", "D")
 METADATA = "zarr.json"
-LEVEL = 5
-"""Of zstd."""
+ZSTD_LEVEL = 5
 Shape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """A compressed feature as integers, and the values that they stand for.
+    """A compressed feature as integer indices into tables of values.
 
     Attributes:
-        indices: uint8 or uint16 (N, C, T, D), places in the layers' tables.
+        indices: uint8 or uint16 (N, C, T, D), indices into the layers' tables.
         tables: float32 (C, size), the values of each layer.
 
     Raises:
-        CodecError: an index is not a place in the tables.
+        CodecError: If an index is out of range.
     """
 
     indices: np.ndarray
@@ -71,11 +70,11 @@ class Codes:
         return layers[0][:, None] if len(layers) == 1 else np.stack(layers, axis=1)
 
 
-def look_up(table: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return the values at places that are in the table, in a third of the time NumPy takes."""
-    found = pc.take(pa.array(table), pa.array(places.reshape(-1)), boundscheck=False)
-    values = np.frombuffer(found.buffers()[1], table.dtype, places.size)  # no copy, writable
-    return values.reshape(places.shape)
+def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Return ``table[indices]`` for valid indices, in a third of the time that NumPy takes."""
+    taken = pc.take(pa.array(table), pa.array(indices.reshape(-1)), boundscheck=False)
+    values = np.frombuffer(taken.buffers()[1], table.dtype, indices.size)  # no copy, writable
+    return values.reshape(indices.shape)
 
 
 def find_centres(codes: np.ndarray) -> tuple[int, ...]:
@@ -85,7 +84,7 @@ def find_centres(codes: np.ndarray) -> tuple[int, ...]:
 
 
 def shard_name(source_index: int) -> str:
-    """Return the file of a source's shard, in the array's folder."""
+    """Return the file name of a source's shard, relative to the array's folder."""
     return f"c/{source_index}/0/0/0/0/0"
 
 
@@ -99,35 +98,35 @@ def create_codes_array(
     centres: Sequence[int],
     source_ids: Sequence[str],
 ) -> None:
-    """Create the array's metadata; an array that is there with the same metadata is kept.
+    """Write the metadata of an array; existing equal metadata is kept.
 
     Args:
-        path: folder of the array.
-        sources: length of the source axis.
-        levels: length of the level axis.
+        path: Folder of the array.
+        sources: Length of the source axis.
+        levels: Length of the level axis.
         shape: (N, C, T, D) of the longest feature.
-        quantizer: what the codes stand for, kept whole in the attributes; None for values.
-        centres: the code per layer that is stored as 0; none for values.
-        source_ids: ids along the source axis.
+        quantizer: Quantiser of the codes, stored in the attributes; None for values.
+        centres: The code of each layer that is stored as 0; empty for values.
+        source_ids: Ids along the source axis.
 
     Raises:
-        FormatError: there is an array of other metadata, or the arguments do not agree.
+        FormatError: If there is an array with other metadata, or the arguments are inconsistent.
     """
     layers = quantizer.layers if quantizer else 0
-    known = {len(centres), layers, shape[1] if quantizer else 0}
-    if len(source_ids) != sources or len(known) > 1:
+    counts = {len(centres), layers, shape[1] if quantizer else 0}
+    if len(source_ids) != sources or len(counts) > 1:
         raise FormatError(f"{path}: source ids, centres, quantiser and shape {shape} do not agree")
     attributes: dict[str, Any] = {"source_ids": list(source_ids)}
     if quantizer:
         attributes = {"quantizer": quantizer.to_dict(), "centres": list(centres), **attributes}
     dtype = quantizer.dtype if quantizer else np.dtype(np.float32)
-    made = array_metadata(sources, levels, shape, dtype, attributes)
+    metadata = array_metadata(sources, levels, shape, dtype, attributes)
     if (path / METADATA).exists():
-        metadata = _read_metadata(path)
-        if any(metadata.get(key) != made[key] for key in ("attributes", "shape")):
+        existing = _read_metadata(path)
+        if any(existing.get(key) != metadata[key] for key in ("attributes", "shape")):
             raise FormatError(f"{path}: contains a different array; remove it or build elsewhere")
         return
-    write_text(path / METADATA, json.dumps(made, indent=2))
+    write_text(path / METADATA, json.dumps(metadata, indent=2))
 
 
 def array_metadata(
@@ -136,25 +135,30 @@ def array_metadata(
     """Return the `zarr.json` of an array, as Zarr itself writes it.
 
     Args:
-        sources: length of the source axis.
-        levels: length of the level axis.
+        sources: Length of the source axis.
+        levels: Length of the level axis.
         shape: (N, C, T, D) of the longest feature.
-        dtype: of the stored numbers: uint8, uint16 or float32.
-        attributes: the array's own.
+        dtype: Type of the stored numbers: uint8, uint16 or float32.
+        attributes: The array's attributes.
     """
-    little = _named("bytes", endian="little")
-    blosc = {"typesize": dtype.itemsize, "cname": "zstd", "clevel": LEVEL, "shuffle": "bitshuffle"}
-    inside = [
-        # A channel's tokens side by side are more alike than a token's channels: a tenth smaller.
+    little_endian = _named("bytes", endian="little")
+    blosc = {
+        "typesize": dtype.itemsize,
+        "cname": "zstd",
+        "clevel": ZSTD_LEVEL,
+        "shuffle": "bitshuffle",
+    }
+    chunk_codecs = [
+        # Contiguous tokens of one channel compress better than channels of one token, by a tenth.
         _named("transpose", order=[0, 1, 2, 3, 5, 4]),
-        little if dtype.itemsize > 1 else {"name": "bytes"},
+        little_endian if dtype.itemsize > 1 else {"name": "bytes"},
         _named("blosc", **blosc, blocksize=0),
     ]
     sharding = _named(
         "sharding_indexed",
         chunk_shape=[1, 1, 1, 1, *shape[2:]],
-        codecs=inside,
-        index_codecs=[little, {"name": "crc32c"}],
+        codecs=chunk_codecs,
+        index_codecs=[little_endian, {"name": "crc32c"}],
         index_location="end",
     )
     return {
@@ -180,13 +184,13 @@ def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
     """Write all levels of one source as one shard, atomically.
 
     Args:
-        path: folder of an array from :func:`create_codes_array`.
-        source_index: position on the source axis.
-        codes: the quantiser's codes, or float32 values, (L, N, C, T, D), of the array's T tokens
-            or fewer.
+        path: Folder of an array from :func:`create_codes_array`.
+        source_index: Position on the source axis.
+        codes: The quantiser's codes, or float32 values, (L, N, C, T, D), with at most the array's T
+            tokens.
 
     Raises:
-        FormatError: the codes do not have the array's shape or dtype.
+        FormatError: If the codes do not have the array's shape or dtype.
     """
     metadata = _read_metadata(path)
     attributes = metadata["attributes"]
@@ -211,10 +215,10 @@ def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
 
 
 def _encode_shard(stored: np.ndarray) -> bytes:
-    """Return a shard with the bytes that Zarr gives it, without the set-up that it needs for each.
+    """Return the bytes of a shard as Zarr writes it, without Zarr's overhead per shard.
 
-    Chunks (n, c) of every level lie in Morton order, then comes the index: offset and length of
-    each as little-endian uint64, in C order, and the CRC-32C of those.
+    Chunks (n, c) of all levels are stored in Morton order, followed by the index: the offset and
+    length of each chunk as little-endian uint64, in C order, and the CRC-32C of these.
 
     Args:
         stored: (L, N, C, T, D).
@@ -223,32 +227,32 @@ def _encode_shard(stored: np.ndarray) -> bytes:
     from numcodecs import blosc
 
     blosc.use_threads = False
-    compressor = blosc.Blosc(cname="zstd", clevel=LEVEL, shuffle=blosc.BITSHUFFLE)
+    compressor = blosc.Blosc(cname="zstd", clevel=ZSTD_LEVEL, shuffle=blosc.BITSHUFFLE)
     index, chunks, end = np.zeros((*stored.shape[:3], 2), "<u8"), [], 0
-    for place in sorted(np.ndindex(stored.shape[:3]), key=_morton):
-        chunks.append(compressor.encode(np.ascontiguousarray(stored[place].T)))
-        index[place] = end, len(chunks[-1])
+    for chunk in sorted(np.ndindex(stored.shape[:3]), key=_morton_key):
+        chunks.append(compressor.encode(np.ascontiguousarray(stored[chunk].T)))
+        index[chunk] = end, len(chunks[-1])
         end += len(chunks[-1])
     chunks.append(index.tobytes())
     return b"".join([*chunks, google_crc32c.value(chunks[-1]).to_bytes(4, "little")])
 
 
-def _morton(place: Sequence[int]) -> list[int]:
-    """Return what places are sorted by: the highest bit of each axis, the last axis first."""
-    bits = max(place).bit_length()
-    return [bits, *((x >> bit) & 1 for bit in reversed(range(bits)) for x in reversed(place))]
+def _morton_key(index: Sequence[int]) -> list[int]:
+    """Return the sort key of a chunk index in Morton order."""
+    bits = max(index).bit_length()
+    return [bits, *((x >> bit) & 1 for bit in reversed(range(bits)) for x in reversed(index))]
 
 
 def ranked_codes(quantizer: Quantizer, centres: object, where: object) -> list[np.ndarray]:
-    """Return per layer the codes in the order of their stored numbers: nearest the centre first.
+    """Return per layer the codes sorted by rank: nearest to the centre first.
 
     Args:
-        quantizer: of the codes.
-        centres: of the array's attributes.
-        where: names the array in the error.
+        quantizer: Quantiser of the codes.
+        centres: The attribute of the array.
+        where: Name of the array in messages.
 
     Raises:
-        FormatError: the centres are not one code per layer.
+        FormatError: If the centres are not one code per layer.
     """
     size = 1 << quantizer.bits
     if (
@@ -262,10 +266,10 @@ def ranked_codes(quantizer: Quantizer, centres: object, where: object) -> list[n
 
 
 def parse_metadata(data: bytes, where: str) -> dict[str, Any]:
-    """Return an array's `zarr.json`, read as plain data before anything is made from it.
+    """Return the content of an array's `zarr.json` as plain data.
 
     Raises:
-        FormatError: it is none.
+        FormatError: If it is not a JSON object.
     """
     with prefixed(f"{where}: cannot be read", FormatError, ValueError):
         metadata = parse_json(data)

@@ -1,7 +1,8 @@
-"""Facts of tasks and codecs as a manifest records them: all that readers need to know.
+"""Facts of tasks and codecs as recorded in a manifest: all that readers need.
 
-The class of a task or codec declares its facts, and the manifest records them, so that a dataset
-can be opened, scored and shown where the class is not installed. All are validated on construction.
+The class of a task or codec declares its facts, and the manifest records them. A dataset can
+therefore be opened, scored and shown where the class is not installed. All facts are validated on
+construction.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from cfqa_data.format.fields import (
     Text,
     is_number,
 )
-from cfqa_data.format.limits import LARGEST_FEATURE, MOST_ROWS
+from cfqa_data.format.limits import LARGEST_FEATURE, MAX_ROWS
 from cfqa_data.format.quantizers import Quantizer
 
 __all__ = [
-    "MOST_CODECS",
-    "MOST_LEVELS",
-    "MOST_TASKS",
+    "MAX_CODECS",
+    "MAX_LEVELS",
+    "MAX_TASKS",
     "PROGRAMS",
     "CodecEntry",
     "CodecFacts",
@@ -48,12 +49,12 @@ __all__ = [
     "check_name",
 ]
 
-MOST_LEVELS = 128
-MOST_TASKS = 64
-MOST_CODECS = 256
+MAX_LEVELS = 128
+MAX_TASKS = 64
+MAX_CODECS = 256
 
 PROGRAMS = ("encoder", "config")
-"""Options of codecs that name a program of one machine, and what it reads."""
+"""Options of codecs that name a local program or its configuration."""
 
 On = Literal["planes", "features", "inputs"]
 Stored = Literal["codes", "values"]
@@ -61,19 +62,21 @@ Bits = Literal["bitstream", "stated", "unknown"]
 Better = Literal["higher", "lower"]
 Norm = Literal["before", "after"]
 
-DTYPES = {np.dtype(code).name for code in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]}
-"""NumPy's names of the types of numbers and booleans."""
+NUMERIC_DTYPES = {
+    np.dtype(code).name for code in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
+}
+"""NumPy's names of numeric and boolean dtypes."""
 
-FILE = re.compile(r"[a-z0-9_-]+\.safetensors")
-"""Name of a file that an entry names."""
+FILE_NAME = re.compile(r"[a-z0-9_-]+\.safetensors")
+"""Pattern of the file names in entries."""
 
 
 def check_name(what: str, name: object) -> str:
-    """Return the name of a task or codec.
+    """Return the name of a task or codec after checking it.
 
     Raises:
-        FormatError: it is no text of a-z, 0-9, ``_`` and ``-``, 1 to 64 characters, that begins
-            with a letter.
+        FormatError: If it is not a string of 1 to 64 of the characters a-z, 0-9, ``_`` and ``-``
+            that begins with a letter.
     """
     if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_-]{0,63}", name):
         raise FormatError(
@@ -88,10 +91,10 @@ class Score(Checked):
     """The score of a task.
 
     Attributes:
-        name: what it is called.
-        lower_better: whether a smaller score is a better one.
-        unit: its unit, empty if it has none.
-        noticeable: the smallest difference of two distortions that counts, in the score's unit.
+        name: Name of the score.
+        lower_better: Whether smaller scores are better.
+        unit: Unit of the score; empty if it has none.
+        noticeable: Smallest difference of two distortions that matters, in the score's unit.
     """
 
     name: Text
@@ -100,23 +103,23 @@ class Score(Checked):
     noticeable: Amount = 0.0
 
     def distortion(self, score: Any, reference: Any) -> Any:
-        """Return the harm done: the score against that of the original; larger is worse.
+        """Return how much worse than the original's a score is; larger is worse.
 
         Args:
-            score: of the compressed feature, or an array of several.
-            reference: of its original, likewise.
+            score: Score of the compressed feature, or an array of scores.
+            reference: Score of the original, or an array of scores.
         """
         return score - reference if self.lower_better else reference - score
 
 
 @dataclass(frozen=True)
 class Loss(Checked):
-    """A continuous loss beside the score, of which less is better.
+    """A continuous loss in addition to the score; smaller is better.
 
     Attributes:
-        name: what it is called.
-        unit: its unit, empty if it has none.
-        noticeable: the smallest difference of two losses that counts.
+        name: Name of the loss.
+        unit: Unit of the loss; empty if it has none.
+        noticeable: Smallest difference of two losses that matters.
     """
 
     name: Text
@@ -126,11 +129,11 @@ class Loss(Checked):
 
 @dataclass(frozen=True)
 class Truth(Checked):
-    """What the features of a task are scored against.
+    """The ground truth of a task.
 
     Attributes:
-        dtype: NumPy's name of its type: a number, or a boolean.
-        axes: how many axes it has.
+        dtype: NumPy's name of its numeric or boolean dtype.
+        axes: Number of its axes.
     """
 
     dtype: Text
@@ -138,7 +141,7 @@ class Truth(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.dtype in DTYPES, f".dtype {self.dtype!r} is not a numeric type")
+        self.require(self.dtype in NUMERIC_DTYPES, f".dtype {self.dtype!r} is not a numeric type")
 
 
 @dataclass(frozen=True)
@@ -146,11 +149,11 @@ class Terms(Checked):
     """Licence terms of the inputs and truths of a task.
 
     Attributes:
-        licence: identifier as used on the Hub; "other" if it has none.
-        link: URL of its text.
-        attribution: authors to credit.
-        inputs: whether inputs may be redistributed.
-        truths: whether truths may be redistributed.
+        licence: Identifier as used on the Hub; "other" if it has none.
+        link: URL of the licence text.
+        attribution: Authors to credit.
+        inputs: Whether inputs may be redistributed.
+        truths: Whether truths may be redistributed.
     """
 
     licence: Text = "other"
@@ -165,11 +168,11 @@ class TaskFacts(Checked):
     """Facts of a task that do not depend on data.
 
     Attributes:
-        name: used in paths and tables.
-        title: the task in words.
-        score: what it measures.
-        loss: a continuous loss beside the score, or None.
-        truth: what features are scored against, or None.
+        name: Name in paths and tables.
+        title: Short description of the task.
+        score: The task's score.
+        loss: A continuous loss in addition to the score, or None.
+        truth: The ground truth that features are scored against, or None.
     """
 
     name: str = field(metadata=NAME)
@@ -191,15 +194,15 @@ class TaskFacts(Checked):
 
 @dataclass(frozen=True)
 class Parameter(Checked):
-    """The number that sets how strongly a codec compresses.
+    """The parameter that controls the rate of a codec.
 
     Attributes:
-        name: what it is called, such as "qp".
-        better: whether "higher" or "lower" values give better quality.
-        unit: its unit, empty if it has none.
-        whole: whether it is a whole number.
-        lowest: the lowest value that it may have; None where there is no limit.
-        highest: the highest one.
+        name: Name of the parameter, such as "qp".
+        better: Whether "higher" or "lower" values give better quality.
+        unit: Unit of the parameter; empty if it has none.
+        whole: Whether it is an integer.
+        lowest: Lowest valid value; None if there is no limit.
+        highest: Highest valid value; None if there is no limit.
     """
 
     name: Text
@@ -210,10 +213,10 @@ class Parameter(Checked):
     highest: float | None = None
 
     def check(self, value: float) -> float:
-        """Return a value that the parameter may have.
+        """Return a value of the parameter after checking it.
 
         Raises:
-            FormatError: it may not have it.
+            FormatError: If the value is not valid.
         """
         low = -math.inf if self.lowest is None else self.lowest
         high = math.inf if self.highest is None else self.highest
@@ -225,14 +228,14 @@ class Parameter(Checked):
         return value
 
     def check_levels(self, levels: object) -> tuple[float, ...]:
-        """Return the parameters of a codec's levels, the best first.
+        """Return the parameters of a codec's levels, best first, after checking them.
 
         Raises:
-            FormatError: there are none or too many, one is impossible, or they are out of order.
+            FormatError: If there are none or too many, or one is invalid or out of order.
         """
-        if not isinstance(levels, list | tuple) or not 1 <= len(levels) <= MOST_LEVELS:
+        if not isinstance(levels, list | tuple) or not 1 <= len(levels) <= MAX_LEVELS:
             got = f"{len(levels)} of them" if isinstance(levels, list | tuple) else repr(levels)
-            raise FormatError(f"levels must be 1 to {MOST_LEVELS} numbers, got {got}")
+            raise FormatError(f"levels must be 1 to {MAX_LEVELS} numbers, got {got}")
         values = tuple(map(self.check, levels))
         worse = 1 if self.better == "lower" else -1
         if any((b - a) * worse <= 0 for a, b in pairwise(values)):
@@ -248,11 +251,11 @@ class CodecFacts(Checked):
     """Facts of a codec that do not depend on data.
 
     Attributes:
-        name: used in paths and tables.
-        title: the codec in words.
-        on: what it compresses: packed planes of codes, features, or inputs of the backbone.
-        parameter: what sets its rate.
-        bits: meaning of the column `bits`: 8 times the bytes of the bitstream, as reported by the
+        name: Name in paths and tables.
+        title: Short description of the codec.
+        on: What it compresses: packed planes of codes, features, or inputs of the backbone.
+        parameter: The parameter that controls the rate.
+        bits: Meaning of the column `bits`: 8 times the bytes of the bitstream, as stated by the
             codec, or unknown.
     """
 
@@ -271,15 +274,15 @@ class CodecFacts(Checked):
 
 @dataclass(frozen=True)
 class Origin(Checked):
-    """How to make a codec again for decoding: its class, options and package.
+    """How to create a codec again for decoding: its class, options and package.
 
     Attributes:
-        name: of the codec, among the built-in ones and the installed entry points.
-        options: its keyword arguments, without :data:`PROGRAMS`: a manifest is untrusted,
-            and only the environment may name programs to run.
-        package: the distribution that has it.
-        version: of that distribution.
-        sha256: of the codec's source, as hex; empty for built-in ones.
+        name: Name of the codec among the built-in ones and the installed entry points.
+        options: Its keyword arguments, without :data:`PROGRAMS`: a manifest is untrusted, and only
+            the environment may name programs to run.
+        package: The distribution that provides it.
+        version: Version of that distribution.
+        sha256: SHA-256 of the codec's source, as hex; empty for built-in codecs.
     """
 
     name: str
@@ -303,12 +306,12 @@ class CodecEntry(Checked):
     """One codec on one task.
 
     Attributes:
-        facts: what is known of the codec.
-        levels: its parameter at each level, the best first.
-        stored: what the arrays hold; follows from the quantiser.
-        quantizer: between features and codes, where codes are stored; None where values are.
-        tables: files below `tables/` that the decoder needs.
-        origin: how to make the codec for decoding.
+        facts: Facts of the codec.
+        levels: The parameter of each level, best first.
+        stored: Whether the arrays hold codes or values; determined by the quantiser.
+        quantizer: Quantiser between features and codes; None if values are stored.
+        tables: Files below `tables/` that the decoder needs.
+        origin: How to create the codec for decoding.
     """
 
     facts: CodecFacts = field(metadata=INLINE)
@@ -325,10 +328,10 @@ class CodecEntry(Checked):
             object.__setattr__(self, "levels", self.facts.parameter.check_levels(self.levels))
         super().__post_init__()
         object.__setattr__(self, "stored", "values" if self.quantizer is None else "codes")
-        needed = (self.facts.on == "planes") == (self.quantizer is not None)
-        self.require(needed, ": a codec on planes, and only such a codec, has a quantiser")
+        valid = (self.facts.on == "planes") == (self.quantizer is not None)
+        self.require(valid, ": a codec on planes, and only such a codec, has a quantiser")
         for name in self.tables:
-            self.require(FILE.fullmatch(name), f": {name!r} is not a file in tables/")
+            self.require(FILE_NAME.fullmatch(name), f": {name!r} is not a file in tables/")
 
     @property
     def name(self) -> str:
@@ -341,9 +344,9 @@ class Layer(Checked):
     """One layer of a feature.
 
     Attributes:
-        name: such as "block 7".
-        norm: whether its tokens are from before or after the backbone's final norm; None if that
-            is not known or there is no such norm.
+        name: Name of the layer, such as "block 7".
+        norm: Whether its tokens are from before or after the backbone's final norm; None if
+            unknown, or if there is no such norm.
     """
 
     name: Text
@@ -355,18 +358,18 @@ class TaskEntry(Checked):
     """A task in a dataset folder.
 
     Attributes:
-        facts: what is known of the task.
+        facts: Facts of the task.
         shape: (N, C, T, D) of its features; T is that of the longest.
-        sources: the ids, in the order of the arrays' source axis.
-        codecs: by name, in the order that tables show them.
-        shard: sources per shard of originals and bitstreams.
-        prefix_tokens: leading tokens that stand for no place of the input.
+        sources: Source ids, in the order of the arrays' source axis.
+        codecs: The codecs by name, in the order of tables.
+        shard: Sources per shard of originals and bitstreams.
+        prefix_tokens: Leading tokens without a position in the input, such as class tokens.
         grid: (rows, columns) of the remaining tokens of a view, or None.
-        layers: of which the C axis is.
-        views: names of which the N axis is.
-        groups: the group of each source; None where each is its own.
-        gallery: file below `truth/` that all sources are scored against, or None.
-        terms: on which inputs and truths may be used; None where nothing is known.
+        layers: The layers of the C axis.
+        views: Names of the views of the N axis.
+        groups: The group of each source; None if each source is a group of its own.
+        gallery: File below `truth/` that all sources are scored against, or None.
+        terms: Terms of use of inputs and truths; None if unknown.
         tokens: "varying" if features have different numbers of tokens.
     """
 
@@ -398,10 +401,10 @@ class TaskEntry(Checked):
         for what, names, size in (("layers", self.layers, c), ("views", self.views, n)):
             need(len(names) in (0, size), f".{what} are {len(names)}, the shape has {size}")
         need(len(self.group_of) == len(self.sources), ".groups must be one per source")
-        gallery = self.gallery is None or FILE.fullmatch(self.gallery)
+        gallery = self.gallery is None or FILE_NAME.fullmatch(self.gallery)
         need(gallery, f".gallery {self.gallery!r} is not a file in truth/")
-        need(1 <= len(self.codecs) <= MOST_CODECS, f".codecs must be 1 to {MOST_CODECS}")
-        need(self.rows <= MOST_ROWS, f" has {self.rows:,} rows of labels; {MOST_ROWS:,} are read")
+        need(1 <= len(self.codecs) <= MAX_CODECS, f".codecs must be 1 to {MAX_CODECS}")
+        need(self.rows <= MAX_ROWS, f" has {self.rows:,} rows of labels; {MAX_ROWS:,} are read")
         for name, codec in self.codecs.items():
             layers = codec.quantizer.layers if codec.quantizer else c
             detail = f"the quantiser has {layers} layer(s), the shape {c}"
@@ -419,20 +422,20 @@ class TaskEntry(Checked):
 
     @property
     def points(self) -> int:
-        """Numbers in a feature of the longest T."""
+        """Number of elements of the longest feature."""
         return math.prod(self.shape)
 
     @property
     def shards(self) -> int:
-        """Shards of originals, and of each codec's bitstreams."""
+        """Number of shards of originals, and of each codec's bitstreams."""
         return -(-len(self.sources) // self.shard)
 
     @property
     def group_of(self) -> Sequence[str]:
-        """The group of each source; its own id where it has none."""
+        """The group of each source; the source's own id if there are no groups."""
         return self.sources if self.groups is None else self.groups
 
     @property
     def rows(self) -> int:
-        """Rows of the task's labels."""
+        """Number of rows of the task's labels."""
         return len(self.sources) * sum(len(codec.levels) for codec in self.codecs.values())

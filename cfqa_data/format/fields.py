@@ -1,8 +1,9 @@
-"""Dataclasses of plain data: validated by their annotations, converted to and from tables by them.
+"""Dataclasses that are validated against their annotations, and converted to and from tables.
 
-A number in an annotation is a minimum, of the value itself or of the length of a text or list:
-`Annotated[int, 1]`. The metadata of a field says how tables have it: under another key, left out
-where it is empty (:data:`OMIT`), not at all (:data:`NAME`), or by its own keys (:data:`INLINE`).
+A number in an annotation is a minimum of the value, or of the length of a string or list:
+`Annotated[int, 1]`. The metadata of a field determine how tables represent it: under another key,
+omitted if empty (:data:`OMIT`), as the key of the table itself (:data:`NAME`), or by its own keys
+(:data:`INLINE`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ __all__ = [
     "Count",
     "Number",
     "Text",
+    "check_keys",
     "is_number",
-    "keyed",
     "plain",
 ]
 
@@ -36,24 +37,24 @@ Number = Annotated[int, 0]
 Amount = Annotated[float, 0]
 
 NAME = {"key": ""}
-"""The name, which is the key of the whole table in the one around it."""
+"""Metadata of the name of an object, which is its table's key in the enclosing table."""
 
 INLINE = {"key": "*"}
-"""A dataclass whose keys stand among the others; it has the name, too."""
+"""Metadata of a dataclass whose keys are merged into the enclosing table; it gets the name, too."""
 
 OMIT = {"omit": True}
 
 
 class Checked:
-    """A dataclass whose fields are validated against their annotations; lists become tuples.
+    """Base class of dataclasses whose fields are validated; lists become tuples.
 
-    Where an annotation names such a class, a table of its fields is taken, too.
+    A field whose annotation is such a class also accepts a table of that class's fields.
 
     Attributes:
-        error: kind of error that is raised.
-        complete: whether tables must have the keys of fields that have defaults, too.
-        place: names it in errors, with its attributes in place of ``{0.name}``; by default, its
-            class does.
+        error: The exception to raise.
+        complete: Whether tables must also contain the keys of fields with defaults.
+        place: Format string of the object's name in messages, with its attributes as ``{0.name}``;
+            the name of the class by default.
     """
 
     error: ClassVar[type[CfqaError]] = FormatError
@@ -67,7 +68,7 @@ class Checked:
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
             try:
-                value = _checked(name, getattr(self, name), hint)
+                value = _convert(name, getattr(self, name), hint)
             except ValueError as error:
                 raise self.error(f"{self.where}.{error}") from None
             except CfqaError as error:
@@ -75,7 +76,7 @@ class Checked:
             object.__setattr__(self, name, value)
 
     def require(self, condition: object, message: str) -> None:
-        """Raise an error of this message, after :attr:`where`, unless the condition holds."""
+        """Raise an error with this message, after :attr:`where`, unless the condition is true."""
         if not condition:
             raise self.error(f"{self.where}{message}")
 
@@ -84,40 +85,40 @@ class Checked:
         """Return the object that :meth:`to_dict` describes.
 
         Args:
-            data: a table with exactly the keys of the fields.
-            name: value of the field that is :data:`NAME`.
-            where: names the table in errors.
+            data: A table with exactly the keys of the fields.
+            name: Value of the :data:`NAME` field.
+            where: Name of the table in messages.
 
         Raises:
-            CfqaError: a key is missing, unknown or has an impossible value.
+            CfqaError: If a key is missing or unknown, or a value is invalid.
         """
         keys = _keys(cls)  # type: ignore[arg-type]
-        needed = [
+        required = [
             key
             for key, entry in keys.items()
             if cls.complete or (entry.init and entry.default is entry.default_factory is MISSING)
         ]
-        table = keyed(where or f"the {cls.__name__.lower()}", data, needed, keys, cls.error)
+        table = check_keys(where or f"the {cls.__name__.lower()}", data, required, keys, cls.error)
         values: dict[str, Any] = {}
         for field, hint in _hints(cls).items():  # type: ignore[arg-type]
             key = _key(cls.__dataclass_fields__[field])  # type: ignore[attr-defined]
             if key == NAME["key"]:
                 values[field] = name
             elif key == INLINE["key"]:
-                own = {key: table[key] for key in _keys(hint) if key in table}
+                inline = {key: table[key] for key in _keys(hint) if key in table}
                 with prefixed(where, cls.error):
-                    values[field] = hint.from_dict(own, name, where)
+                    values[field] = hint.from_dict(inline, name, where)
             elif key in table:
                 values[field] = table[key]
-        made = cls(**values)
+        instance = cls(**values)
         for key, entry in keys.items():
-            if not entry.init and key in table:  # says what follows from the others
-                value = getattr(made, entry.name)
-                made.require(table[key] == value, f": {key} must be {value}, got {table[key]!r}")
-        return made
+            if not entry.init and key in table:  # a field that is computed from the others
+                value, got = getattr(instance, entry.name), table[key]
+                instance.require(got == value, f": {key} must be {value}, got {got!r}")
+        return instance
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the object as JSON-safe data."""
+        """Return the object as JSON-serialisable data."""
         table: dict[str, Any] = {}
         for entry in fields(self):  # type: ignore[arg-type]
             key, value = _key(entry), getattr(self, entry.name)
@@ -134,55 +135,57 @@ def _key(entry: Field[Any]) -> str:
 
 @cache
 def _keys(kind: Any) -> dict[str, Field[Any]]:
-    """Return the keys of a dataclass in tables, and their fields."""
-    found: dict[str, Field[Any]] = {}
+    """Return the fields of a dataclass by their keys in tables."""
+    keys: dict[str, Field[Any]] = {}
     for entry in fields(kind):
         inline = _key(entry) == INLINE["key"]
-        found |= _keys(_hints(kind)[entry.name]) if inline else {_key(entry): entry}
-    return {key: entry for key, entry in found.items() if key}
+        keys |= _keys(_hints(kind)[entry.name]) if inline else {_key(entry): entry}
+    return {key: entry for key, entry in keys.items() if key}
 
 
-def _checked(where: str, value: Any, hint: Any, name: str = "") -> Any:
-    """Return a value as an annotation has it.
+def _convert(where: str, value: Any, hint: Any, name: str = "") -> Any:
+    """Return a value converted to the type of an annotation.
 
     Raises:
-        ValueError: it is of another kind; the message begins with ``where``.
-        CfqaError: a dataclass cannot be made of it.
+        ValueError: If it is of another type; the message begins with ``where``.
+        CfqaError: If it is not a valid table of a dataclass.
     """
-    hint, least, optional = _parts(hint)
+    hint, minimum, optional = _split_hint(hint)
     if optional and value is None:
         return None
     kind, args = get_origin(hint) or hint, get_args(hint)
     if hasattr(kind, "from_dict"):
         return value if isinstance(value, kind) else kind.from_dict(value, name, where)
     if kind is Literal:
-        ok, what = value in args, f"one of {', '.join(args)}"
+        valid, what = value in args, f"one of {', '.join(args)}"
     elif kind is tuple:
         size = None if args[-1] is Ellipsis else len(args)
-        ok = isinstance(value, list | tuple) and (size is None or len(value) == size)
-        ok, what = ok and len(value) >= least, "a list" if size is None else f"{size} values"
-        if ok:
-            return tuple(v if args[0] is Any else _checked(where, v, args[0]) for v in value)
+        valid = isinstance(value, list | tuple) and (size is None or len(value) == size)
+        valid = valid and len(value) >= minimum
+        what = "a list" if size is None else f"{size} values"
+        if valid:
+            return tuple(v if args[0] is Any else _convert(where, v, args[0]) for v in value)
     elif kind is Mapping:
-        ok, what = isinstance(value, dict) and all(isinstance(key, str) for key in value), "a table"
-        if ok and args[1] is not Any:
+        valid = isinstance(value, dict) and all(isinstance(key, str) for key in value)
+        what = "a table"
+        if valid and args[1] is not Any:
             inner = f"{where}." if hasattr(args[1], "from_dict") else f"{where}: "
-            return {key: _checked(inner + key, v, args[1], key) for key, v in value.items()}
+            return {key: _convert(inner + key, v, args[1], key) for key, v in value.items()}
     elif kind in _KINDS:
         test, what = _KINDS[kind]
-        ok = test(value, least)
-        what += f" of at least {least}" if kind in (int, float) and least > -math.inf else ""
+        valid = test(value, minimum)
+        what += f" of at least {minimum}" if kind in (int, float) and minimum > -math.inf else ""
     else:
         return value
-    if not ok:
+    if not valid:
         raise ValueError(f"{where} must be {what}, got {repr(value)[:200]}")
     return value
 
 
-def is_number(value: Any, least: float = -math.inf) -> bool:
-    """Return whether a value is a finite number of at least so much."""
+def is_number(value: Any, minimum: float = -math.inf) -> bool:
+    """Return whether a value is a finite number of at least ``minimum``."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= least
+    return number and math.isfinite(value) and value >= minimum
 
 
 _KINDS: Mapping[Any, tuple[Callable[[Any, float], bool], str]] = {
@@ -193,8 +196,8 @@ _KINDS: Mapping[Any, tuple[Callable[[Any, float], bool], str]] = {
 }
 
 
-def _parts(hint: Any) -> tuple[Any, float, bool]:
-    """Return the type that a hint is of, the least that a value may be, and whether None is one."""
+def _split_hint(hint: Any) -> tuple[Any, float, bool]:
+    """Return the type of an annotation, its minimum, and whether it includes None."""
     optional = get_origin(hint) is UnionType or type(None) in get_args(hint)
     if optional:
         hint = get_args(hint)[0]
@@ -205,13 +208,13 @@ def _parts(hint: Any) -> tuple[Any, float, bool]:
 
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
-    """Return the annotations of the fields that a dataclass is made of."""
+    """Return the annotations of the fields that the constructor takes."""
     hints = get_type_hints(kind, include_extras=True)
     return {entry.name: hints[entry.name] for entry in fields(kind) if entry.init}
 
 
 def plain(value: Any) -> Any:
-    """Return what has a `to_dict` as tables, and lists and tuples as lists, recursively."""
+    """Return objects with a `to_dict` as tables and tuples as lists, recursively."""
     if hasattr(value, "to_dict"):
         return value.to_dict()
     if isinstance(value, Mapping):
@@ -221,7 +224,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def keyed(
+def check_keys(
     where: str,
     data: object,
     required: Iterable[str],
@@ -231,7 +234,7 @@ def keyed(
     """Return a copy of a table after checking its keys.
 
     Raises:
-        CfqaError: it is no table, lacks a key, or has an unknown one.
+        CfqaError: If it is not a table, lacks a key, or has an unknown key.
     """
     required = tuple(required)
     known = tuple(dict.fromkeys((*known, *required)))

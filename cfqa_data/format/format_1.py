@@ -1,8 +1,8 @@
 """Constants of format 1: facts of its tasks, codecs and sources, and reading its recipe.
 
-A manifest of format 1 names tasks, codecs and sources only, so its readers look up here what they
-are; in format 2 the manifest says it. The built-in tasks and sources take their facts from here,
-and a test holds those of the built-in codecs equal: a folder of facts that differ is of format 2.
+A manifest of format 1 only names tasks, codecs and sources, and readers take their facts from here;
+a manifest of format 2 contains them. The built-in tasks and sources use these facts, and a test
+compares those of the built-in codecs. A folder with other facts has format 2.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from cfqa_data.format.facts import (
     Terms,
     Truth,
 )
-from cfqa_data.format.fields import keyed
+from cfqa_data.format.fields import check_keys
 from cfqa_data.format.quantizers import quantizer_from_dict
 
-__all__ = ["CODECS", "LEVELS", "TASKS", "TERMS", "fits", "read_tasks"]
+__all__ = ["CODECS", "LEVELS", "TASKS", "TERMS", "can_represent", "read_tasks"]
 
 LEVELS = 10
-"""Of every codec."""
+"""Levels of every codec."""
 
 TASKS: Mapping[str, TaskFacts] = MappingProxyType(
     {
@@ -60,7 +60,7 @@ TASKS: Mapping[str, TaskFacts] = MappingProxyType(
         ),
     }
 )
-"""The tasks by name, in the order of every table."""
+"""The tasks by name, in the order of all tables."""
 
 TERMS: Mapping[str, Terms] = MappingProxyType(
     {
@@ -76,7 +76,7 @@ TERMS: Mapping[str, Terms] = MappingProxyType(
         ),
     }
 )
-"""Terms of the sources by their kind; those of any other kind are unknown."""
+"""Terms of the sources by kind; the terms of other kinds are unknown."""
 
 LAYERS = {"cls": 1, "seg": 1, "dpt": 4}
 VIEWS = {"cls": ("image",), "seg": ("first window", "last window"), "dpt": ("image", "mirrored")}
@@ -104,51 +104,57 @@ CODECS: Mapping[str, CodecFacts] = MappingProxyType(
         )
     }
 )
-"""The codecs by name, in the order of every table."""
+"""The codecs by name, in the order of all tables."""
 
 
-def fits(recipe: Mapping[str, Any], tasks: Mapping[str, TaskEntry]) -> bool:
-    """Whether a reader of format 1 would read these entries from a manifest with this recipe.
+def can_represent(recipe: Mapping[str, Any], tasks: Mapping[str, TaskEntry]) -> bool:
+    """Return whether a manifest of format 1 with this recipe would give these task entries.
 
-    What the format has no words for, the names of views and layers, the grid and the terms, does
-    not count: where it differs from what its readers know, the recipe is none of theirs.
+    Entries are compared without the facts that format 1 does not store: the origins of codecs, the
+    names of views and layers, the grid and the terms.
     """
     entries = {
         name: {"shape": list(entry.shape), "sources": list(entry.sources)}
         for name, entry in tasks.items()
     }
     try:
-        read = read_tasks(recipe, entries)
+        parsed = read_tasks(recipe, entries)
     except CfqaError:
         return False
-    return list(read) == list(tasks) and all(
-        list(entry.codecs) == list(tasks[name].codecs) and _bare(entry) == _bare(tasks[name])
-        for name, entry in read.items()
+    return list(parsed) == list(tasks) and all(
+        list(entry.codecs) == list(tasks[name].codecs) and _strip(entry) == _strip(tasks[name])
+        for name, entry in parsed.items()
     )
 
 
-def _bare(entry: TaskEntry) -> TaskEntry:
-    """Return an entry without what format 1 has no words for."""
+def _strip(entry: TaskEntry) -> TaskEntry:
+    """Return an entry without the facts that format 1 does not store."""
     codecs = {name: replace(codec, origin=None) for name, codec in entry.codecs.items()}
-    bare = replace(entry, codecs=codecs, grid=None, layers=(), views=(), terms=None)
-    return replace(bare, prefix_tokens=0)
+    fields: dict[str, Any] = {
+        "grid": None,
+        "layers": (),
+        "views": (),
+        "terms": None,
+        "prefix_tokens": 0,
+    }
+    return replace(entry, codecs=codecs, **fields)
 
 
 def read_tasks(recipe: object, tasks: object) -> dict[str, TaskEntry]:
-    """Return what a manifest of format 1 says of its tasks.
+    """Return the task entries of a manifest of format 1.
 
     Args:
-        recipe: its recipe.
-        tasks: its table of tasks: shape and sources of each.
+        recipe: Recipe of the manifest.
+        tasks: Table of tasks of the manifest: the shape and sources of each.
 
     Raises:
-        FormatError: a part is not what format 1 has there.
+        FormatError: If a part is not valid in format 1.
     """
     keys = ("name", "summary", "sources_per_task", "group_size", "backbone", "tasks")
-    whole = keyed("the recipe", recipe, keys)
-    keyed("recipe.backbone", whole["backbone"], ("weights", "num_heads"), ("origin",))
-    specs = keyed("recipe.tasks", whole["tasks"], (), TASKS)
-    size = whole["group_size"]
+    table = check_keys("the recipe", recipe, keys)
+    check_keys("recipe.backbone", table["backbone"], ("weights", "num_heads"), ("origin",))
+    specs = check_keys("recipe.tasks", table["tasks"], (), TASKS)
+    size = table["group_size"]
     if type(size) is not int or size < 1:
         raise FormatError(f"recipe: group_size must be a whole number of at least 1, got {size!r}")
     if not isinstance(tasks, Mapping):
@@ -160,8 +166,8 @@ def read_tasks(recipe: object, tasks: object) -> dict[str, TaskEntry]:
 
 def _task(name: str, spec: object, entry: Any, size: int) -> TaskEntry:
     where = f"recipe.tasks.{name}"
-    task = keyed(where, spec, ("source", "blocks", "head", "codecs"))
-    keyed(f"{where}.source", task["source"], ("kind", "seed"), ("options",))
+    task = check_keys(where, spec, ("source", "blocks", "head", "codecs"))
+    check_keys(f"{where}.source", task["source"], ("kind", "seed"), ("options",))
     entry = entry if isinstance(entry, Mapping) else {}
     shape, sources, blocks = entry.get("shape"), entry.get("sources"), task["blocks"]
     if not isinstance(sources, list):
@@ -174,7 +180,7 @@ def _task(name: str, spec: object, entry: Any, size: int) -> TaskEntry:
         or any(b <= a for a, b in pairwise(blocks))
     ):
         raise FormatError(f"{where}.blocks must be {count} rising number(s), got {blocks!r}")
-    codecs = keyed(f"{where}.codecs", task["codecs"], (), CODECS)
+    codecs = check_keys(f"{where}.codecs", task["codecs"], (), CODECS)
     views = VIEWS[name]
     return TaskEntry(
         facts=TASKS[name],
@@ -193,7 +199,7 @@ def _codec(where: str, name: str, data: object) -> CodecEntry:
     facts = CODECS[name]
     where = f"{where}.codecs.{name}"
     required = ("parameter_name", "levels", "quantizer")
-    spec = keyed(where, data, required, ("models", "options"))
+    spec = check_keys(where, data, required, ("models", "options"))
     if spec["parameter_name"] != facts.parameter.name:
         found = spec["parameter_name"]
         raise FormatError(f"{where}: parameter_name must be {facts.parameter.name}, got {found!r}")

@@ -1,11 +1,11 @@
 """Invariants of a dataset folder: one function for each statement of docs/format.md.
 
-Writers and readers use the same functions, so that a rule is changed in one place.
+Writers and readers use the same functions, so that each rule is defined once.
 
-Ids are checked whenever a manifest is written or read. Of the rules for label rows, :data:`PLACES`
-(which reading relies on) are checked whenever a table is opened; :data:`VALUES`, most of which
-follow from other columns, when a table is written and by `cfqa verify`, which also checks
-:data:`RANGES` and rules that need other files.
+Ids are checked whenever a manifest is written or read. Of the rules for label rows,
+:data:`POSITION_RULES`, which reading relies on, are checked whenever a table is opened.
+:data:`VALUE_RULES`, most of which follow from other columns, are checked when a table is written
+and by `cfqa verify`, which also checks :data:`RANGE_RULES` and rules that need other files.
 """
 
 from __future__ import annotations
@@ -25,52 +25,52 @@ from cfqa_data.format.limits import LONGEST_ID
 __all__ = [
     "ANSWERS",
     "FOLDS",
-    "PLACES",
-    "RANGES",
-    "VALUES",
+    "POSITION_RULES",
+    "RANGE_RULES",
+    "VALUE_RULES",
     "LabelRows",
     "bits_of",
-    "broken",
     "check_bitstream",
     "check_source_ids",
     "check_task_names",
     "check_truth",
+    "first_unordered",
     "fold_of",
     "folds_of",
     "measured_bits",
-    "out_of_order",
     "picture_type",
     "preview_columns",
     "rate_of",
     "shard_of",
+    "violations",
 ]
 
 FOLDS = 5
-"""Folds that the sources of a task are dealt into; all rows of a source share its fold."""
+"""Number of folds per task; all rows of a source share its fold."""
 
 RESERVED = ("default", "originals")
-"""The table of all tasks and that of originals, in `load_dataset` and among the labels."""
+"""Names of the tables of all tasks and of originals, in `load_dataset` and among the labels."""
 
 ANSWERS = "answers"
-"""The column of the table of pictures that is text."""
+"""The text column of the table of previews."""
 
-NEAR = 1e-9
-"""How far beyond its range rounding may put a mean of cosines or an alignment."""
+TOLERANCE = 1e-9
+"""Tolerance of ranges for rounding errors in means of cosines and alignments."""
 
 
 # Sources.
 
 
 def check_source_ids(tasks: Mapping[str, Sequence[object]]) -> None:
-    """Check that ids are texts, and unique over the sources of all tasks.
+    """Check that ids are valid and unique over the sources of all tasks.
 
     Args:
-        tasks: task -> the ids of its sources.
+        tasks: Task -> the ids of its sources.
 
     Raises:
-        FormatError: one is not; the error names it and its tasks.
+        FormatError: If an id is invalid or duplicate; the message names it and its tasks.
     """
-    found: dict[str, str] = {}
+    tasks_of: dict[str, str] = {}
     for task, sources in tasks.items():
         for source in sources:
             if not isinstance(source, str) or not 0 < len(source) <= LONGEST_ID:
@@ -81,24 +81,24 @@ def check_source_ids(tasks: Mapping[str, Sequence[object]]) -> None:
                 raise FormatError(
                     f"{task}: {source!r} is not a valid id: it has unprintable characters"
                 )
-            if source in found:
-                both = f"a source of {found[source]} and of one of {task}"
-                where = both if found[source] != task else f"two sources of {task}"
+            if source in tasks_of:
+                both = f"a source of {tasks_of[source]} and of one of {task}"
+                where = both if tasks_of[source] != task else f"two sources of {task}"
                 raise FormatError(
                     f"{source!r} is the id of {where}: ids are unique over all tasks; rename one "
                     "of the two and build the dataset again"
                 )
-            found[source] = task
+            tasks_of[source] = task
 
 
 def check_task_names(codecs: Mapping[str, Iterable[str]]) -> None:
-    """Check that the names of tasks and codecs give each file of a folder its own path.
+    """Check that the names of tasks and codecs give each file of a folder a path of its own.
 
     Args:
-        codecs: task -> the names of its codecs.
+        codecs: Task -> the names of its codecs.
 
     Raises:
-        FormatError: two files have the same path, or a task has a reserved name.
+        FormatError: If two files have the same path, or a task has a reserved name.
     """
     stems: dict[str, str] = {}
     for task, names in codecs.items():
@@ -113,35 +113,35 @@ def check_task_names(codecs: Mapping[str, Iterable[str]]) -> None:
 
 
 def fold_of(position: Any) -> Any:
-    """Return the fold of the group at a position in its task, or of each of several.
+    """Return the fold of the group at a position in its task, or of several positions.
 
-    Where sources have no groups, each is its own.
+    Without groups, each source is a group of its own.
     """
     return position % FOLDS
 
 
 def folds_of(entry: TaskEntry) -> np.ndarray:
-    """Return the fold of each source of a task: that of its group, by the group's first source."""
+    """Return the fold of each source; groups are numbered in the order of their first sources."""
     groups = {group: position for position, group in enumerate(dict.fromkeys(entry.group_of))}
     return np.array([fold_of(groups[group]) for group in entry.group_of], np.int64)
 
 
 def shard_of(position: Any, group_size: int) -> Any:
-    """Return which shard of originals and bitstreams holds a source, or each of several."""
+    """Return the shard of originals and bitstreams with a source, or of several sources."""
     return position // group_size
 
 
 def check_truth(task: TaskFacts, dtype: str, axes: int, what: str) -> None:
-    """Check the dtype and rank of a truth.
+    """Check the dtype and the number of axes of a ground truth.
 
     Args:
-        task: the task.
-        dtype: NumPy's name of the truth's type.
-        axes: number of its axes.
-        what: names it in the error.
+        task: The task.
+        dtype: NumPy's name of the truth's dtype.
+        axes: Number of its axes.
+        what: Name of the truth in messages.
 
     Raises:
-        FormatError: it is not.
+        FormatError: If they are not those of the task, or the task has no ground truth.
     """
     if task.truth is None:
         raise FormatError(f"{what}: features of {task.name} are scored without ground truth")
@@ -156,15 +156,15 @@ def check_truth(task: TaskFacts, dtype: str, axes: int, what: str) -> None:
 
 
 def picture_type() -> pa.DataType:
-    """Return the type of a picture as `datasets` has it: the bytes of a file, here without path."""
+    """Return the type of a picture column in `datasets`: the bytes of a file, with a null path."""
     return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def preview_columns(tasks: Mapping[str, TaskEntry]) -> dict[str, pa.DataType]:
-    """Return the columns that the table of pictures may have beside those of originals.
+    """Return the columns that the table of previews may have in addition to those of originals.
 
     Args:
-        tasks: what the manifest says of them.
+        tasks: Tasks of the manifest.
     """
     codecs = [codec for entry in tasks.values() for codec in entry.codecs.values()]
     outputs = [f"output_{c.name}_{level}" for c in codecs for level in range(len(c.levels))]
@@ -176,12 +176,12 @@ def preview_columns(tasks: Mapping[str, TaskEntry]) -> dict[str, pa.DataType]:
 
 
 def bits_of(size: Any) -> Any:
-    """Return the bits of a bitstream of so many bytes, or of each of several."""
+    """Return the number of bits of ``size`` bytes."""
     return 8 * size
 
 
 def rate_of(bits: Any, points: Any) -> Any:
-    """Return the bits per point of a feature of so many points."""
+    """Return the bits per point of a feature."""
     return bits / points
 
 
@@ -189,7 +189,7 @@ def check_bitstream(dtype: str, axes: int, what: str) -> None:
     """Check that a bitstream is stored as a one-dimensional array of bytes.
 
     Raises:
-        FormatError: it is not.
+        FormatError: If it is not.
     """
     if (dtype, axes) != ("uint8", 1):
         raise FormatError(f"{what} is {dtype} of {axes} axes, not a one-dimensional array of bytes")
@@ -203,11 +203,11 @@ class LabelRows:
     """The label rows of one task, with the source, codec and level of each row.
 
     Attributes:
-        table: the rows.
-        entry: what the manifest says of the task.
-        source: position of each row's source, int64 (rows,).
-        codec: position of its codec in the entry.
-        level: its level.
+        table: The rows.
+        entry: The task's entry in the manifest.
+        source: Position of each row's source, int64 (rows,).
+        codec: Position of each row's codec in the entry.
+        level: Level of each row.
     """
 
     table: pa.Table
@@ -221,11 +221,11 @@ class LabelRows:
         return values
 
     def nulls(self, column: str) -> np.ndarray:
-        """Return which rows of a column are null."""
+        """Return a mask of the null rows of a column."""
         return self.table[column].is_null().to_numpy()
 
     def of_codec(self, value: Callable[[CodecEntry], object]) -> np.ndarray:
-        """Return for each row an attribute of its codec."""
+        """Return a property of each row's codec."""
         return np.array([value(codec) for codec in self.entry.codecs.values()], object)[self.codec]
 
 
@@ -234,9 +234,9 @@ class Rule:
     """A rule for the values of a column.
 
     Attributes:
-        column: its name.
-        what: description of valid values, to continue "is 3, not".
-        holds: returns for each row whether the rule holds.
+        column: Name of the column.
+        what: Description of valid values, to continue "is 3, not".
+        holds: Function that returns for each row whether the rule holds.
     """
 
     column: str
@@ -244,8 +244,8 @@ class Rule:
     holds: Callable[[LabelRows], np.ndarray]
 
 
-def out_of_order(rows: LabelRows) -> int | None:
-    """Return the first row that is out of order by source, codec and level."""
+def first_unordered(rows: LabelRows) -> int | None:
+    """Return the first row that is out of order by source, codec and level, or None."""
     keys = (rows.level, rows.codec, rows.source)
     cell = np.ravel_multi_index(keys[::-1], [int(key.max(initial=0)) + 1 for key in keys[::-1]])
     wrong = np.flatnonzero(np.diff(cell) <= 0)
@@ -306,13 +306,13 @@ def _distortion(rows: LabelRows) -> np.ndarray:
 
 
 def _finite(column: str) -> Callable[[LabelRows], np.ndarray]:
-    """A number; where a format takes nulls, which say that nothing is defined, one may be one."""
+    """Return a check for finite numbers or, where the format allows them, nulls."""
     return lambda rows: np.isfinite(rows[column]) | rows.nulls(column)
 
 
 def _loss(column: str) -> Callable[[LabelRows], np.ndarray]:
     def holds(rows: LabelRows) -> np.ndarray:
-        """A number in every row, or in none: published logs have no losses."""
+        # Published logs have no losses, so all rows may lack them.
         unscored = np.isnan(rows["loss"]).all() and np.isnan(rows["reference_loss"]).all()
         has_loss = np.isfinite(rows[column]) & (rows.entry.facts.loss is not None)
         return has_loss | bool(unscored)
@@ -320,16 +320,16 @@ def _loss(column: str) -> Callable[[LabelRows], np.ndarray]:
     return holds
 
 
-def _within(column: str, least: float, most: float) -> Callable[[LabelRows], np.ndarray]:
+def _in_range(column: str, least: float, most: float) -> Callable[[LabelRows], np.ndarray]:
     def holds(rows: LabelRows) -> np.ndarray:
-        inside = (rows[column] >= least - NEAR) & (rows[column] <= most + NEAR)
+        inside = (rows[column] >= least - TOLERANCE) & (rows[column] <= most + TOLERANCE)
         return inside | rows.nulls(column)
 
     return holds
 
 
 def measured_bits(sizes: np.ndarray) -> Rule:
-    """Return the rule of `bits` by the bytes of each row's bitstream, NaN where there is none."""
+    """Return the rule for `bits`, given the bytes of each row's bitstream, NaN without one."""
 
     def holds(rows: LabelRows) -> np.ndarray:
         bits = rows["bits"]
@@ -341,14 +341,14 @@ def measured_bits(sizes: np.ndarray) -> Rule:
 
 NUMBER = "a finite number"
 
-PLACES: tuple[Rule, ...] = (
+POSITION_RULES: tuple[Rule, ...] = (
     Rule("fold", f"its source's position modulo {FOLDS}", _fold),
     Rule("index", "its source's position", _index),
     Rule("array", "the array of its codec", _array),
 )
-"""Where a row belongs."""
+"""Rules for columns that locate a row in the dataset."""
 
-VALUES: tuple[Rule, ...] = (
+VALUE_RULES: tuple[Rule, ...] = (
     Rule("parameter_name", "the recipe's", _parameter_name),
     Rule("parameter", "the recipe's", _parameter),
     Rule("tokens", "that of its task", _tokens),
@@ -362,18 +362,18 @@ VALUES: tuple[Rule, ...] = (
     Rule("loss", NUMBER, _loss("loss")),
     Rule("reference_loss", NUMBER, _loss("reference_loss")),
 )
-"""What a row says; columns that only format 2 has are asked for in that."""
+"""Rules for the other columns; those of format 2 are checked only if they exist."""
 
-RANGES: tuple[Rule, ...] = (
-    Rule("mse", "a number from 0", _within("mse", 0, np.inf)),
-    Rule("cosine", "a number from -1 to 1", _within("cosine", -1, 1)),
-    Rule("cka", "a number from 0 to 1", _within("cka", 0, 1)),
+RANGE_RULES: tuple[Rule, ...] = (
+    Rule("mse", "a number from 0", _in_range("mse", 0, np.inf)),
+    Rule("cosine", "a number from -1 to 1", _in_range("cosine", -1, 1)),
+    Rule("cka", "a number from 0 to 1", _in_range("cka", 0, 1)),
 )
-"""Within what the metrics' definitions have their values."""
+"""Rules for the ranges of the metrics."""
 
 
-def broken(rows: LabelRows, rules: Iterable[Rule]) -> Iterator[str]:
-    """Yield a line for each rule that does not hold in every row: the first row and how many."""
+def violations(rows: LabelRows, rules: Iterable[Rule]) -> Iterator[str]:
+    """Yield a line for each violated rule: its first row and the number of further rows."""
     for rule in (rule for rule in rules if rule.column in rows.table.column_names):
         if (wrong := ~rule.holds(rows)).any():
             row = int(wrong.argmax())

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-__all__ = ["ALL", "NAMES", "OWN", "Layout", "left_by_tools", "of_tools"]
+__all__ = ["ALL", "NAMES", "TOP_NAMES", "Layout", "is_tool_file", "is_tool_path"]
 
-TOOLS = {
+TOOL_NAMES = {
     # macOS
     *(".ds_store", ".localized", "icon\r", "__macosx", ".appledouble", ".spotlight-v100"),
     *(".trashes", ".fseventsd", ".temporaryitems", ".documentrevisions-v100", ".apdisk"),
@@ -20,38 +20,24 @@ TOOLS = {
     # editors, notebooks, Python, Git and DVC
     *(".ipynb_checkpoints", "__pycache__", ".idea", ".vscode", ".gitignore"),
 }
-"""Files and folders that desktops, storage and editors put into any folder, in lower case."""
+"""Names, in lower case, of files and folders that systems and editors create in any folder."""
 
-PATTERNS = (
-    "._*",
-    "*~",
-    ".~*",
-    ".*.swp",
-    ".nfs*",
-    ".fuse_hidden*",
-    ".trash-*",
-    ".syncthing.*",
-    "*.dvc",
+TOOL_PATTERNS = (
+    *("._*", "*~", ".~*", ".*.swp", ".nfs*", ".fuse_hidden*"),
+    *(".trash-*", ".syncthing.*", "*.dvc"),
 )
-"""The same, where only a part of the name is known."""
+"""Patterns of further names of such files."""
 
-TOP = {
-    ".build",
-    ".repair",
-    ".cache",
-    ".git",
-    ".gitattributes",
-    ".datalad",
-    ".dvc",
-    ".dvcignore",
-    "croissant.json",
+TOP_TOOL_NAMES = {
+    *(".build", ".repair", ".cache", "croissant.json"),
+    *(".git", ".gitattributes", ".datalad", ".dvc", ".dvcignore"),
 }
-"""What stands at the top of a folder and belongs to what made, fetched or keeps it."""
+"""Names at the top of a folder that belong to this package, the Hub, or version control."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths in the dataset folder ``root``; nothing here touches the disk."""
+    """Paths in the dataset folder ``root``; no method accesses the disk."""
 
     root: Path
 
@@ -60,7 +46,7 @@ class Layout:
 
     @property
     def card(self) -> Path:
-        """The dataset card, whose YAML head `load_dataset` reads."""
+        """The dataset card, whose YAML header `load_dataset` reads."""
         return self.root / "README.md"
 
     @property
@@ -70,93 +56,93 @@ class Layout:
 
     @property
     def work(self) -> Path:
-        """State of a build that is not finished; gone at its end."""
+        """State of an unfinished build; removed at its end."""
         return self.root / ".build"
 
     @property
     def originals_table(self) -> Path:
-        """One row per original, all tasks."""
+        """Table with one row per original of all tasks."""
         return self.root / "labels" / "originals.parquet"
 
     @property
     def previews(self) -> Path:
-        """The table of originals with pictures; only where there are any to give."""
+        """Table of originals with pictures; missing if there are no pictures."""
         return self.root / "previews" / "originals.parquet"
 
     @property
     def hero(self) -> Path:
-        """The card's picture: a few rows of that table."""
+        """Picture of the card: a few rows of the table of previews."""
         return self.root / "previews" / "hero.webp"
 
     def labels(self, task: str) -> Path:
-        """One row per compressed feature."""
+        """Return the path of a table with one row per compressed feature."""
         return self.root / "labels" / f"{task}.parquet"
 
     def originals(self, task: str, shard: int, shards: int) -> Path:
-        """Original features, float32 (N, C, T, D) under their source id."""
+        """Return the path of original features, float32 (N, C, T, D) by source id."""
         return self.root / "originals" / f"{task}-{_shard(shard, shards)}.safetensors"
 
     def compressed(self, task: str, codec: str) -> Path:
-        """Codes of every compressed feature of a codec, as one Zarr array."""
+        """Return the path of a Zarr array with the codes of all compressed features of a codec."""
         return self.root / "compressed" / task / f"{codec}.zarr"
 
     def bitstreams(self, task: str, codec: str, shard: int, shards: int) -> Path:
-        """Bitstreams, uint8 (bytes,) under "source_id/level": what the rate counts."""
+        """Return the path of bitstreams, uint8 (bytes,) by "source_id/level", without padding."""
         return self.root / "bitstreams" / f"{task}-{codec}-{_shard(shard, shards)}.safetensors"
 
     def truth(self, task: str) -> Path:
-        """Ground truth, under the source id."""
+        """Return the path of ground truth, by source id."""
         return self.root / "truth" / f"{task}.safetensors"
 
     def gallery(self, name: str) -> Path:
-        """The gallery that all sources of a task are scored against; its entry names it."""
+        """Return the path of a gallery, whose name is in its task's entry."""
         return self.root / "truth" / name
 
     def tables(self, name: str) -> Path:
-        """Tables that a codec's decoder needs; named by the codec's entry."""
+        """Return the path of a file of decoder tables, whose name is in its codec's entry."""
         return self.root / "tables" / name
 
     def shards(self, count: int, path: Callable[..., Path], *of: str) -> list[str]:
         """Return the relative names of all shards of a task's originals or bitstreams.
 
         Args:
-            count: of shards.
+            count: Number of shards.
             path: :meth:`originals` or :meth:`bitstreams`.
-            of: the task, and the codec.
+            of: The task, and for bitstreams the codec.
         """
         return [self.relative(path(*of, number, count)) for number in range(count)]
 
     def relative(self, path: Path) -> str:
-        """Return a path in the folder as tables and the manifest name it: relative, with ``/``."""
+        """Return a path relative to the folder, with ``/``, as in tables and the manifest."""
         return path.relative_to(self.root).as_posix()
 
 
 NAMES = Layout(Path())
-"""Names in a folder, relative to it."""
+"""Paths relative to a dataset folder."""
 
 ALL = "all"
-"""What `load_dataset` calls the labels of all tasks, where there are several."""
+"""Name of the labels of all tasks in `load_dataset`, if there are several tasks."""
 
-OWN = {
+TOP_NAMES = {
     *("README.md", "manifest.json"),
     *("labels", "originals", "previews", "compressed", "bitstreams", "truth", "tables"),
 }
-"""What stands at the top of a folder and is the dataset."""
+"""Names at the top of a folder that are part of the dataset."""
 
 
-def left_by_tools(name: str) -> bool:
-    """Whether a file or folder of that name, in whatever folder, is what tools leave behind.
+def is_tool_file(name: str) -> bool:
+    """Return whether a file or folder name, in any folder, is one that systems and editors create.
 
-    No reader takes it for data: neither images nor releases, lists, logs or datasets.
+    All readers of folders (images, releases, lists, logs, datasets) ignore these.
     """
     name = name.lower()
-    return name in TOOLS or any(fnmatchcase(name, pattern) for pattern in PATTERNS)
+    return name in TOOL_NAMES or any(fnmatchcase(name, pattern) for pattern in TOOL_PATTERNS)
 
 
-def of_tools(name: str) -> bool:
-    """Whether a path relative to the folder is what tools put there, and no part of a dataset."""
+def is_tool_path(name: str) -> bool:
+    """Return whether a path relative to a dataset folder is not part of the dataset."""
     parts = PurePosixPath(name).parts
-    return parts[0] in TOP or any(map(left_by_tools, parts))
+    return parts[0] in TOP_TOOL_NAMES or any(map(is_tool_file, parts))
 
 
 def _shard(shard: int, shards: int) -> str:

@@ -1,7 +1,7 @@
-"""Limits for files from untrusted origins, and reading JSON and TOML within them.
+"""Size limits for untrusted files, and functions that read JSON and TOML within them.
 
-They are far beyond any dataset that there is: the paper's largest feature has 2^25 elements, its
-largest table 10^5 rows. What claims more is refused before anything is allocated for it.
+The limits are far above any existing dataset: the paper's largest feature has 2^25 elements, its
+largest table 10^5 rows. A larger file is refused before memory is allocated for it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ __all__ = [
     "LARGEST_WHOLE",
     "LONGEST_CELL",
     "LONGEST_ID",
-    "MOST_ROWS",
-    "MOST_VALUES",
-    "open_plain",
+    "MAX_ROWS",
+    "MAX_VALUES",
+    "open_regular",
     "parse_json",
     "parse_toml",
     "pointer",
@@ -36,13 +36,13 @@ __all__ = [
 ]
 
 LARGEST_FEATURE = 1 << 28
-"""Elements N C T D of a feature: a gigabyte as float32."""
+"""Elements N*C*T*D of a feature: a gigabyte as float32."""
 
 LARGEST_WHOLE = 256 << 20
-"""Bytes of the largest file that is read whole into memory: a table."""
+"""Bytes of a file, such as a table, that is read into memory as a whole."""
 
 LARGEST_JSON = 64 << 20
-"""Bytes of a manifest, of Zarr metadata, of a record of a build."""
+"""Bytes of a manifest, of Zarr metadata, or of a build record."""
 
 LARGEST_HEADER = 16 << 20
 """Bytes of the header of a safetensors file; the paper's largest is below 100 kB."""
@@ -51,46 +51,44 @@ LARGEST_TEXT = 16 << 20
 """Bytes of a recipe or a score log."""
 
 LONGEST_ID = 1024
-"""Characters of a source's id."""
+"""Characters of a source id."""
 
-MOST_ROWS = 1 << 24
-"""Rows of a table of which nothing says how many it should have."""
+MAX_ROWS = 1 << 24
+"""Rows of a table whose expected number of rows is unknown."""
 
-MOST_VALUES = 1 << 25
-"""Values of all quantisers of a manifest: 128 MiB of tables, if every one is used."""
+MAX_VALUES = 1 << 25
+"""Values of all quantisers of a manifest: 128 MiB of tables if all are used."""
 
 LARGEST_PAGES = 1 << 30
-"""Bytes of all pages of a Parquet file when they are unpacked."""
+"""Bytes of all uncompressed pages of a Parquet file."""
 
 LARGEST_PICTURE = 1 << 18
-"""Bytes of a picture in a table; as plain numbers, the largest has fewer."""
+"""Bytes of a picture in a table; the largest has fewer even as uncompressed pixels."""
 
 LONGEST_CELL = 1 << 12
-"""Bytes of a text in a table."""
+"""Bytes of a string in a table."""
 
 LFS = "a Git LFS pointer; 'git lfs pull' gets the file itself"
 ANNEX = "a git-annex pointer; 'git annex get' gets the file itself"
 
-STARTS = ((b"version https://git-lfs", LFS), (b"/annex/objects/", ANNEX))
-"""How a pointer begins."""
-
+POINTER_PREFIXES = ((b"version https://git-lfs", LFS), (b"/annex/objects/", ANNEX))
 LARGEST_POINTER = 1024
-"""Bytes of a pointer: of Git LFS at most; those of git-annex are a path."""
+"""Bytes of a pointer file, the maximum of Git LFS."""
 
 
 def pointer(data: bytes) -> str:
-    """If a file's content is a pointer, return its kind and how to fetch the file; else ""."""
-    return next((text for start, text in STARTS if data.startswith(start)), "")
+    """Return a description of a pointer file and how to fetch its file, or "" for other content."""
+    return next((text for start, text in POINTER_PREFIXES if data.startswith(start)), "")
 
 
 def pointer_at(path: str | os.PathLike[str]) -> str:
-    """Return what :func:`pointer` does of a file, of which only a small one is read.
+    """Return :func:`pointer` of the file at a path; large files are not read.
 
-    A link into git-annex's store whose content is not there is a pointer, too.
+    A symbolic link into git-annex's store whose target is missing is a pointer, too.
     """
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_POINTER:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_POINTER:
             return ""
         with open(path, "rb") as file:
             return pointer(file.read(LARGEST_POINTER))
@@ -103,63 +101,66 @@ def pointer_at(path: str | os.PathLike[str]) -> str:
         return ""
 
 
-def open_plain(path: Path) -> BufferedReader:
-    """Open a regular file for reading; others, such as pipes that block, are refused.
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file for reading; others, such as pipes that would block, are refused.
 
     Raises:
-        OSError: it is not there, cannot be read, or is no plain file.
+        OSError: If the file does not exist, cannot be read, or is not a regular file.
     """
-    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - for the caller to close
+    file = open(path, "rb", opener=_open_nonblocking)  # noqa: SIM115 - for the caller to close
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(f"{path}: is not a regular file")
     return file
 
 
-def _without_waiting(path: str, flags: int) -> int:
+def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def read_limited(path: Path, most: int) -> bytes:
-    """Return a file's whole content, if it is a plain file of at most ``most`` bytes.
+def read_limited(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a regular file of at most ``max_bytes`` bytes.
 
     Raises:
-        OSError: it is not there, cannot be read, or is no plain file.
-        ValueError: it is larger, or Git keeps it elsewhere.
+        OSError: If the file does not exist, cannot be read, or is not a regular file.
+        ValueError: If it is larger, or a pointer of Git LFS or git-annex.
     """
-    with open_plain(path) as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        data = file.read(most + 1) if size <= most else b""  # 0 of what the kernel makes up
-    if size > most or len(data) > most:
-        raise ValueError(f"more than the {most:,} bytes allowed for such a file")
+        # Files of the kernel (/proc) have size 0, so the length is checked again.
+        data = file.read(max_bytes + 1) if size <= max_bytes else b""
+    if size > max_bytes or len(data) > max_bytes:
+        raise ValueError(f"more than the {max_bytes:,} bytes allowed for such a file")
     if kind := pointer(data):
         raise ValueError(kind)
     return data
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse a JSON text, without NaN, infinity and numbers of more than 64 bits.
+    """Parse JSON that contains no NaN, no infinity, and no integers of more than 64 bits.
 
     Raises:
-        ValueError: it is too large, is not such a text, or is nested too deeply.
+        ValueError: If it is too large, invalid, or nested too deeply.
     """
     if len(data) > LARGEST_JSON:
         raise ValueError(f"more than the {LARGEST_JSON:,} bytes allowed for such a file")
     try:
         text = data.decode("utf-8")
-        return json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
+        return json.loads(
+            text, parse_constant=_parse_float, parse_float=_parse_float, parse_int=_parse_int
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 def parse_toml(data: bytes) -> dict[str, Any]:
-    """Parse a TOML text: tables, lists, texts and numbers as of :func:`parse_json`.
+    """Parse TOML that contains only tables, lists, strings and numbers as in :func:`parse_json`.
 
     Raises:
-        ValueError: it is not such a text, or is nested too deeply.
+        ValueError: If it is invalid, or nested too deeply.
     """
     try:
-        table = tomllib.loads(data.decode("utf-8-sig"))  # as some editors save it
+        table = tomllib.loads(data.decode("utf-8-sig"))  # some editors write a byte order mark
     except RecursionError:
         raise ValueError("nested too deeply") from None
     entries: list[Any] = [table]
@@ -176,13 +177,13 @@ def parse_toml(data: bytes) -> dict[str, Any]:
     return table
 
 
-def _whole(literal: str) -> int:
+def _parse_int(literal: str) -> int:
     if len(literal) > 20 or not -(1 << 63) <= (number := int(literal)) < 1 << 64:
         raise ValueError(f"{literal[:40]} is a number of more than 64 bits")
     return number
 
 
-def _finite(literal: str) -> float:
+def _parse_float(literal: str) -> float:
     number = float(literal)
     if not math.isfinite(number):
         raise ValueError(f"{literal[:40]} is not a finite number")

@@ -1,7 +1,7 @@
 """The manifest: how a dataset was made, and the hash of every file in its folder.
 
-It holds nothing that changes from one run to the next, so equal folders have equal manifests.
-A manifest that is read may come from anywhere: every part is checked before it is used.
+It contains nothing that differs between runs, so equal folders have equal manifests. A manifest may
+come from an untrusted source: every part is checked before it is used.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 from cfqa_data.console.summary import Described, Summary
 from cfqa_data.errors import FormatError, FormatVersionError, prefixed
 from cfqa_data.format import format_1
-from cfqa_data.format.facts import MOST_TASKS, TaskEntry
+from cfqa_data.format.facts import MAX_TASKS, TaskEntry
 from cfqa_data.format.fields import Checked
 from cfqa_data.format.invariants import check_source_ids, check_task_names
-from cfqa_data.format.layout import Layout, of_tools
-from cfqa_data.format.limits import LARGEST_JSON, MOST_VALUES, parse_json, pointer, read_limited
+from cfqa_data.format.layout import Layout, is_tool_path
+from cfqa_data.format.limits import LARGEST_JSON, MAX_VALUES, parse_json, pointer, read_limited
 from cfqa_data.format.storage import sync_folders, write_text
 
 __all__ = [
@@ -53,16 +53,16 @@ class Manifest(Described, Checked):
     """The manifest of a dataset folder.
 
     Attributes:
-        name: name of the dataset, its recipe's.
+        name: Name of the dataset and its recipe.
         tier: "light" (bitstreams) or "full" (and the codes of every compressed feature).
-        recipe: the whole recipe as plain data, for building again; readers go by `tasks`.
-        tasks: what there is per task, in the order that tables show them.
-        versions: program or library -> version, of everything that had a part in it.
+        recipe: The complete recipe as plain data, for building again; readers use `tasks`.
+        tasks: The tasks by name, in the order of tables.
+        versions: Version of each program and library that was involved.
         weights: URI in the recipe -> SHA-256 of the file, as hex.
-        health: the rows of :func:`cfqa_data.integrity.health.health`.
-        files: path relative to the folder -> {"size": bytes, "sha256": hex}.
-        packages: package beside this one that had a part in it -> {"version", "sha256"}.
-        format: 1 or 2, as it was read; where it is left out, 1 if that format can say the same.
+        health: The rows of :func:`cfqa_data.integrity.health.health`.
+        files: Path relative to the folder -> {"size": bytes, "sha256": hex}.
+        packages: Other package that was involved -> {"version", "sha256"}.
+        format: 1 or 2; by default 1 if that format can represent the manifest, else 2.
     """
 
     name: str
@@ -79,36 +79,36 @@ class Manifest(Described, Checked):
     def _summary(self, rows: bool) -> Summary:
         facts = {"format": self.format, "tier": self.tier, "files": len(self.files)}
         codecs = dict.fromkeys(name for entry in self.tasks.values() for name in entry.codecs)
-        known = {"tasks": ", ".join(self.tasks), "codecs": ", ".join(codecs)}
+        facts |= {"tasks": ", ".join(self.tasks), "codecs": ", ".join(codecs)}
         made = {f"made with {name}": version for name, version in self.versions.items()}
-        return Summary(f"Manifest of {self.name!r}", facts | known | (made if rows else {}))
+        return Summary(f"Manifest of {self.name!r}", facts | (made if rows else {}))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("versions", "weights", "packages", "files"):
             object.__setattr__(self, name, dict(sorted(getattr(self, name).items())))
-        few = 1 <= len(self.tasks) <= MOST_TASKS
-        self.require(few, f".tasks is not a table of 1 to {MOST_TASKS}")
+        valid = 1 <= len(self.tasks) <= MAX_TASKS
+        self.require(valid, f".tasks is not a table of 1 to {MAX_TASKS}")
         check_task_names({name: entry.codecs for name, entry in self.tasks.items()})
         self.require(self.tier in TIERS, f".tier is not one of {', '.join(TIERS)}")
-        ladders = (codec for entry in self.tasks.values() for codec in entry.codecs.values())
-        values = sum(codec.quantizer.size for codec in ladders if codec.quantizer)
-        need = f": its quantisers have {values:,} values; {MOST_VALUES:,} are read"
-        self.require(values <= MOST_VALUES, need)
+        codecs = (codec for entry in self.tasks.values() for codec in entry.codecs.values())
+        values = sum(codec.quantizer.size for codec in codecs if codec.quantizer)
+        message = f": its quantisers have {values:,} values; {MAX_VALUES:,} are read"
+        self.require(values <= MAX_VALUES, message)
         for name, entry in self.packages.items():
-            known = isinstance(entry.get("version"), str) and isinstance(entry.get("sha256"), str)
-            self.require(known, f".packages: {name!r} lacks its version or SHA-256")
+            valid = isinstance(entry.get("version"), str) and isinstance(entry.get("sha256"), str)
+            self.require(valid, f".packages: {name!r} lacks its version or SHA-256")
         if not self.format:
-            plain = not self.packages and format_1.fits(self.recipe, self.tasks)
-            object.__setattr__(self, "format", 1 if plain else 2)
+            is_format_1 = not self.packages and format_1.can_represent(self.recipe, self.tasks)
+            object.__setattr__(self, "format", 1 if is_format_1 else 2)
 
     @property
     def summary(self) -> str:
-        """What the dataset is, in a line of its recipe; empty if that has none."""
+        """The summary in the recipe, one line; empty if it has none."""
         return str(self.recipe.get("summary", ""))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the manifest as JSON-safe data."""
+        """Return the manifest as JSON-serialisable data."""
         table = {"format": self.format, **super().to_dict()}
         if self.format == 1:
             del table["packages"]
@@ -121,8 +121,8 @@ class Manifest(Described, Checked):
         """Return the manifest that :meth:`to_dict` describes.
 
         Raises:
-            FormatVersionError: it is of another version of the format.
-            FormatError: a part is not what it must be.
+            FormatVersionError: If it has an unsupported version of the format.
+            FormatError: If a part is invalid.
         """
         if not isinstance(data, dict):
             raise FormatError("is not a table")
@@ -137,20 +137,21 @@ class Manifest(Described, Checked):
         table["packages"] = data.get("packages", {})
         if version == 1:
             table["tasks"] = format_1.read_tasks(data.get("recipe"), data.get("tasks"))
-        made = super().from_dict(table)
-        check_source_ids({name: entry.sources for name, entry in made.tasks.items()})
-        _check_files(made.files)
-        return made
+        manifest = super().from_dict(table)
+        check_source_ids({name: entry.sources for name, entry in manifest.tasks.items()})
+        _check_files(manifest.files)
+        return manifest
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Path:
     """Hash every file in the folder and write the manifest there; return its path.
 
-    ``manifest.files`` is ignored and taken from the folder. Before the files are named, all folders
-    are synced, including those of other processes, so that a power cut loses no file that it names.
+    ``manifest.files`` is replaced by the files of the folder. All folders are synced before,
+    including those that other processes wrote, so that a power cut loses no file that the manifest
+    lists.
 
     Raises:
-        FormatError: two sources have the same id.
+        FormatError: If two sources have the same id.
     """
     check_source_ids({name: entry.sources for name, entry in manifest.tasks.items()})
     layout = Layout(root)
@@ -160,8 +161,8 @@ def write_manifest(root: Path, manifest: Manifest) -> Path:
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """Return a manifest as it stands in the folder; equal manifests are equal texts."""
-    ordered = manifest.format > 1  # tasks and codecs stand in the order of tables
+    """Return the content of a manifest's file; equal manifests have equal texts."""
+    ordered = manifest.format > 1  # in format 2, tasks and codecs are in the order of tables
     return json.dumps(manifest.to_dict(), indent=1, sort_keys=not ordered, allow_nan=False) + "\n"
 
 
@@ -169,7 +170,7 @@ def read_manifest(root: Path) -> Manifest:
     """Return the manifest of a dataset folder.
 
     Raises:
-        FormatError: this is not a dataset folder, or its manifest is not valid.
+        FormatError: If this is not a dataset folder, or its manifest is invalid.
     """
     layout = Layout(root)
     path = layout.manifest
@@ -191,11 +192,11 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     """Parse the content of a manifest file.
 
     Args:
-        data: the content.
-        where: the file's name, for messages.
+        data: Content of the file.
+        where: Name of the file, for messages.
 
     Raises:
-        FormatError: it is not valid.
+        FormatError: If it is invalid.
     """
     if kind := pointer(data):
         raise FormatError(f"{where}: {kind}")
@@ -208,28 +209,28 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
 
 
 def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file as hex, read in pieces."""
+    """Return the SHA-256 of a file as hex, without reading it into memory as a whole."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_files(root: Path) -> dict[str, dict[str, Any]]:
-    """Return size and SHA-256 of every file in a dataset folder but its manifest.
+    """Return the size and SHA-256 of every file in a dataset folder except its manifest.
 
-    What tools put there does not count, nor the state of an unfinished build.
+    Files of tools and the state of an unfinished build are skipped.
     """
     layout = Layout(root)
     files = {}
     for path in sorted(root.rglob("*")):
         name = layout.relative(path)
-        if path == layout.manifest or of_tools(name) or not path.is_file():
+        if path == layout.manifest or is_tool_path(name) or not path.is_file():
             continue
         files[name] = {"size": path.stat().st_size, "sha256": hash_file(path)}
     return files
 
 
 def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Return the versions of Python and of those of ``packages`` that are installed."""
+    """Return the versions of Python and of the installed ones of ``packages``."""
     versions = {"python": platform.python_version()}
     for package in packages:
         try:

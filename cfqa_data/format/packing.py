@@ -1,4 +1,4 @@
-"""Pack a feature's codes into the single luma plane that image codecs take, and unpack them."""
+"""Pack a feature's codes into the single luma plane that video codecs take, and unpack them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def plane_shape(shape: tuple[int, int, int, int]) -> tuple[int, int]:
 def pack(codes: np.ndarray) -> np.ndarray:
     """Return codes (N, C, T, D) as a contiguous plane (N*T, C*D) of the same dtype.
 
-    Views stack downwards and layers lie side by side, so a row holds one token of one view.
+    Views are stacked vertically and layers horizontally, so a row holds one token of one view.
+
+    Raises:
+        CodecError: If the codes do not have four axes.
     """
     if codes.ndim != 4:
         raise CodecError(f"codes to pack must be (N, C, T, D), got shape {codes.shape}")
@@ -29,7 +32,7 @@ def unpack(plane: np.ndarray, shape: tuple[int, int, int, int]) -> np.ndarray:
     """Return a plane (N*T, C*D) as contiguous codes of ``shape`` (N, C, T, D).
 
     Raises:
-        CodecError: the plane is not the one of a feature of that shape.
+        CodecError: If the plane does not have the shape of such a feature.
     """
     if plane.shape != plane_shape(shape):
         raise CodecError(f"a plane of shape {plane.shape} does not hold a feature {tuple(shape)}")

@@ -1,7 +1,8 @@
-"""The table of originals with pictures: what `load_dataset` and the Hub's viewer show of a source.
+"""The table of originals with pictures, which `load_dataset` and the Hub's viewer show.
 
-It is a file of its own, so that the table of originals stays small, and as version 0.1.0 reads it.
-Of pictures, only `datasets` reads more than the names of their columns, and what extends a dataset.
+It is separate from the table of originals, which therefore stays small and readable by version
+0.1.0. Only `datasets` and functions that extend a dataset read the pictures; other readers use no
+more than the names of their columns.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from cfqa_data.format.schema import NEW_COLUMNS, ORIGINAL_COLUMNS
 
 __all__ = [
     "ANSWERS",
-    "MOST_SIDE",
+    "MAX_SIDE",
     "PREVIEW_COLUMNS",
     "column_meaning",
-    "drawn_columns",
-    "in_order",
     "previews_table",
+    "read_pictures",
     "read_previews",
+    "sort_previews",
 ]
 
-MOST_SIDE = 240
-"""Pixels of the longer side of a picture; a larger one is made smaller."""
+MAX_SIDE = 240
+"""Pixels of the longer side of a picture; larger pictures are scaled down."""
 
 PREVIEW_COLUMNS: dict[str, tuple[str, str]] = {
     "image": ("image", "what the feature was made from"),
@@ -38,82 +39,83 @@ PREVIEW_COLUMNS: dict[str, tuple[str, str]] = {
     "output_CODEC_LEVEL": ("image", "its output from the feature by a codec at a level"),
     ANSWERS: ("string", "the same in words, of a task that draws no pictures"),
 }
-"""Column of `previews/originals.parquet` -> (dtype, meaning); those of originals follow.
+"""Column of `previews/originals.parquet` -> (dtype, meaning); the columns of originals follow.
 
-A column that no source has a value of is not there, and a value may be null.
+Columns without any value are left out; single values may be null.
 """
 
 
-def previews_table(originals: pa.Table, found: pa.Table) -> pa.Table | None:
-    """Return the table of originals with pictures; None where there are none.
+def previews_table(originals: pa.Table, previews: pa.Table) -> pa.Table | None:
+    """Return the table of originals with pictures, or None if there are no pictures.
 
     Args:
-        originals: the table of originals.
-        found: what :func:`in_order` returns.
+        originals: The table of originals.
+        previews: The result of :func:`sort_previews`.
     """
-    found = found.combine_chunks()
-    names = found.column_names
+    previews = previews.combine_chunks()
+    names = previews.column_names
     if not names:
         return None
-    columns = {n: found[n] if n == ANSWERS else _pictures(found[n]) for n in names}
+    columns = {n: previews[n] if n == ANSWERS else _to_picture_column(previews[n]) for n in names}
     columns |= dict(zip(originals.column_names, originals.columns, strict=True))
     table = pa.table(columns)
-    features = {field.name: _feature(field) for field in table.schema}
+    features = {field.name: _feature_type(field) for field in table.schema}
     return table.replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": features}})}
     )
 
 
-def in_order(originals: pa.Table, found: pa.Table) -> pa.Table:
-    """Return what was drawn, in the order of originals and of columns, without empty columns.
+def sort_previews(originals: pa.Table, previews: pa.Table) -> pa.Table:
+    """Return previews in the order of originals and of columns, without empty columns.
 
     Args:
-        originals: the table of originals.
-        found: `source_id`, and pictures as the bytes of files, and answers, by column; of all
-            originals, in any order.
+        originals: The table of originals.
+        previews: `source_id`, pictures as the bytes of files, and answers, by column; a row for
+            each original, in any order.
     """
 
-    def place(name: str) -> tuple[int, str, int]:
+    def sort_key(name: str) -> tuple[int, str, int]:
         codec, _, level = name.removeprefix("output_").rpartition("_")
         known = list(PREVIEW_COLUMNS)
         if name in known:
             return known.index(name), "", 0
         return known.index("output_CODEC_LEVEL"), codec, int(level)
 
-    order = pc.index_in(originals["source_id"], value_set=found["source_id"].combine_chunks())
-    held = [n for n in found.column_names if found[n].null_count < found.num_rows]
-    return found.select(sorted((n for n in held if n != "source_id"), key=place)).take(order)
+    order = pc.index_in(originals["source_id"], value_set=previews["source_id"].combine_chunks())
+    names = [n for n in previews.column_names if previews[n].null_count < previews.num_rows]
+    return previews.select(sorted((n for n in names if n != "source_id"), key=sort_key)).take(order)
 
 
 def read_previews(
     path: Path | str, data: bytes, tasks: Mapping[str, TaskEntry]
 ) -> tuple[list[str], pa.Table]:
-    """Return the names of the columns that are shown, and the others, of which it is a copy.
+    """Return the names of the preview columns, and the table of the other columns.
 
     Args:
-        path: name of the file.
-        data: its content.
-        tasks: what the manifest says of them: their sources, codecs and levels.
+        path: Name of the file.
+        data: Content of the file.
+        tasks: Tasks of the manifest, with their sources, codecs and levels.
 
     Raises:
-        FormatError: it is no such table.
+        FormatError: If it is not a valid table of previews.
     """
     return _read(path, data, tasks, pictures=False)
 
 
-def drawn_columns(path: Path | str, data: bytes, tasks: Mapping[str, TaskEntry]) -> pa.Table:
+def read_pictures(path: Path | str, data: bytes, tasks: Mapping[str, TaskEntry]) -> pa.Table:
     """Return `source_id`, pictures as the bytes of files, and answers.
 
-    See :func:`read_previews`, whose checks it makes, and of each picture those of its head.
+    Arguments and errors are those of :func:`read_previews`; the header of each picture is checked,
+    too.
     """
     shown, table = _read(path, data, tasks, pictures=True)
     for name in shown:
         if name != ANSWERS:
             heads = pc.binary_slice(table[name], 0, 30).to_pylist()
             for row, head in enumerate(heads):
-                if head is not None and not all(0 < side <= MOST_SIDE for side in _sides(head)):
+                if head is not None and not all(0 < side <= MAX_SIDE for side in _webp_size(head)):
                     raise FormatError(
-                        f"{path}: {name!r} of row {row} is not a WebP file of at most {MOST_SIDE} "
+                        f"{path}: {name!r} of row {row} is not a WebP file of at most {MAX_SIDE} "
                         "pixels a side; build or fetch it again"
                     )
     return table
@@ -122,7 +124,10 @@ def drawn_columns(path: Path | str, data: bytes, tasks: Mapping[str, TaskEntry])
 def _read(
     path: Path | str, data: bytes, tasks: Mapping[str, TaskEntry], pictures: bool
 ) -> tuple[list[str], pa.Table]:
-    """Return the columns that are shown, and either them and `source_id`, or the others."""
+    """Return the names of the preview columns, and a table of either them or the other columns.
+
+    With ``pictures``, the table has the preview columns and `source_id`.
+    """
     from cfqa_data.format.parquet import read_parquet, read_schema
 
     rows = sum(len(entry.sources) for entry in tasks.values())
@@ -146,14 +151,14 @@ def _read(
         shown = [name for name in schema.names if name in known]
         if not pictures:
             return shown, read_parquet(data, rows, without=shown)
-        found = [name for name in shown if name != ANSWERS]
-        return shown, read_parquet(data, rows, without=others - {"source_id"}, pictures=found)
+        names = [name for name in shown if name != ANSWERS]
+        return shown, read_parquet(data, rows, without=others - {"source_id"}, pictures=names)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise FormatError(f"{path}: not a Parquet table that can be read: {error}") from None
 
 
-def _sides(head: bytes) -> tuple[int, int]:
-    """Return width and height by the head of a WebP file of one picture; 0, 0 if it is none."""
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """Return width and height from the header of a single-picture WebP file; 0, 0 if invalid."""
     if (head[:4], head[8:12]) == (b"RIFF", b"WEBP"):
         if (head[12:16], head[23:26]) == (b"VP8 ", b"\x9d\x01\x2a"):
             sides = int.from_bytes(head[26:30], "little")
@@ -172,13 +177,13 @@ def column_meaning(name: str) -> tuple[str, str]:
     return "image", f"its output from the feature by {codec} at level {level}"
 
 
-def _pictures(files: pa.ChunkedArray) -> pa.Array:
+def _to_picture_column(files: pa.ChunkedArray) -> pa.Array:
     files = files.combine_chunks()
     parts = [files, pa.nulls(len(files), pa.string())]
     return pa.StructArray.from_arrays(parts, fields=list(picture_type()), mask=files.is_null())
 
 
-def _feature(field: pa.Field) -> dict[str, str]:
+def _feature_type(field: pa.Field) -> dict[str, str]:
     if field.type == picture_type():
         return {"_type": "Image"}
     return {"dtype": {"double": "float64"}.get(str(field.type), str(field.type)), "_type": "Value"}

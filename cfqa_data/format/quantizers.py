@@ -1,7 +1,7 @@
 """Scalar quantisers between float32 features and integer codes, with one table per layer.
 
-A quantiser is a fact of a dataset: it is stored in full beside the codes, and dequantising is a
-lookup in its table and nothing else, so that every reader gets the same bits.
+A dataset stores its quantisers completely, beside the codes. Dequantising is only a lookup in their
+tables, so every reader gets the same bits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cfqa_data.errors import CodecError, RecipeError, check_known
-from cfqa_data.format.fields import keyed, plain
+from cfqa_data.format.fields import check_keys, plain
 
 __all__ = [
     "KMeansQuantizer",
@@ -34,7 +34,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 class Quantizer:
-    """Base class of quantisers: code ``k`` of layer ``c`` stands for ``values()[c, k]``.
+    """Base class of quantisers: ``values()[c, k]`` is the value of code ``k`` in layer ``c``.
 
     Features are float32 (..., C, T, D) and codes unsigned integers of the same shape.
     """
@@ -44,7 +44,7 @@ class Quantizer:
 
     @property
     def layers(self) -> int:
-        """C, the number of layers there is a table for."""
+        """C, the number of layers, each with a table."""
         raise NotImplementedError
 
     @property
@@ -58,26 +58,26 @@ class Quantizer:
         return np.dtype(np.uint8 if self.bits <= 8 else np.uint16)
 
     @property
-    def last(self) -> int:
+    def largest_code(self) -> int:
         """The largest code."""
         return (1 << self.bits) - 1
 
     @cached_property
     def _values(self) -> np.ndarray:
-        # Made when it is used first: a manifest may name thousands of quantisers.
+        # Computed on first use, because a manifest may contain thousands of quantisers.
         values = self._table().astype(np.float32)
         values.flags.writeable = False
         return values
 
     def values(self) -> np.ndarray:
-        """Return the float32 (C, 2**bits) values of all codes, read-only and increasing."""
+        """Return the values of all codes, float32 (C, 2**bits), read-only and increasing."""
         return self._values
 
     def quantize(self, features: np.ndarray) -> np.ndarray:
-        """Return the code of the nearest value for each element; beyond the ends, the end's.
+        """Return the code of the nearest value for each element.
 
         Raises:
-            CodecError: the layer axis does not fit, or a value is NaN or infinite.
+            CodecError: If the layer axis does not match, or a value is NaN or infinite.
         """
         features = np.asarray(features, np.float32)
         self._check_layers(features)
@@ -89,15 +89,15 @@ class Quantizer:
         """Return the float32 values of ``codes``.
 
         Raises:
-            CodecError: the layer axis does not fit, or a code is not a whole number in
-                0..2**bits - 1.
+            CodecError: If the layer axis does not match, or a code is not an integer in 0..2**bits
+                - 1.
         """
         codes = np.asarray(codes)
         self._check_layers(codes)
         if codes.dtype.kind not in "iu":
             raise CodecError(f"codes must be whole numbers, not {codes.dtype}")
         for code in (codes.min(initial=0), codes.max(initial=0)):
-            if not 0 <= code <= self.last:
+            if not 0 <= code <= self.largest_code:
                 raise CodecError(f"code {code} is not a {self.bits}-bit code")
         features = np.empty(codes.shape, np.float32)
         for layer, table in enumerate(self._values):
@@ -105,7 +105,7 @@ class Quantizer:
         return features
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the quantiser as JSON-safe numbers, exactly."""
+        """Return the quantiser as exact, JSON-serialisable numbers."""
         names = (entry.name for entry in fields(self))  # type: ignore[arg-type]
         return {"kind": self.kind} | {name: plain(getattr(self, name)) for name in names}
 
@@ -132,9 +132,9 @@ class UniformQuantizer(Quantizer):
     """2**bits evenly spaced values from ``lo`` to ``hi``, per layer.
 
     Attributes:
-        bits: bits of a code, 1 to 16.
-        lo: value of code 0, per layer.
-        hi: value of the last code, per layer.
+        bits: Bits of a code, 1 to 16.
+        lo: Value of code 0, per layer.
+        hi: Value of the last code, per layer.
     """
 
     bits: int
@@ -142,7 +142,7 @@ class UniformQuantizer(Quantizer):
     hi: tuple[float, ...]
     kind = "uniform"
     least_step: ClassVar[int] = 1
-    """Between two values, in those of float32 at the larger end: then they differ once rounded."""
+    """Least distance of two values in float32 spacings of the larger end, so that they differ."""
 
     def __post_init__(self) -> None:
         _check_bits(self.bits)
@@ -151,7 +151,7 @@ class UniformQuantizer(Quantizer):
         if len(self.lo) != len(self.hi) or not self.lo:
             raise RecipeError("uniform quantiser: lo and hi need one number per layer each")
         for lo, hi in zip(self.lo, self.hi, strict=True):
-            step = (hi - lo) / self.last
+            step = (hi - lo) / self.largest_code
             if not step >= self.least_step * float(np.spacing(np.float32(max(abs(lo), abs(hi))))):
                 raise RecipeError(f"uniform quantiser: hi {hi} must be above lo {lo}")
 
@@ -161,22 +161,22 @@ class UniformQuantizer(Quantizer):
 
     def _table(self) -> np.ndarray:
         lo, hi = np.array(self.lo)[:, None], np.array(self.hi)[:, None]
-        return np.asarray(lo + (hi - lo) * (np.arange(self.last + 1) / self.last))
+        return np.asarray(lo + (hi - lo) * (np.arange(self.largest_code + 1) / self.largest_code))
 
     def _nearest(self, features: np.ndarray) -> np.ndarray:
-        return np.clip(np.rint(self._steps(features)), 0, self.last).astype(self.dtype)
+        return np.clip(np.rint(self._steps(features)), 0, self.largest_code).astype(self.dtype)
 
     def _steps(self, features: np.ndarray) -> np.ndarray:
-        """Return how many steps features lie above ``lo``, float32."""
+        """Return the distance of features from ``lo`` in steps, float32."""
         lo, scale = (column[..., None] for column in self._float32())
-        with np.errstate(over="ignore"):  # far beyond the range: infinity
+        with np.errstate(over="ignore"):  # values far beyond the range become infinity
             return np.asarray((features - lo) * scale)
 
     def _float32(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return lo and codes per unit of each layer, (C, 1); rounded after the division."""
+        """Return lo and the codes per unit of each layer, (C, 1), as rounded float32."""
         lo, hi = np.array(self.lo)[:, None], np.array(self.hi)[:, None]
-        with np.errstate(divide="ignore", over="ignore"):  # (nearly) no range
-            return lo.astype(np.float32), (self.last / (hi - lo)).astype(np.float32)
+        with np.errstate(divide="ignore", over="ignore"):  # an (almost) empty range
+            return lo.astype(np.float32), (self.largest_code / (hi - lo)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,8 @@ class KMeansQuantizer(Quantizer):
     """2**bits increasing centres, per layer.
 
     Attributes:
-        bits: bits of a code, 1 to 16.
-        centers: float32 numbers (C, 2**bits); an array is taken too and kept as tuples.
+        bits: Bits of a code, 1 to 16.
+        centers: float32 numbers (C, 2**bits) as tuples; arrays are converted.
     """
 
     bits: int
@@ -195,7 +195,7 @@ class KMeansQuantizer(Quantizer):
     def __post_init__(self) -> None:
         _check_bits(self.bits)
         try:
-            with np.errstate(over="ignore"):  # infinity, which is refused
+            with np.errstate(over="ignore"):  # infinity is refused below
                 table = np.array(self.centers, np.float32)
         except (TypeError, ValueError, OverflowError):
             raise RecipeError("k-means quantiser: centers must be numbers (C, 2**bits)") from None
@@ -217,36 +217,36 @@ class KMeansQuantizer(Quantizer):
     def _nearest(self, features: np.ndarray) -> np.ndarray:
         codes = np.empty(features.shape, self.dtype)
         for layer, table in enumerate(self._values):
-            codes[..., layer, :, :] = self._places(table, features[..., layer, :, :])
+            codes[..., layer, :, :] = self._search(table, features[..., layer, :, :])
         return codes
 
-    def _places(self, table: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    def _search(self, table: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         return np.searchsorted((table[:-1].astype(np.float64) + table[1:]) / 2, numbers)
 
 
-# The quantisers of the published code, faults included, under names that say so. They are kept to
-# reproduce its numbers (Gao et al., arXiv 2506.07412; `coding/` of its code): both take a lower
-# code where the nearest one would halve the error, and the uniform one lets values outside its
-# range wrap around. Use `uniform` and `kmeans` for anything else.
+# The quantisers of the published code, including its faults, to reproduce its numbers (Gao et al.,
+# arXiv 2506.07412; `coding/` of its code). Both take a lower code where the nearest one would halve
+# the error, and the uniform one lets values outside its range wrap around. Use `uniform` and
+# `kmeans` for anything else.
 
 
 @dataclass(frozen=True)
 class PaperUniformQuantizer(UniformQuantizer):
     """q = trunc((x - lo) * scale), x' = q / scale + lo, with scale = (2**bits - 1) / (hi - lo).
 
-    Arithmetic is float32, as published. The number is cut off towards zero, not rounded, and cast
-    to the codes' unsigned type without being clipped, so it wraps around modulo 2**16 (2**8 for
-    codes of up to 8 bits): in 10 bits, less than a step below ``lo`` is still 0, one step below is
-    65535, and above ``hi`` come 1024, 1025, up to 65535, and then 0 again.
+    Arithmetic is float32, as published. Numbers are truncated towards zero, not rounded, and cast
+    to the codes' unsigned type without clipping, so they wrap around modulo 2**16 (2**8 for codes
+    of up to 8 bits). In 10 bits, less than a step below ``lo`` is still 0, one step below is 65535,
+    and above ``hi`` come 1024, 1025, up to 65535, and then 0 again.
 
-    Codes above 2**bits - 1 stand for nothing: :meth:`dequantize` and every codec here refuse them
-    by name. The published code writes them into the encoder's input, where VTM 23.13 ends with an
-    error, and HM 18.0 reads them as signed 16-bit samples and clips them when it reconstructs
-    (1024..32767 become 1023, 32768..65535 become 0; measured).
+    Codes above 2**bits - 1 have no value: :meth:`dequantize` and every codec here refuse them. The
+    published code writes them into the encoder's input, where VTM 23.13 ends with an error, and HM
+    18.0 reads them as signed 16-bit samples and clips them when it reconstructs (1024..32767 become
+    1023, 32768..65535 become 0; measured).
 
-    Casting a float beyond its type is undefined in C. This is what x86-64 does for values up to
-    2**31 steps from the range; beyond, the wrapping goes on here, and what has no finite float32
-    product is 0.
+    Casting a float outside the range of its target type is undefined in C. This class does what
+    x86-64 does for values up to 2**31 steps from the range. Beyond, it continues to wrap around,
+    and values without a finite float32 product become 0.
     """
 
     kind = "paper_uniform"
@@ -259,7 +259,7 @@ class PaperUniformQuantizer(UniformQuantizer):
 
     def _table(self) -> np.ndarray:
         lo, scale = self._float32()
-        return np.arange(self.last + 1, dtype=np.float32) / scale + lo
+        return np.arange(self.largest_code + 1, dtype=np.float32) / scale + lo
 
     def _nearest(self, features: np.ndarray) -> np.ndarray:
         steps = np.trunc(self._steps(features))
@@ -270,25 +270,27 @@ class PaperUniformQuantizer(UniformQuantizer):
 
 @dataclass(frozen=True)
 class PaperKMeansQuantizer(KMeansQuantizer):
-    """The code of the centre just below x, digitize(x, centres) - 1, and 0 below all of them.
+    """The code of the centre just below x, digitize(x, centres) - 1, and 0 below all centres.
 
-    A learned codec's network is given code / 2**bits, and its output y stands for
-    centres[clip(round(2**bits * y), 0, 2**bits - 1)], ties to even; in 8 bits that is also what the
-    hyperprior codecs here do.
+    The network of a learned codec takes code / 2**bits, and its output y becomes
+    centres[clip(round(2**bits * y), 0, 2**bits - 1)], ties to even; in 8 bits, the hyperprior
+    codecs here do the same.
     """
 
     kind = "paper_kmeans"
 
-    def _places(self, table: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    def _search(self, table: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         return np.maximum(np.searchsorted(table, numbers, side="right") - 1, 0)
 
     def network_input(self, codes: np.ndarray) -> np.ndarray:
-        """Return what the network is given for codes: float32 in [0, 1)."""
-        return (codes / (self.last + 1)).astype(np.float32)
+        """Return the network's input for codes: float32 in [0, 1)."""
+        return (codes / (self.largest_code + 1)).astype(np.float32)
 
     def from_network(self, output: np.ndarray) -> np.ndarray:
-        """Return the float32 features that a network's output (..., C, T, D) stands for."""
-        codes = np.clip(np.round(np.asarray(output) * (self.last + 1)), 0, self.last)
+        """Return the float32 features of a network's output (..., C, T, D)."""
+        codes = np.clip(
+            np.round(np.asarray(output) * (self.largest_code + 1)), 0, self.largest_code
+        )
         return self.dequantize(codes.astype(self.dtype))
 
 
@@ -302,34 +304,34 @@ def quantizer_from_dict(data: object) -> Quantizer:
     """Return the quantiser that :meth:`Quantizer.to_dict` described.
 
     Raises:
-        RecipeError: a key is missing, unknown or has an impossible value.
+        RecipeError: If a key is missing or unknown, or a value is invalid.
     """
     if not isinstance(data, Mapping):
         raise RecipeError(f"a quantiser must be a table with a kind, got {data!r}")
     kind: str = check_known("quantiser kind", data.get("kind"), KINDS, RecipeError)
     keys = ("kind", *(entry.name for entry in fields(KINDS[kind])))
-    values = keyed(f"the {kind} quantiser", data, keys, error=RecipeError)
-    made: Quantizer = KINDS[kind](**{key: values[key] for key in keys[1:]})
-    return made
+    values = check_keys(f"the {kind} quantiser", data, keys, error=RecipeError)
+    quantizer: Quantizer = KINDS[kind](**{key: values[key] for key in keys[1:]})
+    return quantizer
 
 
 def fit_kmeans(samples: np.ndarray, bits: int, *, iterations: int = 200) -> np.ndarray:
     """Fit 2**bits centres to numbers by Lloyd's algorithm from evenly spaced starts.
 
     A linear start keeps centres in the sparse tails, where an error in value is large; a start at
-    quantiles would stay near histogram equalisation. An empty cell keeps its centre, so the
-    centres stay strictly ordered. Sorted prefix sums make one iteration O(2**bits log n).
+    quantiles would stay near histogram equalisation. An empty cell keeps its centre, so the centres
+    stay strictly ordered. Sorted prefix sums make one iteration O(2**bits log n).
 
     Args:
-        samples: finite numbers (n,), of more than one value.
-        bits: bits of a code.
-        iterations: upper bound; it stops earlier when no centre moves.
+        samples: Finite numbers (n,), with at least two distinct values.
+        bits: Bits of a code.
+        iterations: Largest number of iterations; fitting stops when no centre moves.
 
     Returns:
         Increasing centres, float32 (2**bits,).
 
     Raises:
-        RecipeError: the samples are not finite or have no range.
+        RecipeError: If the samples are not finite or all equal.
     """
     _check_bits(bits)
     data = np.sort(np.asarray(samples, np.float64).ravel())

@@ -8,24 +8,24 @@ from pathlib import Path, PurePosixPath
 
 from cfqa_data.errors import RecipeError
 from cfqa_data.format.limits import pointer_at
-from cfqa_data.paths import absolute_path, is_file, real_path
+from cfqa_data.paths import absolute_path, real_path
 
 __all__ = ["ROOT_VARIABLE", "WEIGHTS_VARIABLE", "is_uri", "locate", "resolve"]
 
 PACKAGE, ROOT, HUB = "package://", "root://", "hf://"
 
 ROOT_VARIABLE = "CFQA_ROOT"
-"""Environment variable with the folder that ``root://`` stands for; the working directory if unset.
+"""Environment variable with the folder of ``root://``; the working directory if unset.
 
-A recipe that names its images and weights by ``root://`` holds for every machine that has them.
+A recipe that names its images and weights by ``root://`` works on every machine that has them.
 """
 
 WEIGHTS_VARIABLE = "CFQA_WEIGHTS"
-"""Environment variable with a file of weights, or a folder of some, that a dataset may need."""
+"""Environment variable with a weights file, or a folder of them, that a dataset may need."""
 
 
 def is_uri(text: str) -> bool:
-    """Return whether ``text`` names a resource by a scheme known here, not a path."""
+    """Return whether ``text`` begins with a scheme of this module."""
     return text.startswith((PACKAGE, ROOT, HUB))
 
 
@@ -35,10 +35,11 @@ def locate(uri: str, base: str | Path | None = None) -> Path:
     Args:
         uri: ``package://cfqa_data.codecs/weights/x.safetensors``, ``root://weights/x.pth``, or a
             path.
-        base: folder that a relative path starts from; the working directory if None.
+        base: Folder of relative paths; the working directory if None.
 
     Raises:
-        RecipeError: the name is malformed, leaves this package or the root, or is on the Hub.
+        RecipeError: If the name is malformed, leads outside the package or the root, or is on the
+            Hub.
     """
     if uri.startswith(HUB):
         raise RecipeError(f"{uri}: only backbones and heads are read from the Hub; give a path")
@@ -63,16 +64,17 @@ def resolve(uri: str, base: str | Path | None = None) -> Path:
     """Return the path of an existing file.
 
     Args:
-        uri: as for :func:`locate`.
-        base: as for :func:`locate`.
+        uri: See :func:`locate`.
+        base: See :func:`locate`.
 
     Raises:
-        RecipeError: the name is malformed, there is no such file, or Git keeps it elsewhere.
+        RecipeError: If the name is malformed, the file does not exist, or it is only a pointer of
+            Git LFS or git-annex.
     """
     path = locate(uri, base)
     if kind := pointer_at(path):
         raise RecipeError(f"{uri}: {kind} ({path})")
-    if not is_file(path):
+    if not os.path.isfile(path):
         hint = (
             f"; set {ROOT_VARIABLE} to the folder that {ROOT} stands for"
             if uri.startswith(ROOT)

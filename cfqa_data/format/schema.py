@@ -1,4 +1,4 @@
-"""Columns of the tables in a dataset folder, and their rows: of builds, imports, or in memory."""
+"""Columns of the tables in a dataset folder, and rows for them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 BASELINES = ("mse", "cosine", "cka")
-"""Metrics whose values against the original every label row carries."""
+"""Metrics whose values for the compressed feature are in every label row."""
 
 LABEL_COLUMNS: dict[str, tuple[str, str]] = {
     "task": ("string", "cls, seg or dpt"),
@@ -39,7 +39,7 @@ LABEL_COLUMNS: dict[str, tuple[str, str]] = {
     "bpfp": ("float64", "bits per feature point: `bits / (N*C*T*D)`"),
     "score": ("float64", "the task's score: rank, mIoU or RMSE in metres"),
     "reference_score": ("float64", "the score of the original"),
-    "distortion": ("float64", "harm to the score, larger is worse"),
+    "distortion": ("float64", "degradation of the score, larger is worse"),
     "loss": ("float64", "a continuous task loss, smaller is better"),
     "reference_loss": ("float64", "the loss of the original"),
     "mse": ("float64", "mean squared error against the original"),
@@ -66,22 +66,22 @@ NEW_COLUMNS: dict[str, tuple[str, str]] = {
     "tokens": ("int32", "tokens T of its feature"),
     "group": ("string", "what its source belongs to: all of a group share a fold"),
 }
-"""Columns that format 2 has beside these, in both tables."""
+"""Further columns of both tables in format 2."""
 
 NULLABLE = {
     1: ("bits",),
     2: ("bits", "loss", "reference_loss", "mse", "cosine", "cka", "array"),
 }
-"""Format -> the columns of labels that may lack a value."""
+"""Format -> columns of labels that may contain nulls."""
 
 
 def label_schema(format: int = 1) -> pa.Schema:
-    """Return the schema of the labels: one row per compressed feature."""
+    """Return the schema of the labels, with one row per compressed feature."""
     return _schema(LABEL_COLUMNS, format)
 
 
 def originals_schema(format: int = 1) -> pa.Schema:
-    """Return the schema of the table of originals: one row per original."""
+    """Return the schema of the table of originals, with one row per original."""
     return _schema(ORIGINAL_COLUMNS, format)
 
 
@@ -95,14 +95,14 @@ def _schema(columns: dict[str, tuple[str, str]], format: int) -> pa.Schema:
 def original_rows(
     entry: TaskEntry, positions: Iterable[int], tokens: Any, scores: Any, losses: Any
 ) -> list[dict[str, Any]]:
-    """Return what both tables say of originals, by column.
+    """Return the columns that both tables have for originals, a dict per original.
 
     Args:
-        entry: what the manifest says of the task.
-        positions: of the originals among its sources.
-        tokens: of each.
-        scores: of each.
-        losses: of each; None where the task has none.
+        entry: The task's entry in the manifest.
+        positions: Positions of the originals among the task's sources.
+        tokens: Number of tokens of each original.
+        scores: Reference score of each original.
+        losses: Reference loss of each original; None where the task has no loss.
     """
     folds = folds_of(entry)
     return [
@@ -126,18 +126,18 @@ def label_rows(
     bits: Sequence[int | None],
     values: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
-    """Return the label rows of one source by one codec, best level first.
+    """Return the label rows of one source and codec, best level first.
 
     Args:
-        entry: what the manifest says of the task.
-        codec: what it says of the codec.
-        columns: what is the same in every row, by column.
-        bits: of each level; None where they are unknown.
-        values: score, loss and baseline metrics -> float64 (L,).
+        entry: The task's entry in the manifest.
+        codec: The codec's entry in the manifest.
+        columns: Column -> value, for columns with one value in all rows.
+        bits: Bits of each level; None where unknown.
+        values: Score, loss and baseline metrics -> float64 (L,).
     """
     task, (n, c, _, d) = entry.facts, entry.shape
 
-    def known(name: str, value: float) -> float | None:
+    def null_if_undefined(name: str, value: float) -> float | None:
         undefined = math.isnan(value) if name in BASELINES else name == "loss" and not task.loss
         return None if undefined else value
 
@@ -153,7 +153,7 @@ def label_rows(
             "distortion": task.distortion(
                 float(values["score"][level]), columns["reference_score"]
             ),
-            **{name: known(name, float(series[level])) for name, series in values.items()},
+            **{n: null_if_undefined(n, float(series[level])) for n, series in values.items()},
         }
         for level, (parameter, size) in enumerate(zip(codec.levels, bits, strict=True))
     ]

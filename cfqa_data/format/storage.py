@@ -1,10 +1,11 @@
 """Write the files of a dataset folder atomically and durably, and read its tables.
 
-Identical input gives identical bytes, so a folder built twice has the same hashes.
+Identical input gives identical bytes, so a folder that is built twice has the same hashes.
 
-A file is written beside its place, synced and renamed, and then its folder is synced: when a writer
-returns, neither a kill nor a power cut takes the file away. So whatever is written later, a marker
-or a manifest, may name it. Syncing a folder takes 0.1 ms where that of a file takes 1 ms.
+A file is written under a temporary name beside its path, synced and renamed, and then its folder is
+synced. When a writer returns, neither a kill nor a power cut can remove the file, so that a file
+written later (a marker, a manifest) may refer to it. Syncing a folder takes 0.1 ms, syncing a file
+1 ms.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ import numpy as np
 
 from cfqa_data.arrow import pa, pc, pq
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
-from cfqa_data.format.layout import OWN
-from cfqa_data.format.limits import MOST_ROWS, pointer
+from cfqa_data.format.layout import TOP_NAMES
+from cfqa_data.format.limits import MAX_ROWS, pointer
 from cfqa_data.format.schema import NULLABLE, label_schema
 from cfqa_data.paths import real_path
 
@@ -48,37 +49,36 @@ __all__ = [
     "write_text",
 ]
 
-GROUP = 1 << 16
-"""Rows of a table that are stored together, and read together where some are wanted."""
+ROW_GROUP_SIZE = 1 << 16
+"""Rows per row group; readers of a few rows read whole row groups."""
 
 PARTIAL = ".partial"
-"""Suffix of files being written."""
+"""Suffix of files that are being written."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; on success it is synced and becomes ``path``.
+    """Yield a temporary path beside ``path``; on success, sync it and rename it to ``path``.
 
-    What is written there is a file, or a folder of files. The folder that it is in is made if it is
-    not there, and synced at the end. After an exception nothing is left behind; after a kill, at
-    most what :func:`remove_partials` removes.
+    The caller writes a file or a folder of files there. The parent folder is created if necessary,
+    and synced at the end. After an exception, nothing remains; after a kill, at most files that
+    :func:`remove_partials` removes.
 
     Raises:
-        OSError: it cannot be written; the error names ``path``.
+        OSError: If the file cannot be written; the error names ``path``.
     """
-    # Of two machines that share the folder, each may have a process of the same number.
+    # Processes of two machines that share the folder may have the same number.
     partial = path.with_name(f"{path.name}.{os.getpid()}-{token_hex(4)}{PARTIAL}")
     make_folder(path.parent)
     try:
         yield partial
         if not partial.is_dir():
-            # Some writers make files that only their owner reads; these are for whom the folder is
-            # for, but in a folder that all may write to, each may change his own only. Before the
-            # sync, which makes it last.
+            # Some writers make files that only their owner can read. Grant the folder's read
+            # permissions, and write permission to the group at most, before the sync.
             partial.chmod(path.parent.stat().st_mode & 0o664)
-        for written in partial.rglob("*") if partial.is_dir() else [partial]:
-            if written.is_file():
-                with written.open("rb") as file:
+        for file_path in partial.rglob("*") if partial.is_dir() else [partial]:
+            if file_path.is_file():
+                with file_path.open("rb") as file:
                     os.fsync(file.fileno())
         if partial.is_dir():
             sync_folders(partial)
@@ -92,7 +92,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents durably, as :func:`atomic_path` makes files."""
+    """Create a folder and its parents durably."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -101,18 +101,19 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder would survive a power cut, where the platform can tell.
+    """Wait until the entries of a folder are on disk, where the platform supports it.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: If they cannot be written.
     """
-    if os.name == "nt":  # has no handles of folders that could be synced
+    if os.name == "nt":  # Windows has no file descriptors of folders
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
+        # Some network file systems do not support this.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             error.filename = str(folder)
             raise
     finally:
@@ -120,17 +121,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_folders(root: Path) -> None:
-    """Sync a folder and everything below it."""
+    """Sync a folder and all folders below it."""
     for folder, _, _ in os.walk(root):
         sync_folder(Path(folder))
 
 
 def check_writable(path: Path) -> None:
-    """Check early that a file can be written.
+    """Check that a file can be written, before the work that produces it.
 
     Raises:
-        CfqaError: something else or a dataset's own file is in its place, or its folder is not
-            there or takes no files.
+        CfqaError: If the path is a folder, a special file or a file of a dataset, or its folder
+            does not exist or is not writable.
     """
     if path.is_dir():
         raise CfqaError(f"{path}: is a folder; name a file to write to")
@@ -138,29 +139,30 @@ def check_writable(path: Path) -> None:
         raise CfqaError(f"{path}: is not a regular file; name another file")
     if not path.parent.is_dir():
         raise CfqaError(f"{path}: there is no folder {path.parent}")
-    place = real_path(path)
-    for root in place.parents:
-        own = place.relative_to(root).parts[0] in OWN and (root / "labels").is_dir()
-        if own and (root / "manifest.json").is_file():
+    target = real_path(path)
+    for root in target.parents:
+        is_part = target.relative_to(root).parts[0] in TOP_NAMES and (root / "labels").is_dir()
+        if is_part and (root / "manifest.json").is_file():
             raise CfqaError(f"{path}: belongs to the dataset in {root}; write to another file")
-    _check_takes_files(path, path.parent)
+    _check_can_create(path, path.parent)
 
 
 def check_folder(folder: Path) -> None:
-    """Check early that a folder can be written to, or made.
+    """Check that a folder can be written to, or created, before the work that fills it.
 
     Raises:
-        CfqaError: something else is in its place, or it or the folder to make it in takes no files.
+        CfqaError: If the path is not a folder, or no file can be created in it or in its nearest
+            existing parent.
     """
     nearest = folder
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
     if not nearest.is_dir():
         raise CfqaError(f"{nearest}: exists and is not a folder; name another path")
-    _check_takes_files(folder, nearest)
+    _check_can_create(folder, nearest)
 
 
-def _check_takes_files(path: Path, folder: Path) -> None:
+def _check_can_create(path: Path, folder: Path) -> None:
     try:
         with TemporaryFile(dir=folder):
             pass
@@ -170,9 +172,9 @@ def _check_takes_files(path: Path, folder: Path) -> None:
 
 
 def remove_partials(root: Path) -> int:
-    """Remove what killed writers left below ``root`` and return how many files that were.
+    """Remove partial files of killed writers below ``root`` and return their number.
 
-    No writer may be at work there.
+    No writer may be active there.
     """
     partials = list(root.rglob(f"*{PARTIAL}"))
     for path in partials:
@@ -181,7 +183,7 @@ def remove_partials(root: Path) -> int:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file of these bytes."""
+    """Write bytes to a file."""
     with atomic_path(path) as partial:
         partial.write_bytes(data)
 
@@ -198,22 +200,22 @@ def write_tensors(
     *,
     key: str = "cfqa",
 ) -> None:
-    """Write arrays as one safetensors file, whatever the order of their numbers in memory.
+    """Write arrays as one safetensors file, regardless of their memory order.
 
-    All safetensors files of this package, of data and of weights, are written here: the library's
-    own writer (0.8.0) takes an array's memory as it is, and so scrambles one in Fortran order.
+    This package writes all safetensors files, data and weights, with this function. The library's
+    own writer (0.8.0) copies an array's memory, which scrambles arrays in Fortran order.
 
     Args:
-        path: the file.
-        tensors: arrays by key.
-        metadata: JSON-safe facts, kept as one JSON text because the format's writer does not keep
-            the order of several.
-        key: of that text.
+        path: The file.
+        tensors: Arrays by key.
+        metadata: JSON-serialisable facts, stored as one JSON text because the format's writer does
+            not keep the order of several entries.
+        key: Metadata key of that text.
     """
     from safetensors.numpy import save
 
     header = {key: json.dumps(dict(metadata), sort_keys=True)} if metadata else None
-    # Written here: what the library says of a full disk is no OSError.
+    # The library's own writer does not raise OSError if the disk is full.
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     write_bytes(path, save(arrays, header))
 
@@ -222,17 +224,18 @@ def write_table(
     path: Path,
     table: pa.Table,
     check: Callable[[], None] | None = None,
-    row_group_size: int = GROUP,
+    row_group_size: int = ROW_GROUP_SIZE,
 ) -> None:
-    """Write a table as Parquet, zstd compressed.
+    """Write a table as Parquet with zstd compression.
 
     Args:
-        path: the file.
-        table: what to write.
-        check: called once it is written, before it becomes ``path``; may raise to leave that alone.
-        row_group_size: rows that are stored together.
+        path: The file.
+        table: The table.
+        check: Called after writing, before the file becomes ``path``; if it raises, ``path`` is
+            left unchanged.
+        row_group_size: Rows per row group.
     """
-    # Opened here: pyarrow takes names such as s3:/x for addresses, and only UTF-8.
+    # Passed as an open file: pyarrow takes names such as s3:/x as URIs, and requires UTF-8.
     with atomic_path(path) as partial:
         with partial.open("wb") as file:
             pq.write_table(table, file, row_group_size, compression="zstd")
@@ -252,27 +255,32 @@ def read_labels(
     path: Path | str,
     data: bytes | None = None,
     *,
-    most_rows: int = MOST_ROWS,
+    max_rows: int = MAX_ROWS,
     format: int = 1,
     sources: Sequence[int] | None = None,
 ) -> pa.Table:
-    """Read a table of labels, in which a rate that is not known is null (`bits`) and NaN (`bpfp`).
+    """Read a table of labels, where unknown rates are null (`bits`) and NaN (`bpfp`).
 
-    Imports of earlier versions wrote 0 bits where a release has no bitstream. In format 1, where no
-    bitstream has 0 bits, that is read as unknown, too.
+    Earlier versions imported releases without bitstreams with 0 bits. No bitstream of format 1 has
+    0 bits, so in format 1 these are read as unknown, too.
 
-    Of ``sources``, positions of some in order, the rows are there, and perhaps others; of all if
-    None. See :func:`read_table`.
+    Args:
+        path: See :func:`read_table`.
+        data: See :func:`read_table`.
+        max_rows: See :func:`read_table`.
+        format: Version of the format.
+        sources: Sorted positions of sources whose rows are needed; other rows may be returned, too.
+            All if None.
     """
-    schema, within = label_schema(format), None if sources is None else ("index", sources)
-    how: dict[str, Any] = {"most_rows": most_rows, "nullable": NULLABLE[format]}
-    table = read_table(path, schema, data, within=within, **how)
+    within = None if sources is None else ("index", sources)
+    options: dict[str, Any] = {"max_rows": max_rows, "nullable": NULLABLE[format]}
+    table = read_table(path, label_schema(format), data, within=within, **options)
     known = pc.fill_null(pc.greater_equal(table["bits"], 1 if format == 1 else 0), False)
     if pc.all(known).as_py() is False:
         for name, unknown in (("bits", None), ("bpfp", math.nan)):
             column = pc.if_else(known, table[name], pa.scalar(unknown, table[name].type))
-            place = table.column_names.index(name)
-            table = table.set_column(place, table.schema.field(name), column)
+            position = table.column_names.index(name)
+            table = table.set_column(position, table.schema.field(name), column)
     return table
 
 
@@ -281,37 +289,35 @@ def read_table(
     schema: pa.Schema,
     data: bytes | None = None,
     *,
-    most_rows: int = MOST_ROWS,
+    max_rows: int = MAX_ROWS,
     nullable: Collection[str] = (),
     within: tuple[str, Sequence[int]] | None = None,
 ) -> pa.Table:
-    """Read a Parquet table that must have exactly ``schema`` and a value in every place.
+    """Read a Parquet table that must have exactly the columns of ``schema``, without nulls.
 
     Args:
-        path: the file, or its name if ``data`` is given.
-        schema: what it must have.
-        data: the file's content, if it is no file on this machine.
-        most_rows: refuse a table of more, before any row is read.
-        nullable: columns that may lack a value.
-        within: see :func:`cfqa_data.format.parquet.read_parquet`.
+        path: The file, or its name if ``data`` is given.
+        schema: The expected schema.
+        data: The content of the file, if it is not on this machine.
+        max_rows: Largest number of rows; a larger table is refused before any row is read.
+        nullable: Columns that may contain nulls.
+        within: See :func:`cfqa_data.format.parquet.read_parquet`.
 
     Raises:
-        FormatError: the file is not there, not Parquet, has other columns, lacks a value, or would
-            take more memory than a table of so many rows does.
+        FormatError: If the file does not exist, is not Parquet, has other columns, has nulls, or
+            would need more memory than a table of that many rows.
     """
     from cfqa_data.format.parquet import read_parquet, read_schema
-
-    def check_columns(found: pa.Schema) -> None:
-        if not found.equals(schema):
-            wrong = [f.name for f in schema if f not in list(found)] or ["their order or number"]
-            raise FormatError(f"{path}: columns are not as expected: {', '.join(wrong)}")
 
     try:
         data = Path(path).read_bytes() if data is None else data
         if kind := pointer(data):
             raise FormatError(f"{path}: {kind}")
-        check_columns(read_schema(data)[0])
-        table = read_parquet(data, most_rows, within=within)
+        found = read_schema(data)[0]
+        if not found.equals(schema):
+            wrong = [f.name for f in schema if f not in list(found)] or ["their order or number"]
+            raise FormatError(f"{path}: columns are not as expected: {', '.join(wrong)}")
+        table = read_parquet(data, max_rows, within=within)
     except FileNotFoundError:
         raise FormatError(f"{path}: missing; is this a complete dataset folder?") from None
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -329,54 +335,55 @@ def check_rows(
     axes: Mapping[str, Sequence[object]],
     sizes: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
-    """Check that a table has one row for each combination of some columns' values, in any order.
+    """Check that a table has one row per combination of the values of some columns, in any order.
 
     Args:
-        path: where the table comes from.
-        table: one without nulls.
-        axes: column -> its values.
-        sizes: where the last axis has other lengths with each value of the axis before: those.
+        path: Name of the table, for messages.
+        table: A table without nulls.
+        axes: Column -> its values.
+        sizes: Lengths of the last axis for each value of the axis before, if they differ.
 
     Returns:
-        Column -> which of its values each row has, int64 (rows,).
+        Column -> index of each row's value, int64 (rows,).
 
     Raises:
-        FormatError: a row is missing, is there twice or has another value; the first is named.
+        FormatError: If a row is missing, duplicate or has another value; the message names the
+            first.
     """
     again = "build or fetch it again"
-    found: dict[str, np.ndarray] = {}
-    for column, known in axes.items():
-        values = pa.array(known, table.schema.field(column).type)
-        places = pc.fill_null(pc.index_in(table[column], value_set=values), -1).to_numpy()
-        found[column] = places.astype(np.int64)
-        if (places < 0).any():
-            row = int((places < 0).argmax())
-            wrong = unknown_name(column, table[column][row].as_py(), map(str, known))
+    positions: dict[str, np.ndarray] = {}
+    for column, values in axes.items():
+        value_set = pa.array(values, table.schema.field(column).type)
+        indices = pc.fill_null(pc.index_in(table[column], value_set=value_set), -1).to_numpy()
+        positions[column] = indices.astype(np.int64)
+        if (indices < 0).any():
+            row = int((indices < 0).argmax())
+            wrong = unknown_name(column, table[column][row].as_py(), map(str, values))
             raise FormatError(f"{path}: row {row}: {wrong}; {again}")
     *outer, last = map(len, axes.values())
     lengths = np.array(sizes or [last] * (outer[-1] if outer else 1))
     ends = np.cumsum(np.tile(lengths, math.prod(outer[:-1])))
     starts = ends - np.tile(lengths, math.prod(outer[:-1]))
-    *before, place = found.values()
-    line = np.ravel_multi_index(tuple(before), outer) if before else np.zeros_like(place)
-    if (beyond := place >= (ends - starts)[line]).any():
-        row, column = int(beyond.argmax()), list(axes)[-1]
-        raise FormatError(f"{path}: row {row}: has no {column} {axes[column][place[row]]}; {again}")
-    cells = starts[line] + place
+    *before, index = positions.values()
+    line = np.ravel_multi_index(tuple(before), outer) if before else np.zeros_like(index)
+    if (outside := index >= (ends - starts)[line]).any():
+        row, column = int(outside.argmax()), list(axes)[-1]
+        raise FormatError(f"{path}: row {row}: has no {column} {axes[column][index[row]]}; {again}")
+    cells = starts[line] + index
     counts = np.bincount(cells, minlength=int(ends[-1]))
 
-    def named(cell: int) -> str:
+    def describe(cell: int) -> str:
         line = int(np.searchsorted(ends, cell, side="right"))
-        places = [*map(int, np.unravel_index(line, outer or [1])), cell - int(starts[line])]
-        pairs = zip(axes.items(), places[-len(axes) :], strict=True)
-        return ", ".join(f"{column} {known[place]}" for (column, known), place in pairs)
+        indices = [*map(int, np.unravel_index(line, outer or [1])), cell - int(starts[line])]
+        pairs = zip(axes.items(), indices[-len(axes) :], strict=True)
+        return ", ".join(f"{column} {values[index]}" for (column, values), index in pairs)
 
     if (counts == 0).any():
         lacks = f"lacks {(counts == 0).sum()} of {len(counts)} rows"
-        raise FormatError(f"{path}: {lacks}, first {named(int(counts.argmin()))}; {again}")
+        raise FormatError(f"{path}: {lacks}, first {describe(int(counts.argmin()))}; {again}")
     if len(cells) > len(counts):
         repeated = np.ones(len(cells), bool)
         repeated[np.unique(cells, return_index=True)[1]] = False
         row = int(repeated.argmax())
-        raise FormatError(f"{path}: duplicate row {row}: {named(int(cells[row]))}; {again}")
-    return found
+        raise FormatError(f"{path}: duplicate row {row}: {describe(int(cells[row]))}; {again}")
+    return positions

@@ -1,7 +1,7 @@
-"""How far two datasets of one recipe are apart, such as those that two machines made of it.
+"""Compare two datasets built from the same recipe, such as on two machines.
 
-Other processors, and other versions of programs, round differently: features differ in their last
-digits, here and there a code by one, and labels with them.
+Other processors and software versions round differently: features differ in their last digits, a
+few codes differ by one, and labels differ accordingly.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ __all__ = ["Difference", "difference_text", "differences"]
 
 ORIGINALS = ("reference_score", "reference_loss")
 COMPRESSED = ("score", "loss", "bits", "mse", "cosine", "cka")
-"""Labels that are compared. A distortion is the difference of two scores: as a share of itself it
-may be far off where there is hardly any."""
+"""Columns to compare. The distortion is not among them: as the difference of two scores, it has a
+large relative error where it is small."""
 
 Key = tuple[str, ...] | tuple[str, int]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the features of a codec are apart, or the originals of a task.
+    """Differences of the features of a codec, or of the originals of a task.
 
     Attributes:
-        task: The task.
-        codec: The codec; None for the originals.
-        features: How many are in both datasets.
-        lacking: How many are in one of them only.
-        labels: How many of those in both have a label that differs by more than the tolerance.
-        distortion: Largest difference of a distortion; of a reference score for originals.
-        values: Share of the features' values that differ.
-        error: Root mean square of their differences, over that of the values.
+        task: Name of the task.
+        codec: Name of the codec; None for the originals.
+        features: Number of features in both datasets.
+        lacking: Number of features in only one dataset.
+        labels: Number of features with a label that differs by more than the tolerance.
+        distortion: Largest difference of the distortion; for originals, of the reference score.
+        values: Share of feature values that differ.
+        error: RMS of the differences of feature values, relative to the RMS of the values.
     """
 
     task: str
@@ -56,19 +56,19 @@ class Difference:
 def differences(
     dataset: Dataset, other: Dataset, tolerance: float = 1e-6, progress: Progress | None = None
 ) -> list[Difference]:
-    """Compare two datasets: of each task the originals, then codec after codec.
+    """Compare two datasets: for each task the originals, then the features of each codec.
 
-    Arrays and bitstreams whose files have the same hashes in both manifests are not read.
+    Features whose files have the same hashes in both manifests are not read.
 
     Args:
         dataset: A dataset.
-        other: What it is compared with.
-        tolerance: Relative difference up to which labels agree.
-        progress: Notified of every part.
+        other: The dataset to compare it with.
+        tolerance: Largest relative difference at which labels agree.
+        progress: Listener that is notified of every part.
 
     Raises:
-        FormatError: They have no common task, or a file is missing or damaged.
-        CfqaError: The tolerance is no number from 0 to 1.
+        FormatError: The datasets have no common task, or a file is missing or damaged.
+        CfqaError: The tolerance is not a number from 0 to 1.
     """
     if not 0 <= tolerance <= 1:
         raise CfqaError(f"tolerance must be a number from 0 to 1, not {tolerance}")
@@ -82,16 +82,16 @@ def differences(
     ]
     progress = progress or Silent()
     progress.start("compare", len(parts), "parts")
-    found = []
+    compared = []
     for task, codec in parts:
-        found.append(_difference(dataset, other, task, codec, tolerance))
+        compared.append(_difference(dataset, other, task, codec, tolerance))
         progress.advance()
     progress.finish()
-    return found
+    return compared
 
 
-def difference_text(found: Sequence[Difference]) -> str:
-    """Lay out differences as a table."""
+def difference_text(compared: Sequence[Difference]) -> str:
+    """Return differences as a table with a legend."""
     heads = ["task", "codec", "features", "lacking", "labels differ", "distortion"]
     rows = [
         [
@@ -104,7 +104,7 @@ def difference_text(found: Sequence[Difference]) -> str:
             percent(one.values, 3),
             f"{one.error:.2g}",
         ]
-        for one in found
+        for one in compared
     ]
     table = table_text([[*heads, "values differ", "error"], *rows], left=2)
     return (
@@ -121,27 +121,27 @@ def _codecs(dataset: Dataset, task: str) -> list[str]:
 def _difference(
     dataset: Dataset, other: Dataset, task: str, codec: str | None, tolerance: float
 ) -> Difference:
-    both = dataset, other
-    rows = [_rows(one.labels, task, codec) for one in both]
-    known = [key for key in rows[0] if key in rows[1]]
-    apart, off = _labels([[of[key] for key in known] for of in rows], codec, tolerance)
+    ours, theirs = (_rows(one.labels, task, codec) for one in (dataset, other))
+    common = [key for key in ours if key in theirs]
+    labels = [[rows[key] for key in common] for rows in (ours, theirs)]
+    distortion, differing = _label_difference(labels, codec, tolerance)
     values, error = 0.0, 0.0
     if not _same_files(dataset, other, task, codec):
-        values, error = _apart(_features(dataset, other, known, codec))
+        values, error = _value_difference(_features(dataset, other, common, codec))
     return Difference(
         task,
         codec,
-        features=len(known),
-        lacking=len(rows[0].keys() ^ rows[1].keys()),
-        labels=off,
-        distortion=apart,
+        features=len(common),
+        lacking=len(ours.keys() ^ theirs.keys()),
+        labels=differing,
+        distortion=distortion,
         values=values,
         error=error,
     )
 
 
 def _rows(labels: pa.Table, task: str, codec: str | None) -> dict[Key, Mapping[str, float]]:
-    """Return the rows of a codec by source and level, or one row of each source."""
+    """Return the rows of a codec by source and level; without a codec, one row per source."""
     chosen = pc.equal(labels["task"], task)
     if codec:
         chosen = pc.and_(chosen, pc.equal(labels["codec"], codec))
@@ -149,26 +149,25 @@ def _rows(labels: pa.Table, task: str, codec: str | None) -> dict[Key, Mapping[s
     return {(r["source_id"], r["level"]) if codec else (r["source_id"],): r for r in rows}
 
 
-def _labels(
-    rows: Sequence[Sequence[Mapping[str, float]]], codec: str | None, tolerance: float
+def _label_difference(
+    tables: Sequence[Sequence[Mapping[str, float]]], codec: str | None, tolerance: float
 ) -> tuple[float, int]:
-    """Return the largest difference of a distortion, and how many rows are beyond the tolerance."""
-    told, names = ("distortion", COMPRESSED) if codec else ("reference_score", ORIGINALS)
+    """Return the largest difference of the distortion, and the number of rows that differ."""
+    first, others = ("distortion", COMPRESSED) if codec else ("reference_score", ORIGINALS)
+    columns = (first, *others)
     ours, theirs = (
-        np.array([[row[name] for name in (told, *names)] for row in of], float).reshape(
-            -1, 1 + len(names)
-        )
-        for of in rows
+        np.array([[row[name] for name in columns] for row in rows], float).reshape(-1, len(columns))
+        for rows in tables
     )
-    apart = np.abs(ours - theirs)
-    one_lacks = np.isnan(ours) != np.isnan(theirs)
-    beyond = apart > tolerance * np.maximum(np.abs(ours), np.abs(theirs))
-    off = (beyond | one_lacks)[:, 1:].any(axis=1)
-    return float(np.nan_to_num(apart[:, 0]).max(initial=0)), int(off.sum())
+    difference = np.abs(ours - theirs)
+    one_missing = np.isnan(ours) != np.isnan(theirs)
+    beyond = difference > tolerance * np.maximum(np.abs(ours), np.abs(theirs))
+    differing = (beyond | one_missing)[:, 1:].any(axis=1)
+    return float(np.nan_to_num(difference[:, 0]).max(initial=0)), int(differing.sum())
 
 
 def _same_files(dataset: Dataset, other: Dataset, task: str, codec: str | None) -> bool:
-    """Whether both datasets have the same bytes of a codec's features, or of the originals."""
+    """Return whether the files of a codec's features, or of the originals, have equal hashes."""
     starts = [f"originals/{task}-"]
     if codec:
         array = NAMES.compressed(task, codec).as_posix()
@@ -197,8 +196,11 @@ def _features(
             yield dataset.original(source), other.original(source)
 
 
-def _apart(pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
-    """Return the share of values that differ, and their relative error; 1 where shapes differ."""
+def _value_difference(pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+    """Return the share of values that differ, and the relative RMS error.
+
+    A feature whose shapes differ counts as if it were zero in one dataset.
+    """
     number = differing = 0
     squares = energy = 0.0
     for ours, theirs in pairs:

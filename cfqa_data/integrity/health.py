@@ -1,4 +1,4 @@
-"""Label health: whether labels vary enough, per task and codec, to compare metrics by them."""
+"""Label sanity checks: whether the labels of a codec vary enough to compare metrics."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from cfqa_data.console.text import percent
 __all__ = ["LEAST_CHANGING", "LEAST_MONOTONE", "LEAST_SPAN", "figures_of", "health", "health_cells"]
 
 LEAST_CHANGING = 0.8
-"""Share of sources whose distortion must not be the same at every level."""
+"""Smallest share of sources whose distortion is not the same at every level."""
 
 LEAST_SPAN = 10.0
-"""How many times the mean distortion at the best level the one at the worst must be."""
+"""Smallest ratio of the mean distortions at the last and first level."""
 
 LEAST_MONOTONE = 0.95
-"""Share of neighbouring levels of a source over which the rate must fall and the MSE rise."""
+"""Smallest share of steps between neighbouring levels at which the rate falls or the MSE rises."""
 
 
 def health(labels: pa.Table) -> list[dict[str, Any]]:
-    """Return one row of figures per task and codec.
+    """Return the figures of each task and codec.
 
     Args:
-        labels: rows of :func:`cfqa_data.format.schema.label_schema`.
+        labels: Rows of :func:`cfqa_data.format.schema.label_schema`.
 
     Returns:
-        Rows with ``task``, ``codec``, ``sources`` (how many), ``changing`` (share of sources whose
-        distortion is not constant over the levels; None of one level), ``distortion_best`` and
-        ``distortion_worst`` (means at the first and last level, in the score's unit),
-        ``rate_falls`` and ``mse_rises`` (shares of neighbouring levels within a source; None if
-        none of the values is known) and ``ok`` (all thresholds are met by what is known).
+        One row per task and codec with ``task``, ``codec``, ``sources`` (their number),
+        ``changing`` (share of sources whose distortion is not constant over the levels; None for a
+        single level), ``distortion_best`` and ``distortion_worst`` (means at the first and last
+        level, in the unit of the score), ``rate_falls`` and ``mse_rises`` (shares of the steps
+        between neighbouring levels of a source; None if all values are unknown) and ``ok``
+        (whether all known figures meet their thresholds).
     """
     columns = ("task", "codec", "source_id", "level", "distortion", "bits", "mse")
     data = {name: labels[name].to_numpy() for name in columns}
@@ -46,8 +47,8 @@ def health(labels: pa.Table) -> list[dict[str, Any]]:
 
 
 def health_cells(row: Mapping[str, Any]) -> list[str]:
-    """Return a row's figures for a table: all but whether they are ok."""
-    several = row["changing"] is not None  # of one level, no neighbouring levels are compared
+    """Return the cells of a row for a table, without ``ok``."""
+    several = row["changing"] is not None  # a single level has no steps
     return [
         row["task"],
         row["codec"],
@@ -59,7 +60,7 @@ def health_cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _series(data: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Return distortion, bits and MSE as float64 (sources, levels); what is not known is NaN."""
+    """Return distortion, bits and MSE as float64 (sources, levels), with NaN for unknown values."""
     sources, row = np.unique(data["source_id"].astype(str), return_inverse=True)
     levels, column = np.unique(data["level"], return_inverse=True)
     series = []
@@ -71,12 +72,12 @@ def _series(data: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 
 def figures_of(distortion: np.ndarray, bits: np.ndarray, mse: np.ndarray) -> dict[str, Any]:
-    """Return the figures of a task and codec; see :func:`health`.
+    """Return the figures of one task and codec, as in :func:`health`.
 
     Args:
-        distortion: float64 (sources, levels), as are the others; what is not known is NaN.
-        bits: of each feature.
-        mse: of each feature.
+        distortion: Distortion, float64 (sources, levels).
+        bits: Size in bits, same shape; NaN if unknown.
+        mse: MSE, same shape; NaN if unknown.
     """
     best, worst = distortion[:, 0].mean(), distortion[:, -1].mean()
     falls, rises = _share_rising(-bits), _share_rising(mse)
@@ -99,9 +100,12 @@ def figures_of(distortion: np.ndarray, bits: np.ndarray, mse: np.ndarray) -> dic
 
 
 def _share_rising(series: np.ndarray) -> float | None:
-    """Return the share of neighbouring levels over which a series (sources, levels) rises.
+    """Return the share of steps between neighbouring levels at which a series rises.
 
-    Counted are those whose values are known; None if there are levels to compare and no values.
+    Steps with an unknown value are left out. Return None if there are steps and all are unknown.
+
+    Args:
+        series: Values, float64 (sources, levels).
     """
     steps = np.diff(series)
     known = ~np.isnan(steps)

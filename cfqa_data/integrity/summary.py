@@ -1,4 +1,4 @@
-"""Summarise a dataset folder in numbers, for `cfqa info` and the end of a build."""
+"""Summarise a dataset folder, for `cfqa info` and the end of a build."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from cfqa_data.access.dataset import Dataset, load
 from cfqa_data.arrow import pa, pc
-from cfqa_data.console.text import counted, printable, size_text, table_text
+from cfqa_data.console.text import counted, printable, size_text, table_text, wrapped
 from cfqa_data.format.facts import Score, TaskEntry
 from cfqa_data.format.layout import NAMES, Layout
 from cfqa_data.format.manifest import Manifest, manifest_text
@@ -33,24 +33,25 @@ __all__ = [
 
 
 def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]:
-    """Return the facts of a dataset folder, JSON-safe.
+    """Return the properties of a dataset, as JSON values.
 
     Args:
-        path: what :func:`cfqa_data.load` opens; of a repo on the Hub only the manifest and the
-            labels are read.
-        follow_links: read what links in a folder lead to, wherever that is.
+        path: Dataset folder or repo, as for :func:`cfqa_data.load`. Only the manifest and the label
+            tables are read.
+        follow_links: Follow symbolic links that lead out of the folder.
 
     Returns:
         ``path``, ``name``, ``format``, ``summary``, ``tier``, ``tasks`` (per task: sources,
-        features, shape, title, score, loss, and the number of levels of each codec),
-        ``codecs``, ``sizes`` in bytes (one per subfolder, ``light`` and ``full`` tier, and
-        ``float32``: the same originals and compressed features as plain float32), ``versions`` and
-        ``health`` (rows of `cfqa_data.integrity.health.health`, from the labels as they are now).
-        ``full`` is None in a light folder, ``light`` where not every feature has its bitstream.
+        features, shape, smallest and largest number of tokens, title, score, loss, and the number
+        of levels of each codec), ``codecs``, ``sizes`` in bytes (of each subfolder, of the
+        ``light`` and ``full`` tier, and of all features as plain float32), ``versions`` and
+        ``health`` (rows of `cfqa_data.integrity.health.health`, computed from the labels).
+        ``sizes.full`` is None for a light folder; ``sizes.light`` is None if a feature has no
+        bitstream.
 
     Raises:
-        FormatError: The folder is not a dataset, or its build is not finished.
-        HubError: The repo is not there, may not be read, or cannot be reached.
+        FormatError: The path is not a dataset folder, or its build is not finished.
+        HubError: The repo does not exist, may not be read, or cannot be reached.
     """
     dataset = load(path, follow_links=follow_links)
     manifest = dataset.manifest
@@ -64,6 +65,7 @@ def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]
             "sources": len(entry.sources),
             "features": entry.rows,
             "shape": list(entry.shape),
+            "tokens": _token_range(entry, labels[name]),
             "title": entry.facts.title,
             "score": score_text(entry.facts.score),
             "loss": entry.facts.loss.name if entry.facts.loss else None,
@@ -95,11 +97,11 @@ def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]
 
 
 def float32_size(entry: TaskEntry, labels: pa.Table) -> int:
-    """Return the bytes of a task's originals and compressed features as plain float32.
+    """Return the size in bytes of a task's original and compressed features as plain float32.
 
     Args:
-        entry: what the manifest says of it.
-        labels: its rows.
+        entry: Manifest entry of the task.
+        labels: Label rows of the task.
     """
     n, c, t, d = entry.shape
     tokens = t * (len(entry.sources) + labels.num_rows)
@@ -110,20 +112,28 @@ def float32_size(entry: TaskEntry, labels: pa.Table) -> int:
     return 4 * n * c * d * tokens
 
 
+def _token_range(entry: TaskEntry, labels: pa.Table) -> list[int]:
+    """Return the smallest and largest number of tokens of a task's features."""
+    if not (entry.varying_tokens and labels.num_rows):
+        return [entry.shape[2]] * 2
+    limits = pc.min_max(labels["tokens"])
+    return [limits["min"].as_py(), limits["max"].as_py()]
+
+
 def light_files(manifest: Manifest, labels: Mapping[str, pa.Table]) -> dict[str, Any] | None:
-    """Return the files of the light tier: all but the arrays that bitstreams decode to.
+    """Return the files of the light tier: all except arrays that can be decoded from bitstreams.
 
     Args:
-        manifest: of a folder of either tier.
-        labels: its rows by task.
+        manifest: Manifest of a folder of either tier.
+        labels: Label rows by task.
 
     Returns:
-        Those entries of the manifest; None where some feature has no bitstream.
+        The entries of these files in the manifest; None if a feature has no bitstream.
     """
     arrays = []
     for task, entry in manifest.tasks.items():
         for codec in entry.codecs.values():
-            if codec.facts.on == "inputs":  # decoding takes the backbone, too
+            if codec.facts.on == "inputs":  # its bitstreams do not suffice without the backbone
                 continue
             streams = NAMES.shards(entry.shards, NAMES.bitstreams, task, codec.name)
             if not manifest.files.keys() >= set(streams):
@@ -142,23 +152,26 @@ def _manifest_size(dataset: Dataset) -> int:
 
 
 def info_text(summary: dict[str, Any]) -> str:
-    """Return a summary as `cfqa info` prints it."""
+    """Return a summary as the text that `cfqa info` prints."""
     sizes = summary["sizes"]
     tasks = [["task", "sources", "compressed", "feature (N, C, T, D)"]]
     for name, task in summary["tasks"].items():
-        shape = ", ".join(map(str, task["shape"]))
-        tasks.append([name, str(task["sources"]), str(task["features"]), f"({shape})"])
+        n, c, t, d = task["shape"]
+        least, most = task["tokens"]
+        tokens = f"{least} to {most}" if least < most else t
+        shape = f"({n}, {c}, {tokens}, {d})"
+        tasks.append([name, str(task["sources"]), str(task["features"]), shape])
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     return "\n".join(
         [
-            f"{summary['name']}: {summary['summary']}",
+            wrapped(f"{summary['name']}: {summary['summary']}"),
             f"{summary['path']}, {summary['tier']} tier",
             "",
             table_text(tasks),
             "",
             *_codec_lines(summary),
             *_size_lines(sizes),
-            f"built with {versions}",
+            wrapped(f"built with {versions}"),
             "",
             _health_table(summary["health"]),
         ]
@@ -166,37 +179,37 @@ def info_text(summary: dict[str, Any]) -> str:
 
 
 def _codec_lines(summary: dict[str, Any]) -> list[str]:
-    """Return what there is to say of codecs, and of tasks that are not those of format 1."""
+    """Return the lines on codecs; for format 2 also on the score of each task."""
     if summary["format"] == 1:
         return [f"codecs    {', '.join(summary['codecs'])}"]
     lines = []
     for name, task in summary["tasks"].items():
         codecs = ", ".join(f"{c} ({counted(n, 'levels')})" for c, n in task["codecs"].items())
-        lines.append(f"{name}: {task['title']}; {task['score']}; {codecs}")
+        lines.append(wrapped(f"{name}: {task['title']}; {task['score']}; {codecs}"))
     return [*lines, ""]
 
 
 def score_text(score: Score) -> str:
-    """Return what a score is, as in "RMSE (lower is better, m)"."""
+    """Return the description of a score, such as "RMSE (lower is better, m)"."""
     better = "lower" if score.lower_better else "higher"
     return f"{score.name} ({better} is better{f', {score.unit}' if score.unit else ''})"
 
 
 def build_text(summary: dict[str, Any], folder: Path, plugins: Sequence[str] = ()) -> str:
-    """Return what `cfqa build` prints at its end.
+    """Return the text that `cfqa build` prints at its end.
 
     Args:
-        summary: Of the finished folder.
-        folder: Its path as the user wrote it, for the commands to try.
-        plugins: `module:Class` of codecs that decode it and are not installed.
+        summary: Summary of the finished folder.
+        folder: Path of the folder as the user wrote it, for the suggested commands.
+        plugins: `module:Class` of codecs that are required for decoding and are not installed.
     """
     features = sum(task["features"] for task in summary["tasks"].values())
     sources = sum(task["sources"] for task in summary["tasks"].values())
     quoted = shlex.quote(str(folder))
     first = next(iter(summary["tasks"]))
-    given = f", plugins={list(plugins)!r}" if plugins else ""
+    argument = f", plugins={list(plugins)!r}" if plugins else ""
     options = "".join(f" --plugin {shlex.quote(plugin)}" for plugin in plugins)
-    python = f"import cfqa_data; print(cfqa_data.load({str(folder)!r}, {first!r}{given})[0])"
+    python = f"import cfqa_data; print(cfqa_data.load({str(folder)!r}, {first!r}{argument})[0])"
     return "\n".join(
         [
             f"{summary['path']}: {sources} originals, {features} compressed features with labels",
@@ -211,11 +224,11 @@ def build_text(summary: dict[str, Any], folder: Path, plugins: Sequence[str] = (
 
 
 def imported_text(summary: dict[str, Any], folder: Path) -> str:
-    """Return what `cfqa import-release` prints at its end: what `cfqa build` does, and the rest.
+    """Return the text that `cfqa import-release` prints at its end.
 
     Args:
-        summary: of the finished folder, with the import's facts under ``import``.
-        folder: its path as the user wrote it.
+        summary: Summary of the finished folder, with the facts of the import as ``import``.
+        folder: Path of the folder as the user wrote it.
     """
     facts = summary["import"]
     lines = [build_text(summary, folder), ""]
@@ -245,9 +258,12 @@ def _size_lines(sizes: dict[str, int | None]) -> list[str]:
 
 
 def _health_table(rows: list[dict[str, Any]]) -> str:
-    """Return the health figures with their thresholds as a second heading."""
+    """Return the label sanity checks, with their thresholds as a second heading."""
     heads = ["task", "codec", "changing", "best", "worst", "rate falls", "MSE rises", "health"]
     thresholds = ["", "", f">= {LEAST_CHANGING:.0%}", "distortion", f">= {LEAST_SPAN:g} x best"]
     thresholds += [f">= {LEAST_MONOTONE:.0%}"] * 2 + [""]
     lines = [[*health_cells(row), "ok" if row["ok"] else "weak"] for row in rows]
-    return table_text([heads, thresholds, *lines], left=2, heads=2)
+    table = table_text([heads, thresholds, *lines], left=2, heads=2)
+    if all(row["ok"] for row in rows):
+        return table
+    return f"{table}\nweak: a figure does not meet the threshold in its heading"

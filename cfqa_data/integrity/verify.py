@@ -1,8 +1,8 @@
 """Verify a dataset folder against its manifest: missing, changed and unlisted files.
 
-What tools leave in a folder (a desktop's `.DS_Store`, the Hub's `.gitattributes` and `.cache`, what
-a build or a repair works with) is reported but is no damage: no reader uses it. Any other file
-that the manifest does not list is damage, since it may be taken for a part of the dataset.
+Files that tools leave in a folder (such as `.DS_Store`, the Hub's `.gitattributes` and `.cache`, or
+the working files of a build or repair) are reported but are not damage, since no reader uses them.
+Any other unlisted file is damage, since it could be mistaken for a part of the dataset.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from cfqa_data.access.files import MANIFEST, LocalFiles
 from cfqa_data.access.weights import OWN, own_weights
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import FormatError
-from cfqa_data.format.layout import of_tools
-from cfqa_data.format.limits import open_plain, pointer_at
+from cfqa_data.format.layout import is_tool_path
+from cfqa_data.format.limits import open_regular, pointer_at
 from cfqa_data.format.manifest import Manifest
 
 __all__ = ["EXTRA", "Fault", "Verified", "verify"]
@@ -33,11 +33,11 @@ EXTRA = "is not in the manifest"
 
 @dataclass(frozen=True)
 class Fault:
-    """A file that is not what the manifest says.
+    """A fault of a file.
 
     Attributes:
-        path: relative to the folder.
-        what: what is wrong with it, as in "missing".
+        path: Path relative to the folder.
+        what: Description of the fault, such as "missing".
     """
 
     path: str
@@ -52,11 +52,11 @@ class Verified:
     """Result of comparing a folder with its manifest.
 
     Attributes:
-        files: the folder's.
-        manifest: its manifest.
-        size: bytes of the files that the manifest lists.
-        faults: what is wrong, in the order of the manifest's paths.
-        unlisted: files in the folder that the manifest does not know; no part of the dataset.
+        files: Files of the folder.
+        manifest: Manifest of the folder.
+        size: Total size in bytes of the files in the manifest.
+        faults: Faults of the files in the manifest, sorted by path.
+        unlisted: Files in the folder that are not in the manifest.
     """
 
     files: LocalFiles
@@ -67,11 +67,11 @@ class Verified:
 
     @cached_property
     def foreign(self) -> tuple[str, ...]:
-        """Those of the unlisted files that do no harm: of tools, and weights for the decoders."""
-        return tuple(name for name in self.unlisted if of_tools(name) or self._is_weights(name))
+        """Unlisted files that are not damage: files of tools, and weights for the decoders."""
+        return tuple(name for name in self.unlisted if is_tool_path(name) or self._is_weights(name))
 
     def _is_weights(self, name: str) -> bool:
-        """Whether a file is in the folder for weights, or is of those that would be found here."""
+        """Return whether a file is in the folder for weights, or has weights of the manifest."""
         real = Path(os.path.realpath(self.files.root / name))
         return name.startswith(f"{OWN}/") or real in self._weights
 
@@ -81,18 +81,18 @@ class Verified:
 
     @cached_property
     def damage(self) -> tuple[Fault, ...]:
-        """All faults: those of the files that the manifest lists, and the files that are extra."""
-        known = set(self.foreign)
+        """All faults: those of the files in the manifest, and unlisted files."""
+        foreign = set(self.foreign)
         return (
             *self.faults,
-            *(Fault(name, EXTRA) for name in self.unlisted if name not in known),
+            *(Fault(name, EXTRA) for name in self.unlisted if name not in foreign),
         )
 
     def require(self) -> None:
-        """Check that no file of the manifest is damaged.
+        """Check that no file in the manifest is damaged.
 
         Raises:
-            FormatError: one is; names the first file and says how many there are.
+            FormatError: A file is damaged. The message names the first one and their number.
         """
         if self.faults:
             more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
@@ -109,29 +109,32 @@ def verify(
     progress: Progress | None = None,
     follow_links: bool = False,
 ) -> Verified:
-    """Compare size and SHA-256 of every file in a dataset folder with the manifest's.
+    """Compare the size and SHA-256 of every file in a dataset folder with the manifest.
 
     Args:
-        root: the folder.
-        workers: threads that hash, which runs in parallel; by default one per core, up to 8.
-        progress: notified of every file.
-        follow_links: look at what links lead to, wherever that is, for a folder of one's own.
+        root: Path of the folder.
+        workers: Number of hashing threads; by default one per core, up to 8.
+        progress: Listener that is notified of every file.
+        follow_links: Follow symbolic links that lead out of the folder.
+
+    Returns:
+        The faults and the unlisted files. Damage is returned and does not raise an error.
 
     Raises:
-        FormatError: it is not a dataset folder, or its manifest is not valid.
+        FormatError: The path is not a dataset folder, or its manifest is not valid.
     """
     files, progress = LocalFiles(root, follow_links), progress or Silent()
     manifest = files.read_manifest()
     names = sorted(manifest.files)
     faults = []
-    unlisted, folders = _look_around(files, manifest)
+    unlisted, folders = _scan(files, manifest)
     progress.start("verify", len(names), "files")
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
     try:
-        found = pool.map(lambda name: _fault(files, folders, name, manifest.files[name]), names)
-        for name, what in zip(names, found, strict=True):
-            if what:
-                faults.append(Fault(name, what))
+        results = pool.map(lambda name: _fault(files, folders, name, manifest.files[name]), names)
+        for name, fault in zip(names, results, strict=True):
+            if fault:
+                faults.append(Fault(name, fault))
             progress.advance()
     finally:
         pool.shutdown(cancel_futures=True)
@@ -145,25 +148,25 @@ def verify(
     )
 
 
-def _fault(files: LocalFiles, inside: Set[str], name: str, expected: Mapping[str, Any]) -> str:
-    """Return the fault of a file; None if it is as expected.
+def _fault(files: LocalFiles, folders: Set[str], name: str, expected: Mapping[str, Any]) -> str:
+    """Return the fault of a file; empty if it is as expected.
 
     Args:
-        files: the folder's.
-        inside: folders that are known to be in it, no links; "" is the root itself.
-        name: of the file.
-        expected: its size and SHA-256.
+        files: Files of the folder.
+        folders: Subfolders that are not links; "" is the root itself.
+        name: Name of the file.
+        expected: Its entry in the manifest, with size and SHA-256.
     """
     path = files.root / name
     try:
         mode = os.lstat(path).st_mode
-        # A file that is no link is where its folder is.
-        if stat.S_ISLNK(mode) or name.rpartition("/")[0] not in inside:
+        # A regular file in a known folder cannot lead out of the dataset: no need to resolve it.
+        if stat.S_ISLNK(mode) or name.rpartition("/")[0] not in folders:
             files.path(name)
             mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
             return f"is {'a folder' if stat.S_ISDIR(mode) else 'no plain file'}, not a file"
-        with open_plain(path) as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != expected["size"]:
                 message = f"has {size} bytes, the manifest says {expected['size']}"
@@ -179,11 +182,11 @@ def _fault(files: LocalFiles, inside: Set[str], name: str, expected: Mapping[str
     return ""
 
 
-def _look_around(files: LocalFiles, manifest: Manifest) -> tuple[list[str], set[str]]:
-    """Return the names that the manifest does not list, and the folders.
+def _scan(files: LocalFiles, manifest: Manifest) -> tuple[list[str], set[str]]:
+    """Return the names of all unlisted files, and the folders.
 
-    Links are no folders; but where they are followed, those are that the manifest has files in. The
-    folder of weights is one wherever weights are found in it.
+    A link to a folder is not entered, except for the folder of weights and, if links are followed,
+    folders that have files in the manifest.
     """
     listed = {MANIFEST, *manifest.files}
     linked = {
@@ -194,18 +197,18 @@ def _look_around(files: LocalFiles, manifest: Manifest) -> tuple[list[str], set[
     with suppress(FormatError):
         files.path(OWN)
         linked.add(OWN)
-    names, folders, left = [], set(), [""]
-    while left:
-        folder = left.pop()
+    names, folders, pending = [], set(), [""]
+    while pending:
+        folder = pending.pop()
         folders.add(folder)
         try:
             with os.scandir(files.root / folder) as entries:
                 for entry in entries:
                     name = f"{folder}/{entry.name}" if folder else entry.name
                     if entry.is_dir(follow_symlinks=name in linked):
-                        left.append(name)
+                        pending.append(name)
                     elif name not in listed:
                         names.append(name)
-        except OSError:  # what cannot be looked into could hold anything
+        except OSError:  # an unreadable folder may contain unlisted files
             names.append(folder)
     return sorted(names), folders

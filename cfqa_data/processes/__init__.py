@@ -1,4 +1,4 @@
-"""Run work items in several processes."""
+"""Run work items in this process, in worker processes, or on a cluster."""
 
 from __future__ import annotations
 

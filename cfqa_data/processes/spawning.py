@@ -1,4 +1,4 @@
-"""Start worker processes by `spawn`, which import the main script again (see `cfqa_data.guard`)."""
+"""Start worker processes by `spawn`, which imports the main script (see `cfqa_data.guard`)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tempfile import TemporaryDirectory
 from cfqa_data.errors import BuildError
 from cfqa_data.guard import GUARD, MARK, check_guard
 
-__all__ = ["check_start", "deaf_to_interrupts", "environment", "spawning"]
+__all__ = ["blocking_interrupts", "check_start", "environment", "spawning"]
 
 
 def check_start(method: str = "spawn") -> None:
-    """Check that this process may start others, which can import its script.
+    """Check that this process may start workers, and that they can import its script.
 
     Args:
-        method: how processes are started; by `fork` they import nothing.
+        method: Start method of multiprocessing; with `fork`, workers do not import the script.
 
     Raises:
-        BuildError: it may not, or they cannot.
+        BuildError: This process is daemonic, or its script is not a file.
     """
     if multiprocessing.current_process().daemon:
         raise BuildError(
@@ -37,32 +37,32 @@ def check_start(method: str = "spawn") -> None:
     if method != "fork" and script is not None and not script.is_file():
         raise BuildError(
             f"workers import the script that starts them, and {script.name} is not a file: save "
-            "the "
-            "script to a file and run that; a build or repair also runs with workers=1"
+            "the script to a file and run that; a build or repair also runs with workers=1"
         )
 
 
 def _script() -> Path | None:
-    """Return the path that a process which is started here would run, if it is to run one."""
+    """Return the path of the script that spawned processes import; None if they import none."""
     main = sys.modules["__main__"]
     file = getattr(main, "__file__", None)
-    if file is None or getattr(main, "__spec__", None) is not None:  # nothing, or a module by name
+    if file is None or getattr(main, "__spec__", None) is not None:  # a shell, or `python -m`
         return None
     return Path(getattr(multiprocessing.process, "ORIGINAL_DIR", None) or "", file)
 
 
 @contextmanager
 def spawning(method: str = "spawn") -> Iterator[Path]:
-    """Start processes, and wait for what they do.
+    """Enclose code that starts worker processes and waits for them.
 
     Args:
-        method: how they are started.
+        method: Start method of multiprocessing.
 
     Yields:
-        The path of a file that there is once one of them has found no guard.
+        The path of a file that a worker creates if the script has no `__main__` guard.
 
     Raises:
-        BuildError: no process can be started from here, one was killed, or the script has no guard.
+        BuildError: This process may not start workers, a worker was killed, or the script has no
+            guard.
     """
     check_guard()
     check_start(method)
@@ -82,7 +82,7 @@ def spawning(method: str = "spawn") -> Iterator[Path]:
 
 @contextmanager
 def environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Change the environment of processes that are started meanwhile."""
+    """Change environment variables, for processes that are started inside the block."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:
@@ -93,13 +93,14 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach: this one hears it, and ends them."""
+def blocking_interrupts() -> Iterator[None]:
+    """Block SIGINT in processes started inside the block; only this process handles Ctrl-C."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # The resource tracker's start would lift the mask. It removes the locks that libraries made in
-    # workers that were ended (zarr's blosc makes one), and would warn of each.
+    # The start of the resource tracker would unblock the signal, so it is started before. The
+    # tracker removes locks that libraries such as Blosc left in killed workers, and would warn of
+    # each.
     with environment({"PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}):
         resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

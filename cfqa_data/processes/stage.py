@@ -1,8 +1,8 @@
-"""The `Stage` base class, and the loop that runs a stage's unfinished items.
+"""The `Stage` base class, and the loop that runs the unfinished items of a stage.
 
-Building, importing a release, repairing, verifying and calibrating are stages. A stage
-declares the output files of each item, by which a repair finds the items that recreate a file. The
-order of items does not matter.
+Building, importing a release, repairing, verifying and calibrating consist of stages. A stage
+declares the output files of each item, so that a repair can find the items that recreate a file.
+Results do not depend on the order of the items.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["Stage", "drive"]
 
 
 class Stage(ABC):
-    """Work of one kind, divided into items that any process can run. It is pickled for that.
+    """Work of one kind, divided into independent items. Stages are pickled to run in workers.
 
     Attributes:
-        name: such as "compress".
-        unit: what `cost` counts, such as "features".
+        name: Name of the stage, such as "compress".
+        unit: Unit of progress, such as "features".
     """
 
     name: ClassVar[str]
@@ -31,38 +31,38 @@ class Stage(ABC):
 
     @abstractmethod
     def items(self) -> Sequence[Any]:
-        """Return all items, those that take longest first, so that none is left over last."""
+        """Return all items, the slowest first, so that workers finish at about the same time."""
 
     @abstractmethod
     def run(self, item: Any) -> Any:
-        """Do an item, and return what the process that drives the stage is to know of it.
+        """Process an item and return its result to the main process.
 
         Raises:
-            CfqaError: it cannot be done, and trying again would not help.
+            CfqaError: The item failed, and a retry would fail too.
         """
 
     def outputs(self, item: Any) -> tuple[Path, ...]:
-        """Return the files that an item makes; it is done when the last of them is there."""
+        """Return the files that an item writes; the item is done when the last one exists."""
         return ()
 
     def cost(self, item: Any) -> int:
-        """Return how much progress an item is, in the stage's unit."""
+        """Return the progress that an item counts for, in the stage's unit."""
         return 1
 
     def effort(self, item: Any) -> float:
-        """Return about how long an item takes, in any unit: the time left is told by that."""
+        """Return the relative duration of an item, from which the time left is estimated."""
         return self.cost(item)
 
     def done(self, item: Any) -> bool:
-        """Whether an item need not be done again."""
+        """Return whether an item is done already."""
         files = self.outputs(item)
         return bool(files) and files[-1].exists()
 
     def check(self, todo: Sequence[Any]) -> None:  # noqa: B027
-        """Check that what remains can be done, before it is begun.
+        """Check that the remaining items can be processed, before the first one starts.
 
         Raises:
-            CfqaError: it cannot.
+            CfqaError: They cannot.
         """
 
 
@@ -73,17 +73,17 @@ def drive(
     items: Sequence[Any] | None = None,
     todo: Sequence[Any] | None = None,
 ) -> Iterator[tuple[Any, Any]]:
-    """Do what is not done yet of a stage; yield each item that was done, with its result.
+    """Run the unfinished items of a stage; yield each item with its result.
 
     Args:
-        stage: the stage.
-        executor: where to run.
-        progress: notified of the stage's progress.
-        items: some of the stage's items; all of them if None.
-        todo: those of them that are not done yet; the stage says, if None.
+        stage: Stage to run.
+        executor: Executor of the items.
+        progress: Listener that is notified of the stage's progress.
+        items: Items of the stage to consider; all of them if None.
+        todo: Unfinished ones among them; determined by `Stage.done` if None.
 
     Raises:
-        CfqaError: at the end, if items failed; all others were done before.
+        CfqaError: Items failed. It is raised after all other items were processed.
     """
     items = stage.items() if items is None else items
     todo = [item for item in items if not stage.done(item)] if todo is None else todo
@@ -91,15 +91,15 @@ def drive(
     if not todo:
         return
     total, effort = sum(map(stage.cost, items)), sum(map(stage.effort, items)) or 1.0
-    reach = getattr(progress, "reach", lambda share: None)
+    set_share = getattr(progress, "reach", lambda share: None)
     progress.start(stage.name, total, stage.unit)
     left = sum(map(stage.effort, todo))
     if done := total - sum(map(stage.cost, todo)):
-        reach(1 - left / effort)
+        set_share(1 - left / effort)
         progress.advance(done)
     for item, result in executor.run(stage, todo):
         yield item, result
         left -= stage.effort(item)
-        reach(1 - left / effort)
+        set_share(1 - left / effort)
         progress.advance(stage.cost(item))
     progress.finish()

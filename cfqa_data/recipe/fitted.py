@@ -1,7 +1,7 @@
-"""What a recipe may leave to the build: the range of a uniform quantiser, and a codec's levels.
+"""Parts of a recipe that a build can determine: a uniform quantiser's range, a codec's levels.
 
-The build finds both on training inputs, and its manifest has the numbers, as a recipe without these
-would.
+The build determines them from training inputs. Its manifest contains the resulting numbers, as if
+the recipe had stated them.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from cfqa_data.errors import RecipeError
-from cfqa_data.format.facts import MOST_LEVELS
-from cfqa_data.format.fields import Checked, keyed
+from cfqa_data.format.facts import MAX_LEVELS
+from cfqa_data.format.fields import Checked, check_keys
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 
 __all__ = ["AutoLevels", "FittedRange"]
@@ -22,9 +22,10 @@ class FittedRange(Quantizer):
     """A uniform quantiser whose range is fitted: `{ kind = "uniform", bits = 10, range = "fit" }`.
 
     Attributes:
-        bits: bits of a code, 1 to 16.
-        percentile: above 50, to 100. Of no training feature more than the rest of it is clipped at
-            either end of a layer's range; with 100 the range holds all values.
+        bits: Bits of a code, 1 to 16.
+        percentile: Above 50, up to 100. At most (100 - percentile)% of the values of a training
+            feature are clipped at each end of a layer's range; with 100, the range holds all
+            values.
     """
 
     bits: int
@@ -42,7 +43,7 @@ class FittedRange(Quantizer):
 
     @staticmethod
     def describes(data: object) -> bool:
-        """Whether a recipe's table is of such a quantiser."""
+        """Return whether a recipe's table describes such a quantiser."""
         return isinstance(data, dict) and "range" in data
 
     @classmethod
@@ -50,10 +51,10 @@ class FittedRange(Quantizer):
         """Return the quantiser that a recipe's table describes.
 
         Raises:
-            RecipeError: a key is missing, unknown or has an impossible value.
+            RecipeError: If a key is missing or unknown, or a value is invalid.
         """
-        known = ("kind", "bits", "range")
-        table = keyed("the quantiser", data, known, (*known, "percentile"), RecipeError)
+        keys = ("kind", "bits", "range")
+        table = check_keys("the quantiser", data, keys, (*keys, "percentile"), RecipeError)
         if table["kind"] != "uniform" or table["range"] != "fit":
             raise RecipeError(
                 'only a quantiser of kind "uniform" has a range, and it is "fit"; got '
@@ -67,10 +68,10 @@ class FittedRange(Quantizer):
 
 @dataclass(frozen=True)
 class AutoLevels(Checked):
-    """Levels that are found by calibration: `"auto"`, or `{ auto = 6 }` for so many.
+    """Levels that calibration finds: `"auto"`, or `{ auto = 6 }` for six levels.
 
     Attributes:
-        auto: how many; 2 at least.
+        auto: Number of levels, at least 2.
     """
 
     auto: int = 10
@@ -80,8 +81,8 @@ class AutoLevels(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= self.auto <= MOST_LEVELS:
-            raise RecipeError(f"levels: auto must be 2 to {MOST_LEVELS}, got {self.auto}")
+        if not 2 <= self.auto <= MAX_LEVELS:
+            raise RecipeError(f"levels: auto must be 2 to {MAX_LEVELS}, got {self.auto}")
 
     def __len__(self) -> int:
         return self.auto

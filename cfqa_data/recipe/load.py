@@ -1,27 +1,27 @@
 """Load recipes from TOML files: those that ship with the package, and the user's own.
 
-Paths in a recipe file are relative to the file, and `extends = "mini"` starts from another recipe,
-or from several.
-Once read, nothing is left to look up but what `package://`, `root://` and absolute paths name.
+Paths in a recipe file are relative to the file. `extends = "mini"` starts from another recipe, or
+from several. A loaded recipe contains only absolute paths and `package://` and `root://` URIs.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from cfqa_data.errors import RecipeError, check_known, prefixed, unknown_name
-from cfqa_data.format.layout import left_by_tools
+from cfqa_data.format.layout import is_tool_file
 from cfqa_data.format.limits import LARGEST_TEXT, parse_toml, read_limited
 from cfqa_data.format.resources import HUB, ROOT_VARIABLE, is_uri, locate, resolve
-from cfqa_data.paths import absolute_path, exists, is_file, real_path
+from cfqa_data.paths import absolute_path, real_path
 from cfqa_data.recipe.spec import (
-    FILES,
+    WEIGHT_KEYS,
     CodecSpec,
     Recipe,
     parts_of,
-    places_of_paths,
+    path_locations,
     table_at,
     tables_at,
 )
@@ -36,23 +36,23 @@ __all__ = [
 
 
 def list_recipes() -> list[str]:
-    """Return the names of the recipes that come with the package."""
+    """Return the names of the recipes that ship with the package."""
     names = (file.name for file in resources.files("cfqa_data.recipes").iterdir())
-    recipes = (name for name in names if name.endswith(".toml") and not left_by_tools(name))
+    recipes = (name for name in names if name.endswith(".toml") and not is_tool_file(name))
     return sorted(name.removesuffix(".toml") for name in recipes)
 
 
 def load_recipe(name_or_path: str | Path | Recipe, *, fitted: bool = True) -> Recipe:
-    """Return a recipe that comes with the package, or one from a TOML file, with absolute paths.
+    """Return a recipe of the package, or one from a TOML file, with absolute paths.
 
     Args:
-        name_or_path: a name as in :func:`list_recipes`, or a path that ends in ``.toml``; or a
-            recipe made in Python, whose relative paths start from the working directory.
-        fitted: with False, ladders whose k-means tables are not there yet are left out, for what
-            fits those tables.
+        name_or_path: A name as in :func:`list_recipes`, a path that ends in ``.toml``, or a recipe
+            object, whose relative paths start from the working directory.
+        fitted: Whether the k-means tables must exist; if False, ladders without tables are left
+            out, as needed for fitting these.
 
     Raises:
-        RecipeError: there is no such recipe, or it is not a valid one.
+        RecipeError: If there is no such recipe, or it is invalid.
     """
     if isinstance(name_or_path, Recipe):
         data = name_or_path.to_dict()
@@ -64,7 +64,7 @@ def load_recipe(name_or_path: str | Path | Recipe, *, fitted: bool = True) -> Re
 
 
 def classes_in(name_or_path: str | Path) -> list[str]:
-    """Return the names of the classes in a recipe's file, before any of them is looked up."""
+    """Return the names of the classes in a recipe's file without looking any of them up."""
     parts = parts_of(_read(_locate(name_or_path), seen=(), fitted=False))
     return [name for part in parts if isinstance(name := part.table.get(part.key), str)]
 
@@ -74,7 +74,7 @@ def _locate(name_or_path: object, base: Path | None = None) -> Path:
     text = str(name_or_path)
     if text.endswith(".toml"):
         path = absolute_path(text, base or "")
-        if not is_file(path):
+        if not os.path.isfile(path):
             raise RecipeError(f"{path}: no such recipe file")
         return path
     if text not in list_recipes():
@@ -84,7 +84,10 @@ def _locate(name_or_path: object, base: Path | None = None) -> Path:
 
 
 def _read(path: Path, seen: tuple[Path, ...], fitted: bool) -> dict[str, Any]:
-    """Return a recipe file's data with URIs made absolute, k-means tables read, and its base's."""
+    """Return the data of a recipe file, merged with the recipes that it extends.
+
+    Paths are absolute, and k-means tables are loaded.
+    """
     with prefixed("not a readable TOML file", RecipeError, OSError, ValueError):
         data = parse_toml(read_limited(path, LARGEST_TEXT))
     _resolve_files(data, path.parent, fitted)
@@ -99,32 +102,33 @@ def _read(path: Path, seen: tuple[Path, ...], fitted: bool) -> dict[str, Any]:
 
 
 def _resolve_files(data: dict[str, Any], base: Path, fitted: bool) -> None:
-    """Make the paths in a recipe file's data absolute and put k-means tables in, in place."""
+    """Make paths in a recipe file's data absolute and insert k-means tables, in place."""
     if fitted:
         _check_tables(data, base)
-    for table, key in places_of_paths(data):
+    for table, key in path_locations(data):
         if not is_uri(table[key]):
             table[key] = str(absolute_path(table[key], base))
     for name, task in tables_at(data, "tasks"):
         for codec, codec_spec in tables_at(task, "codecs"):
             quantizer = codec_spec.get("quantizer")
             if isinstance(quantizer, dict) and isinstance(quantizer.get("centers"), str):
-                if fitted or is_file(locate(quantizer["centers"], base)):
+                if fitted or os.path.isfile(locate(quantizer["centers"], base)):
                     quantizer["centers"] = _read_centers(quantizer["centers"], name, base)
                 else:
                     del task["codecs"][codec]
 
 
 def _check_tables(data: dict[str, Any], base: Path) -> None:
-    """Check that the k-means tables exist; the error names all missing files.
+    """Check that the k-means tables exist.
 
     Raises:
-        RecipeError: a table and something else is missing.
+        RecipeError: If both a table and another file are missing; the message lists all missing
+            files.
     """
-    named = [table[key] for table, key in places_of_paths(data) if key in FILES.values()]
+    weights = [table[key] for table, key in path_locations(data) if key in WEIGHT_KEYS.values()]
     quantizers = [table_at(part.table, "quantizer") for part in parts_of(data)]
     centers = _missing([quantizer.get("centers") for quantizer in quantizers], base)
-    if centers and (missing := centers | _missing(named, base)).keys() > centers.keys():
+    if centers and (missing := centers | _missing(weights, base)).keys() > centers.keys():
         under_root = (
             f"; set {ROOT_VARIABLE} to the folder that root:// stands for"
             if any(map(is_uri, missing))
@@ -135,10 +139,10 @@ def _check_tables(data: dict[str, Any], base: Path) -> None:
 
 
 def _missing(uris: list[Any], base: Path) -> dict[str, Path]:
-    """Return those of some files that are not there, with the paths where they should be."""
+    """Return the files that do not exist, with their paths."""
     local = [uri for uri in uris if isinstance(uri, str) and uri and not uri.startswith(HUB)]
     paths = {uri: locate(uri, base) for uri in local}
-    return {uri: path for uri, path in paths.items() if not exists(path)}
+    return {uri: path for uri, path in paths.items() if not os.path.exists(path)}
 
 
 def _read_centers(uri: str, task: str, base: Path) -> list[list[float]]:
@@ -147,8 +151,9 @@ def _read_centers(uri: str, task: str, base: Path) -> list[list[float]]:
     from safetensors.numpy import load_file
 
     path = resolve(uri, base)
-    kinds = OSError, SafetensorError, TypeError, AttributeError  # the last of bfloat16, float8
-    with prefixed(f"{uri}: not a readable safetensors file", RecipeError, *kinds):
+    # safetensors raises AttributeError for bfloat16 and float8.
+    errors = OSError, SafetensorError, TypeError, AttributeError
+    with prefixed(f"{uri}: not a readable safetensors file", RecipeError, *errors):
         tables = load_file(path)
     check_known("table of centres", task, tables, RecipeError, uri)
     centers: list[list[float]] = tables[task].tolist()
@@ -156,7 +161,7 @@ def _read_centers(uri: str, task: str, base: Path) -> list[list[float]]:
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``changes`` laid over it; tables merge, but a quantiser is one thing."""
+    """Return ``base`` updated by ``changes``; tables are merged, except quantisers."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)

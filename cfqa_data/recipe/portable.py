@@ -1,6 +1,6 @@
 """Replace local paths in a recipe by names that mean the same on every machine.
 
-A manifest names what its recipe was made with by ``package://`` or ``root://``, and its SHA-256.
+A manifest names the files of its recipe by ``package://`` or ``root://`` and their SHA-256.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.resources import ROOT, is_uri
 from cfqa_data.recipe.load import CodecSpec, Recipe
-from cfqa_data.recipe.spec import FILES, SOURCE_PATHS, parts_of, table_at
+from cfqa_data.recipe.spec import SOURCE_PATHS, WEIGHT_KEYS, parts_of, table_at
 from cfqa_data.registry import Registry, own_name
 
 __all__ = [
@@ -29,43 +29,43 @@ __all__ = [
     "recipe_of",
     "recorded_recipe",
     "remedy",
-    "rename",
+    "replace_path",
 ]
 
-BARE = re.compile(r"(?!\.+$)[^/\\:~][^/\\:]*")
-"""A name that is no path."""
+BARE_NAME = re.compile(r"(?!\.+$)[^/\\:~][^/\\:]*")
+"""Matches a name that is not a path."""
 
-PATH_KEYS = (*FILES.values(), *SOURCE_PATHS)
+PATH_KEYS = (*WEIGHT_KEYS.values(), *SOURCE_PATHS)
 """Keys of a recipe whose values are paths."""
 
-TEXTS = ("name", "summary", "origin")
-"""Keys of a recipe whose values are for people."""
+TEXT_KEYS = ("name", "summary", "origin")
+"""Keys of a recipe whose values are descriptions."""
 
-COMMON = re.compile(r"model\.safetensors(\.index\.json)?")
-"""File names that say nothing without their folder's."""
+COMMON_NAMES = re.compile(r"model\.safetensors(\.index\.json)?")
+"""Matches file names that are only unique together with their folder's name."""
 
 
 def is_local_path(uri: str) -> bool:
-    """Return whether a name in a recipe is a path of one machine, not a URI or a bare name."""
-    return not (is_uri(uri) or BARE.fullmatch(uri))
+    """Return whether a name in a recipe is a local path, not a URI or a bare name."""
+    return not (is_uri(uri) or BARE_NAME.fullmatch(uri))
 
 
 def local_options(codec_spec: CodecSpec) -> list[tuple[str, str]]:
     """Return the options of a codec that name files, except programs, with their values.
 
-    No manifest says what these files hold, and they decide the bytes.
+    These files affect the bitstreams, but no manifest has their hashes.
     """
     return named_files(codec_spec.registered.target, codec_spec.options, codec_spec.weights)
 
 
 def portable(recipe: Recipe) -> Recipe:
-    """Return the recipe without paths and programs of one machine."""
+    """Return the recipe without local paths and programs."""
     names = portable_names(recipe)
     return recipe.without_programs().with_paths(lambda uri: names.get(uri, uri))
 
 
 def recorded_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as a manifest holds it: portable, and without any `module:Class`."""
+    """Return the recipe as stored in a manifest: portable, and without `module:Class`."""
     data = portable(recipe).to_dict()
     for kind, _, table, key, _ in parts_of(data):
         if key in table:
@@ -74,40 +74,40 @@ def recorded_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_of(manifest: Manifest, plugins: Sequence[str] = ()) -> Recipe:
-    """Return the recipe of a manifest, with the classes of plugins in their places.
+    """Return the recipe of a manifest, with the classes of plugins inserted.
 
     Args:
-        manifest: of anybody: what it names is looked up among built-in classes, installed entry
-            points and plugins.
-        plugins: `module:Class` of what may take part too.
+        manifest: A manifest, possibly untrusted: its names are looked up among built-in classes,
+            installed entry points and plugins only.
+        plugins: `module:Class` of further classes.
 
     Raises:
-        FormatError: it is none, a codec of it is not known here, or an option of one names a file
-            that the manifest has no hash of.
+        FormatError: If there is no valid recipe, a class is unknown, or an option names a file
+            without a hash in the manifest.
     """
     registry = Registry("plugin", {}, FormatError)
-    named = {own_name(registry.find(text, classes=True).target): text for text in plugins}
+    plugin_classes = {own_name(registry.find(text, classes=True).target): text for text in plugins}
     data = copy.deepcopy(dict(manifest.recipe))
-    if not data.keys() >= {"name", "group_size", "backbone", "tasks"}:  # of another kind
+    if not data.keys() >= {"name", "group_size", "backbone", "tasks"}:  # of an imported dataset
         raise FormatError("recipe: the manifest's recipe cannot rebuild this dataset")
     try:
         for part in parts_of(data):
             name = str(part.name)
             if ":" in name:
                 raise FormatError(f"{name!r} is not a name of a {part.kind} in a manifest")
-            if name in named:
-                part.table[part.key] = named[name]
+            if name in plugin_classes:
+                part.table[part.key] = plugin_classes[name]
         recipe = Recipe.from_dict(data).check_numbers()
     except CfqaError as error:
         raise FormatError(f"recipe: {error}{remedy(manifest)}") from None
     for part in parts_of(recipe.to_dict()):
         builtin = CODECS.builtin if part.kind == "codec" else {}
         try:
-            found = Registry(part.kind, builtin, FormatError).find(part.name, classes=True)
-        except CfqaError:  # built in: its paths are weights, which have hashes, and roots of images
+            entry = Registry(part.kind, builtin, FormatError).find(part.name, classes=True)
+        except CfqaError:  # built-in classes only take weights, which have hashes, and image roots
             continue
         options = table_at(part.table, "options")
-        for key, text in named_files(found.target, options, manifest.weights):
+        for key, text in named_files(entry.target, options, manifest.weights):
             raise FormatError(
                 f"recipe: {part.where}.{key} names a file, {text!r}, without a SHA-256 in the "
                 "manifest"
@@ -116,38 +116,38 @@ def recipe_of(manifest: Manifest, plugins: Sequence[str] = ()) -> Recipe:
 
 
 def remedy(manifest: Manifest) -> str:
-    """Return what helps where a class is not found, to be put behind an error; "" if nothing."""
-    made = ", ".join(f"{name} {p['version']}".strip() for name, p in manifest.packages.items())
-    return f"; install {made}, or name its classes by --plugin module:Class" if made else ""
+    """Return advice, to be appended to a message, if a class is not found; "" if there is none."""
+    names = ", ".join(f"{name} {p['version']}".strip() for name, p in manifest.packages.items())
+    return f"; install {names}, or name its classes by --plugin module:Class" if names else ""
 
 
 def portable_names(recipe: Recipe) -> dict[str, str]:
-    """Return a name below ``root://`` for each path of one machine in a recipe.
+    """Return a name below ``root://`` for each local path in a recipe.
 
-    It is the last part of the path, or as many of its last parts as tell the paths apart.
+    It consists of the last component of the path, or of as many as are needed to distinguish paths.
     """
     parts = {
         path: [part for part in re.split(r"[\\/]", path) if part.strip(".~")] or ["root"]
         for path in recipe.paths
         if is_local_path(path)
     }
-    counts = {path: 2 if COMMON.fullmatch(steps[-1]) else 1 for path, steps in parts.items()}
+    counts = {path: 2 if COMMON_NAMES.fullmatch(steps[-1]) else 1 for path, steps in parts.items()}
     while True:
         names = {path: ROOT + "/".join(parts[path][-counts[path] :]) for path in parts}
-        taken = list(names.values())
-        ambiguous = [p for p in parts if taken.count(names[p]) > 1 and counts[p] < len(parts[p])]
+        values = list(names.values())
+        ambiguous = [p for p in parts if values.count(names[p]) > 1 and counts[p] < len(parts[p])]
         if not ambiguous:
             return names
         for path in ambiguous:
             counts[path] += 1
 
 
-def rename(uri: str, names: Mapping[str, str]) -> str:
-    """Return the other name of a file: one of `names`, or in or beside what one of them stands for.
+def replace_path(uri: str, names: Mapping[str, str]) -> str:
+    """Return a path with the new name of the file, of its folder, or of a file in that folder.
 
     Args:
-        uri: of the file.
-        names: old name -> new name.
+        uri: The path.
+        names: Old name -> new name.
     """
     for old, new in names.items():
         if uri == old or uri.startswith(f"{old}/"):
@@ -160,16 +160,16 @@ def rename(uri: str, names: Mapping[str, str]) -> str:
 
 
 def check_portable(where: object, manifest: Manifest) -> None:
-    """Check that a manifest contains no path of one machine.
+    """Check that a manifest contains no local paths.
 
     Raises:
-        FormatError: it does; names the first.
+        FormatError: If it does; the message names the first.
     """
-    found = [*_texts("recipe", manifest.recipe)]
-    found += [("weights", uri) for uri in manifest.weights]
+    texts = [*_texts("recipe", manifest.recipe)]
+    texts += [("weights", uri) for uri in manifest.weights]
     local = [
         (key, text)
-        for key, text in found
+        for key, text in texts
         if (is_local_path if key.rpartition(".")[2] in PATH_KEYS else is_local)(text)
     ]
     options = [
@@ -178,9 +178,9 @@ def check_portable(where: object, manifest: Manifest) -> None:
         if part.kind == "codec"
         for key, text in named_files(None, table_at(part.table, "options"), manifest.weights)
     ]
-    if every := dict([*local, *options]):
-        key, text = next(iter(every.items()))
-        more = f" and {len(every) - 1} more" if len(every) > 1 else ""
+    if problems := dict([*local, *options]):
+        key, text = next(iter(problems.items()))
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         remedy = (
             "build it from a recipe without that option"
             if key in dict(options)
@@ -193,12 +193,12 @@ def check_portable(where: object, manifest: Manifest) -> None:
 
 
 def _texts(where: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield every text in nested tables, with the keys that lead to it."""
+    """Yield each string in nested tables and lists, with its dotted key."""
     if isinstance(value, str):
         yield where, value
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            if key not in TEXTS:
+            if key not in TEXT_KEYS:
                 yield from _texts(f"{where}.{key}", inner)
     elif isinstance(value, list | tuple):
         for inner in value:

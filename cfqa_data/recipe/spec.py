@@ -1,7 +1,7 @@
 """The specification of a recipe as frozen dataclasses, validated on construction.
 
 Tasks, backbones, sources and codecs are classes: built-in ones by name, installed entry points, or
-`module:Class`. What a codec's class says of its parameter decides which levels it may have.
+`module:Class`. The class of a codec determines which levels are valid.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 
 from cfqa_data.codecs import CODECS, find_codec
 from cfqa_data.errors import CfqaError, RecipeError, prefixed
-from cfqa_data.format.facts import MOST_CODECS, MOST_TASKS, PROGRAMS, CodecFacts, check_name
+from cfqa_data.format.facts import MAX_CODECS, MAX_TASKS, PROGRAMS, CodecFacts, check_name
 from cfqa_data.format.fields import NAME, OMIT, Checked, Count, Number, Text
 from cfqa_data.format.invariants import check_task_names
 from cfqa_data.format.quantizers import Quantizer
@@ -29,19 +29,19 @@ __all__ = [
     "SourceSpec",
     "TaskSpec",
     "parts_of",
-    "places_of_paths",
+    "path_locations",
     "table_at",
     "tables_at",
 ]
 
 SOURCE_PATHS = ("root", "list", "labels", "train", "train_labels")
-"""Options of sources that are paths; of others those that begin as paths do are."""
+"""Options of sources that are always paths; other options are paths if they look like one."""
 
 TASK_CLASSES = {"cls": "classification", "seg": "segmentation", "dpt": "depth"}
-"""Task -> its class, where a recipe names none; of all others it is the one of the task's name."""
+"""Task -> its class if a recipe names none; the class of any other task has the task's name."""
 
-FITTED_ON = 50
-"""Training inputs that a task's codecs are fitted to, where it does not say how many."""
+DEFAULT_FITTED_ON = 50
+"""Default number of training inputs to which the codecs of a task are fitted."""
 
 Options = Mapping[str, Any]
 
@@ -59,11 +59,11 @@ class BackboneSpec(_Spec):
     """The backbone of a recipe.
 
     Attributes:
-        weights: URI of its safetensors file; only DINOv2, which no `kind` stands for, needs one.
-        num_heads: attention heads, of DINOv2; a 64th of its width if None.
-        origin: how, on what and how well it was trained, for the card; may be empty.
-        kind: name of the class, or `module:Class`; None is DINOv2.
-        options: the class's own keyword arguments.
+        weights: URI of a safetensors file; required only for DINOv2, the backbone without a `kind`.
+        num_heads: Attention heads of DINOv2; a 64th of its width if None.
+        origin: How, on what data and how well it was trained, for the dataset card; may be empty.
+        kind: Name of the class, or `module:Class`; None is DINOv2.
+        options: Keyword arguments of the class.
     """
 
     weights: Text | None = field(default=None, metadata=OMIT)
@@ -92,9 +92,9 @@ class SourceSpec(_Spec):
     """The source of a task's samples.
 
     Attributes:
-        kind: name of the source, or `module:Class`.
-        seed: seed of its choices.
-        options: the source's own keyword arguments.
+        kind: Name of the source, or `module:Class`.
+        seed: Seed of its random choices.
+        options: Keyword arguments of the source.
     """
 
     kind: Text
@@ -109,14 +109,14 @@ class CodecSpec(_Spec):
     """A codec of one task: its quantiser, options and levels.
 
     Attributes:
-        codec: its name in the dataset.
-        levels: the parameter of each level, level 0 the best; or that the build finds them.
-        quantizer: between features and codes, of a codec on planes; else None. Its range may be
-            left to the build.
+        codec: Name of the codec in the dataset.
+        levels: The parameter of each level, best first, or `AutoLevels`.
+        quantizer: Quantiser between features and codes, possibly a `FittedRange`, for a codec on
+            planes; else None.
         models: URI of a learned codec's weights.
-        options: further keyword arguments of the codec.
-        kind: name of its class, or `module:Class`; None is the codec's own name.
-        parameter_name: name of the codec's parameter, such as "qp".
+        options: Further keyword arguments of the codec.
+        kind: Name of the class, or `module:Class`; None is the codec's own name.
+        parameter_name: Name of the codec's parameter, such as "qp".
     """
 
     parameter_name: str = field(init=False)
@@ -151,12 +151,12 @@ class CodecSpec(_Spec):
 
     @property
     def to_fit(self) -> bool:
-        """Whether its range or its levels are left to the build."""
+        """Whether the build determines its range or levels."""
         return isinstance(self.quantizer, FittedRange) or isinstance(self.levels, AutoLevels)
 
     @cached_property
     def registered(self) -> RegistryEntry:
-        """The class, and the package that it comes from."""
+        """The class, and the package that provides it."""
         return find_codec(self.kind or self.codec, classes=True)
 
     @cached_property
@@ -165,17 +165,17 @@ class CodecSpec(_Spec):
         return replace(self.registered.target.facts(), name=self.codec)
 
     def stored(self, tier: str) -> bool:
-        """Whether a dataset of a tier has what the codec decodes to beside its bitstreams.
+        """Return whether a dataset of a tier stores decoded features in addition to bitstreams.
 
-        Neither has it of built-in codecs on features, which decode in no time everywhere, and both
-        have it of codecs on inputs, of which only the backbone makes features.
+        No tier stores those of built-in codecs on features, which decode fast everywhere. Both
+        tiers store those of codecs on inputs, because only the backbone can compute them.
         """
-        quick = self.facts.on == "features" and self.registered.builtin
-        return self.facts.on == "inputs" or (tier == "full" and not quick)
+        decodes_fast = self.facts.on == "features" and self.registered.builtin
+        return self.facts.on == "inputs" or (tier == "full" and not decodes_fast)
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """URIs of the weights that the codec uses: of its models, named or shipped."""
+        """URIs of the codec's weights, as named in the recipe or shipped."""
         return tuple(self.registered.target.weights(self.codec_options))
 
     @property
@@ -189,15 +189,16 @@ class TaskSpec(_Spec):
     """One task of a recipe.
 
     Attributes:
-        name: name of the task.
-        source: where its inputs come from.
-        blocks: backbone blocks (from 0) whose outputs are kept, one per layer C.
-        head: URI of the weights of the task's head; None where it has none.
-        codecs: the codecs by name: built-in ones first, in their order.
-        sources: originals; None is the recipe's `sources_per_task`.
-        fitted_on: training inputs that tables and ranges of its codecs are fitted to; None is 50.
-        kind: name of its class, or `module:Class`; None is the class of the task's name.
-        options: the class's own keyword arguments.
+        name: Name of the task.
+        source: Source of its inputs.
+        blocks: Backbone blocks (from 0) whose outputs are the layers C.
+        head: URI of the weights of the task's head; None if it has no head.
+        codecs: The codecs by name: built-in ones first, in registry order.
+        sources: Number of originals; by default the recipe's `sources_per_task`.
+        fitted_on: Number of training inputs to which tables and ranges of its codecs are fitted; 50
+            if None.
+        kind: Name of the class, or `module:Class`; None is the class of the task's name.
+        options: Keyword arguments of the class.
     """
 
     name: str = field(metadata=NAME)
@@ -220,12 +221,12 @@ class TaskSpec(_Spec):
         self.require(not bare, f".head: {self.task_class} needs weights")
         rising = all(a < b for a, b in pairwise(self.blocks))
         self.require(rising, f".blocks must be increasing numbers, got {self.blocks}")
-        few = 1 <= len(self.codecs) <= MOST_CODECS
-        self.require(few, f": needs at least one codec, and at most {MOST_CODECS}")
+        valid = 1 <= len(self.codecs) <= MAX_CODECS
+        self.require(valid, f": needs at least one codec, and at most {MAX_CODECS}")
         for name, codec_spec in self.codecs.items():
             quantizer = codec_spec.quantizer
-            known = quantizer is not None and not isinstance(quantizer, FittedRange)
-            layers = quantizer.layers if quantizer and known else len(self.blocks)
+            fitted = isinstance(quantizer, FittedRange)
+            layers = quantizer.layers if quantizer and not fitted else len(self.blocks)
             message = f"the quantiser has {layers} layer(s), the task {len(self.blocks)}"
             self.require(layers == len(self.blocks), f".codecs.{name}: {message}")
         object.__setattr__(self, "codecs", _ordered(self.codecs, CODECS.builtin))
@@ -238,15 +239,15 @@ class TaskSpec(_Spec):
 
 @dataclass(frozen=True)
 class Recipe(_Spec):
-    """Everything that decides what a dataset holds.
+    """The complete specification of a dataset.
 
     Attributes:
-        name: short name.
-        summary: one line on what it makes.
-        group_size: sources that one work item compresses together, and one shard holds.
-        backbone: the network.
-        tasks: the tasks by name: cls, seg and dpt first.
-        sources_per_task: originals of tasks that do not say how many; None where all do.
+        name: Short name.
+        summary: Description in one line.
+        group_size: Sources per work item and per shard.
+        backbone: The backbone.
+        tasks: The tasks by name: cls, seg and dpt first.
+        sources_per_task: Number of originals of tasks that do not specify it; None if all do.
     """
 
     name: Text
@@ -259,75 +260,75 @@ class Recipe(_Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        few = 1 <= len(self.tasks) <= MOST_TASKS
-        self.require(few, f": needs at least one task, and at most {MOST_TASKS}")
-        counted = self.sources_per_task or all(spec.sources for spec in self.tasks.values())
-        self.require(counted, ".sources_per_task must be a whole number of at least 1")
+        valid = 1 <= len(self.tasks) <= MAX_TASKS
+        self.require(valid, f": needs at least one task, and at most {MAX_TASKS}")
+        complete = self.sources_per_task or all(spec.sources for spec in self.tasks.values())
+        self.require(complete, ".sources_per_task must be a whole number of at least 1")
         with prefixed("", RecipeError):
             check_task_names({name: spec.codecs for name, spec in self.tasks.items()})
         object.__setattr__(self, "tasks", _ordered(self.tasks, TASK_CLASSES))
 
     def sources(self, task: str) -> int:
-        """Return how many originals a task has."""
+        """Return the number of originals of a task."""
         count = self.tasks[task].sources or self.sources_per_task
         assert count is not None
         return count
 
     def fitted_on(self, task: str) -> int:
-        """Return how many training inputs a task's codecs are fitted to."""
-        return self.tasks[task].fitted_on or FITTED_ON
+        """Return the number of training inputs to which a task's codecs are fitted."""
+        return self.tasks[task].fitted_on or DEFAULT_FITTED_ON
 
     @property
     def to_fit(self) -> list[CodecSpec]:
-        """Codecs whose range or levels are left to the build."""
+        """Codecs whose range or levels the build determines."""
         return [c for spec in self.tasks.values() for c in spec.codecs.values() if c.to_fit]
 
     def check_numbers(self) -> Recipe:
-        """Return the recipe.
+        """Return the recipe after checking that it needs no fitting.
 
         Raises:
-            RecipeError: a range or levels of it are left to the build.
+            RecipeError: If the build must determine a range or levels.
         """
         for codec_spec in self.to_fit:
             message = 'range = "fit" and levels = "auto" are resolved by a build; give numbers'
             raise RecipeError(f"{codec_spec.where}: {message}")
         return self
 
-    def fitted_as(self, made: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the recipe's data, with the numbers that were found in a build of it.
+    def fitted_as(self, built: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the recipe's data with the ranges and levels that an earlier build determined.
 
         Args:
-            made: data of the recipe that the build had then, or of any other.
+            built: Data of the recipe of that build, or of any other recipe.
         """
         data = self.to_dict()
-        others = {part.where: part.table for part in parts_of(made)}
+        tables = {part.where: part.table for part in parts_of(built)}
         for part in parts_of(data):
-            other = others.get(part.where, {})
-            levels, quantizer = other.get("levels"), table_at(other, "quantizer")
+            table = tables.get(part.where, {})
+            levels, quantizer = table.get("levels"), table_at(table, "quantizer")
             count = table_at(part.table, "levels").get("auto")
             if isinstance(levels, list) and len(levels) == count:
                 part.table["levels"] = levels
-            wanted = table_at(part.table, "quantizer")
-            same = all(quantizer.get(key) == wanted.get(key) for key in ("kind", "bits"))
-            if FittedRange.describes(wanted) and same and not FittedRange.describes(quantizer):
+            spec = table_at(part.table, "quantizer")
+            same = all(quantizer.get(key) == spec.get(key) for key in ("kind", "bits"))
+            if FittedRange.describes(spec) and same and not FittedRange.describes(quantizer):
                 part.table["quantizer"] = quantizer
         return data
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """All paths in the recipe, without duplicates: weights, heads, models, and options."""
-        places = places_of_paths(self.to_dict())
-        return tuple(dict.fromkeys(table[key] for table, key in places))
+        """All distinct paths and URIs in the recipe: weights, heads, models, and options."""
+        locations = path_locations(self.to_dict())
+        return tuple(dict.fromkeys(table[key] for table, key in locations))
 
     def with_paths(self, rename: Callable[[str], str]) -> Recipe:
         """Return the recipe with its paths replaced (see :attr:`paths`)."""
         data = self.to_dict()
-        for table, key in places_of_paths(data):
+        for table, key in path_locations(data):
             table[key] = rename(table[key])
         return Recipe.from_dict(data)
 
     def without_programs(self) -> Recipe:
-        """Return the recipe without options of codecs that name programs, as a manifest holds it.
+        """Return the recipe without codec options that name programs, as a manifest contains it.
 
         A manifest is untrusted: only this machine's environment may name programs to run.
         """
@@ -340,14 +341,14 @@ class Recipe(_Spec):
 
 
 class Part(NamedTuple):
-    """A table of a recipe's data that says of which class something is.
+    """A table of a recipe's data that names a class.
 
     Attributes:
-        kind: what it is, "codec".
-        where: its place in the recipe, "tasks.cls.codecs.hm".
-        table: the table itself.
-        key: that of the class in it.
-        default: the class of a table without that key.
+        kind: Kind of the part, such as "codec".
+        where: Dotted key of the table, such as "tasks.cls.codecs.hm".
+        table: The table.
+        key: Key of the class in the table.
+        default: Name of the class if the table has no such key.
     """
 
     kind: str
@@ -362,14 +363,14 @@ class Part(NamedTuple):
         return self.table.get(self.key, self.default)
 
 
-FILES = {"backbone": "weights", "task": "head", "codec": "models"}
-"""Kind of a part -> the key of its weights."""
+WEIGHT_KEYS = {"backbone": "weights", "task": "head", "codec": "models"}
+"""Kind of a part -> key of its weights."""
 
 
 def parts_of(data: Mapping[str, Any]) -> Iterator[Part]:
     """Yield the backbone, and each task with its source and its codecs.
 
-    Whatever else the data is, it fails when a recipe is made of it.
+    Invalid data is skipped; making a recipe of it reports the error.
     """
     yield Part("backbone", "backbone", table_at(data, "backbone"))
     for name, task in tables_at(data, "tasks"):
@@ -380,51 +381,51 @@ def parts_of(data: Mapping[str, Any]) -> Iterator[Part]:
             yield Part("codec", f"{where}.codecs.{codec}", spec, default=codec)
 
 
-def places_of_paths(data: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield each place of a path in a recipe's data: the table and the key."""
+def path_locations(data: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the table and the key of each path in a recipe's data."""
     for part in parts_of(data):
-        places = [(part.table, FILES[part.kind])] if part.kind in FILES else []
+        locations = [(part.table, WEIGHT_KEYS[part.kind])] if part.kind in WEIGHT_KEYS else []
         if part.kind != "codec" or part.name not in CODECS.builtin:
             options, annotated = table_at(part.table, "options"), _annotated_paths(part)
             known = SOURCE_PATHS if part.kind == "source" else ()
-            places += [
+            locations += [
                 (options, key)
                 for key, value in options.items()
                 if (is_path(key, value, known) if annotated is None else key in annotated)
                 or (isinstance(value, str) and is_uri(value))
             ]
-        for table, key in places:
+        for table, key in locations:
             if isinstance(table.get(key), str) and table[key]:
                 yield table, key
 
 
 def table_at(data: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return a table in data that may be anything; an empty one if there is none."""
-    found = data.get(key)
-    return found if isinstance(found, dict) else {}
+    """Return a table of unvalidated data; an empty one if there is none."""
+    table = data.get(key)
+    return table if isinstance(table, dict) else {}
 
 
 def tables_at(data: Mapping[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the tables in a table of data that may be anything, with their names."""
+    """Return the tables in a table of unvalidated data, with their names."""
     return [(name, entry) for name, entry in table_at(data, key).items() if isinstance(entry, dict)]
 
 
 def _annotated_paths(part: Part) -> set[str] | None:
-    """Return the options of a plugin's class that are annotated as `Path`; None if not known."""
+    """Return the options of a plugin's class that are annotated as `Path`; None if unknown."""
     try:
-        found = Registry(part.kind, {}, RecipeError).find(part.name, classes=True)
-        return path_options(found.target)
-    except CfqaError:  # built in, or told where it is needed
+        entry = Registry(part.kind, {}, RecipeError).find(part.name, classes=True)
+        return path_options(entry.target)
+    except CfqaError:  # a built-in class, or one whose absence is reported when it is used
         return None
 
 
 def is_path(key: str, value: object, known: Iterable[str] = SOURCE_PATHS) -> bool:
-    """Return whether an option is a path: where it is known to be one, or begins as one."""
+    """Return whether an option is a path: it is known as one, or looks like one."""
     if not isinstance(value, str) or not value:
         return False
     return key in known or is_uri(value) or value.startswith(("/", "./", "../", "~"))
 
 
 def _ordered(table: Mapping[str, Any], first: Iterable[str]) -> dict[str, Any]:
-    """Return a table with some names before all others, in their order."""
+    """Return a table with the keys of ``first`` first, in their order."""
     return {name: table[name] for name in dict.fromkeys([*first, *table]) if name in table}

@@ -30,7 +30,7 @@ def required(what: str) -> Any:
     """Return the default of an attribute that a subclass has to set.
 
     Args:
-        what: it is, for the message.
+        what: It is, for the message.
     """
     return _Required(what)
 

@@ -27,11 +27,11 @@ class BackboneSuite:
     """Tests of a backbone.
 
     Attributes:
-        backbone: the class.
-        inputs: of two samples or more.
-        layers: numbers of layers.
-        options: its keyword arguments.
-        weights: path of its weights, if it takes any.
+        backbone: The class.
+        inputs: Of two samples or more.
+        layers: Numbers of layers.
+        options: Its keyword arguments.
+        weights: Path of its weights, if it takes any.
     """
 
     backbone: ClassVar[Any] = required("the class of the backbone")

@@ -48,9 +48,9 @@ class CodecSuite:
     """What the three suites share.
 
     Attributes:
-        codec: the class.
-        options: its keyword arguments.
-        parameters: some that it can have, the best first; by default of its grid.
+        codec: The class.
+        options: Its keyword arguments.
+        parameters: Some that it can have, the best first; by default of its grid.
     """
 
     codec: ClassVar[type[AnyCodec]] = required("the class of the codec")

@@ -48,9 +48,9 @@ class Way:
     Attributes:
         open: (folder, task, plugins, folder for caches) -> something to keep, to pickle and to
             read from.
-        row: reads one row by its number; a stream has its rows in turn.
-        stream: whether rows can only be streamed.
-        codes: whether compressed features are read as codes, so that codecs on features are out.
+        row: Reads one row by its number; a stream has its rows in turn.
+        stream: Whether rows can only be streamed.
+        codes: Whether compressed features are read as codes, so that codecs on features are out.
     """
 
     open: Callable[[Path, str, Sequence[str], Path], Any]
@@ -145,10 +145,10 @@ class LoaderSuite:
     """Tests of a folder.
 
     Attributes:
-        folder: the folder.
-        plugins: classes of codecs that are not installed, each as `module:Class`.
-        ways: the ways to load it.
-        few: rows that threads and other processes read.
+        folder: The folder.
+        plugins: Classes of codecs that are not installed, each as `module:Class`.
+        ways: The ways to load it.
+        few: Rows that threads and other processes read.
     """
 
     folder: ClassVar[str | Path] = required("the path of a dataset folder")

@@ -66,14 +66,14 @@ class MetricSuite:
     """Tests of a metric.
 
     Attributes:
-        metric: whatever `evaluate` takes: a function, a class or an object of one, a `Metric`,
+        metric: Whatever `evaluate` takes: a function, a class or an object of one, a `Metric`,
             its name, or "module:attribute".
-        options: its options and statistics; those statistics that are not given are made up.
-        training: the training part of a dataset, for a metric with a method `fit`.
+        options: Its options and statistics; those statistics that are not given are made up.
+        training: The training part of a dataset, for a metric with a method `fit`.
         shape: (N, C, T, D) of the features.
-        dtypes: in which it computes; ("float32",) of a network, say. The last one is tested most.
-        tolerance: rounding that a score may have, absolute and relative.
-        differentiable: whether gradients are to go through; of one that states so, they are.
+        dtypes: In which it computes; ("float32",) of a network, say. The last one is tested most.
+        tolerance: Rounding that a score may have, absolute and relative.
+        differentiable: Whether gradients are to go through; of one that states so, they are.
     """
 
     metric: Any = required("the metric, or its name")

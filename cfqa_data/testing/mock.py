@@ -249,7 +249,7 @@ def write_format_2_folder(root: Path | str, tier: str = "full") -> Path:
     """Write the folder and return its path.
 
     Args:
-        root: where.
+        root: Where.
         tier: "full" or "light".
     """
     import pyarrow as pa

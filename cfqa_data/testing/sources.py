@@ -44,11 +44,11 @@ class SourceSuite:
     """Tests of a source.
 
     Attributes:
-        source: the class.
-        task: that it is made for.
-        options: its keyword arguments.
-        count: how many samples are looked at, if there are so many.
-        training: how many training inputs are; 0 where it has none.
+        source: The class.
+        task: That it is made for.
+        options: Its keyword arguments.
+        count: How many samples are looked at, if there are so many.
+        training: How many training inputs are; 0 where it has none.
     """
 
     source: ClassVar[Any] = required("the class of the source")

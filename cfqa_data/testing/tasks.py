@@ -32,13 +32,13 @@ class TaskSuite:
     """Tests of a task.
 
     Attributes:
-        task: the class.
-        cases: pairs of an original feature, float32 (N, C, T, D), and its truth, two or more.
-        inputs: of the samples, for acceptance; those of a source.
-        backbone: whose features it takes; by default one that says nothing of itself.
-        blocks: numbers of the layers that its features have.
-        options: its keyword arguments.
-        weights: path of its head, if it has one.
+        task: The class.
+        cases: Pairs of an original feature, float32 (N, C, T, D), and its truth, two or more.
+        inputs: Of the samples, for acceptance; those of a source.
+        backbone: Whose features it takes; by default one that says nothing of itself.
+        blocks: Numbers of the layers that its features have.
+        options: Its keyword arguments.
+        weights: Path of its head, if it has one.
     """
 
     task: ClassVar[Any] = required("the class of the task")

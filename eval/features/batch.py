@@ -15,6 +15,8 @@ from collections.abc import Callable, Hashable
 from functools import cached_property, partial, wraps
 from typing import Any, TypeVar
 
+import numpy as np
+
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
 __all__ = [
@@ -26,12 +28,15 @@ __all__ = [
     "root",
     "saves_passes",
     "slice_mean",
+    "token_mean",
+    "token_std",
 ]
 
 Derives = TypeVar("Derives", bound=Callable[..., Any])
 
-CHUNK = 2**18
-"""Numbers of a temporary over rows: 1 MB of float32, which stays in a core's cache."""
+CHUNK, GPU_CHUNK = 2**17, 2**25
+"""Numbers of a temporary over rows: 512 kB of float32 stay in a core's cache with what they are
+made of; a GPU has few operations, in 128 MB."""
 
 MANY = 2**17
 """Values from which on a pass over them takes a CPU longer than a few more operations do."""
@@ -65,6 +70,10 @@ class Features:
             self._kept[key] = make()
         return self._kept[key]
 
+    def keeps(self, key: Hashable) -> bool:
+        """Return whether something was derived under this key."""
+        return key in self._kept
+
     @cached_property
     def norms(self) -> Tensor:
         """Euclidean length of each token, float64 (B, N, C, T)."""
@@ -73,7 +82,7 @@ class Features:
     @cached_property
     def energies(self) -> Tensor:
         """Sum of squares of each token, float64 (B, N, C, T)."""
-        return torch.linalg.vecdot(self.values, self.values).double()
+        return self.norms.square()
 
     @cached_property
     def stds(self) -> Tensor:
@@ -81,9 +90,7 @@ class Features:
 
         Exactly zero where all channels are equal, which rounding of their mean would hide.
         """
-        z = self.values - self.values.mean(-1, keepdim=True)
-        stds = torch.linalg.vector_norm(z, dim=-1).double() / z.shape[-1] ** 0.5
-        return stds.masked_fill(self.values.amax(-1) == self.values.amin(-1), 0.0)
+        return by_rows(token_std, self.values)
 
     @cached_property
     def centred(self) -> Tensor:
@@ -112,12 +119,13 @@ def derived(function: Derives) -> Derives:
     return cached  # type: ignore[return-value]
 
 
-def by_rows(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
+def by_rows(function: Callable[..., Tensor], *batches: Tensor, share: int = 1) -> Tensor:
     """Apply a function of rows to a few rows at a time, so that its temporaries stay in cache.
 
     Args:
         function: Takes rows of each batch, (b or 1, rows, D), and returns float64 (b, rows).
         batches: (B or 1, N, C, T, D or 1); the last one has all items and columns.
+        share: How many times as much the function's temporaries take on a CPU as one of float32.
 
     Returns:
         float64 (B, N, C, T).
@@ -125,12 +133,20 @@ def by_rows(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
     whole = batches[-1]
     flat = [batch.flatten(1, 3) for batch in batches]
     items, tokens, channels = flat[-1].shape
-    step = max(1, CHUNK // (items * channels))
-    if step >= tokens:
+    room = CHUNK // share if whole.device.type == "cpu" else GPU_CHUNK
+    step = max(1, room // (items * channels))
+    if step * 4 >= tokens:
         return function(*flat).reshape(whole.shape[:-1])
     parts = range(0, tokens, step)
     done = [function(*(z[:, first : first + step] for z in flat)) for first in parts]
     return torch.cat(done, dim=1).reshape(whole.shape[:-1])
+
+
+def token_std(tokens: Tensor) -> Tensor:
+    """Return the standard deviation of channels, (..., D) to float64 (...), see `Features.stds`."""
+    z = tokens - tokens.mean(-1, keepdim=True)
+    stds = torch.linalg.vector_norm(z, dim=-1).double() / z.shape[-1] ** 0.5
+    return stds.masked_fill(tokens.amax(-1) == tokens.amin(-1), 0.0)
 
 
 def saves_passes(values: Tensor) -> bool:
@@ -158,6 +174,17 @@ def own(temporary: Tensor) -> Tensor:
 def slice_mean(values: Tensor) -> Tensor:
     """Mean of (B, N, C, ...) over all but the first axis, float64 (B,)."""
     return values.flatten(1).mean(1, dtype=torch.float64)
+
+
+def token_mean(values: Tensor) -> Tensor:
+    """Return the mean over tokens, (..., T, D) to float64 (..., D).
+
+    NumPy adds float32 numbers in float64 without a converted copy of all of them.
+    """
+    if values.dtype == torch.float64 or values.device.type != "cpu" or values.requires_grad:
+        return values.mean(-2, dtype=torch.float64)
+    sums = np.add.reduce(values.numpy(), axis=-2, dtype=np.float64)
+    return torch.from_numpy(sums) / values.shape[-2]
 
 
 def first_nonfinite(batch: Tensor) -> int | None:

@@ -69,16 +69,15 @@ def differences(x: Features, y: Features, channels: bool = False) -> Difference:
     tokens, width = y.shape[-2:]
 
     def from_tokens(factor: Tensor, values: Tensor) -> _Gap:
-        cloud, size = _cloud(values)
+        cloud, unit = scaled_tokens(values, torch.float64)
+        size = root(torch.linalg.vector_norm(cloud, dim=-1).square().sum(-1))
         crossed = upper_product(factor, cloud.mT if channels else cloud)
-        return _Gap(_nuclear_gap(gram(crossed)), size)
+        return _Gap(_nuclear_gap(gram(crossed, lower=False), size), size / unit[..., 0, 0])
 
     def from_distances(factor: Tensor, unit: Tensor, squares: Tensor) -> _Gap:
         # The rows of the factor sum to zero: Yc Yc^T is -1/2 of the squared distances.
-        total = squares.sum((-2, -1)) / (2 * tokens)
-        scale = -0.5 / total.masked_fill(total == 0, torch.inf)
-        products = congruent(factor, squares).mul_(scale[..., None, None])
-        return _Gap(_nuclear_gap(products), root(total) / unit)
+        size = root(squares.sum((-2, -1)) / (2 * tokens))
+        return _Gap(_nuclear_gap(congruent(factor, squares), size, -0.5), size / unit)
 
     if channels or tokens > 2 * width:
         found = by_slice(from_tokens, factors, y.values)
@@ -110,18 +109,24 @@ def _cloud(values: Tensor) -> tuple[Tensor, Tensor]:
     return own(tokens).mul_(scale[..., None, None]), size / unit[..., 0, 0]
 
 
-def _nuclear_gap(products: Tensor) -> Tensor:
-    """Return 1 - |A|_* from A A^T, (..., m, m) float64: (...) in [0, 1].
+def _nuclear_gap(products: Tensor, size: Tensor, factor: float = 1.0) -> Tensor:
+    """Return ``1 - |A|_* / size`` from the upper triangle of ``A A^T``: (...) in [0, 1].
 
     The singular values are the roots of the eigenvalues: several times faster than a singular value
     decomposition of A. In float64 this resolves singular values down to 1e-7 of the largest;
     smaller ones are left out.
+
+    Args:
+        products: ``A A^T / factor``, (..., m, m) float64.
+        size: (...); where it is 0, the gap is 1.
+        factor: Of the products.
     """
     try:
-        squares = torch.linalg.eigvalsh(products)
+        # LAPACK reads columns: without a transposed copy, the upper triangle is its lower one.
+        squares = factor * torch.linalg.eigvalsh(products.mT)
     except torch.linalg.LinAlgError as error:
         raise MetricError("the singular values of a slice did not converge") from error
-    noise = 64.0 * torch.finfo(squares.dtype).eps * squares[..., -1:]
+    noise = 64.0 * torch.finfo(squares.dtype).eps * squares.amax(-1, keepdim=True)
     shared = root(squares.masked_fill(squares <= noise, 0.0)).sum(-1)
-    gaps = (1.0 - shared).clamp_(max=1.0)
+    gaps = (1.0 - shared / size.masked_fill(size == 0, torch.inf)).clamp_(max=1.0)
     return gaps.masked_fill(gaps <= NEAREST, 0.0)

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from cfqa_data.eval.features.batch import Features, by_rows, derived, saves_passes
+from collections.abc import Callable
+
+from cfqa_data.eval.features.batch import Features, by_rows, derived, own, saves_passes
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
-__all__ = ["cosines", "error_energies", "errors", "ratio", "square_gaps"]
-
-
-@derived
-def errors(x: Features, y: Features) -> Features:
-    """Return ``y - x``: explicit differences, not an expansion, which would cancel."""
-    return Features(y.values - x.values)
+__all__ = ["cosines", "error_energies", "of_errors", "ratio", "square_gaps"]
 
 
 @derived
 def error_energies(x: Features, y: Features) -> Tensor:
-    """Return the sum of squares of each token's error, float64 (B, N, C, T)."""
+    """Return the sum of squares of each token's error, float64 (B, N, C, T).
 
-    def energy(a: Tensor, b: Tensor) -> Tensor:
-        return (b - a).square().sum(-1).double()
+    Of explicit differences, not by an expansion, which would cancel.
+    """
+    return of_errors(lambda error: own(error).square_().sum(-1), x, y)
 
-    return by_rows(energy, x.values, y.values)
+
+def of_errors(function: Callable[[Tensor], Tensor], x: Features, y: Features) -> Tensor:
+    """Return what a function gives of each token's error, float64 (B, N, C, T).
+
+    Args:
+        function: (..., D) to (...), of ``y - x``.
+        x: Original.
+        y: Compressed.
+    """
+    return by_rows(lambda a, b: function(b - a).double(), x.values, y.values)
 
 
 @derived

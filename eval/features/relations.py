@@ -12,7 +12,18 @@ from functools import wraps
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
-from cfqa_data.eval.features.batch import CHUNK, Features, by_rows, derived, own, root, saves_passes
+import numpy as np
+
+from cfqa_data.eval.features.batch import (
+    CHUNK,
+    Features,
+    by_rows,
+    derived,
+    own,
+    root,
+    saves_passes,
+    token_mean,
+)
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.products import gram
 
@@ -31,6 +42,7 @@ __all__ = [
     "token_cosines",
     "unit",
     "upper",
+    "with_token_cosines",
 ]
 
 Made = TypeVar("Made")
@@ -135,8 +147,8 @@ def scaled_tokens(values: Tensor, dtype: Any = None) -> tuple[Tensor, Tensor]:
         (..., 1, 1).
     """
     if saves_passes(values):
-        means = values.mean(-2, keepdim=True, dtype=dtype)
-        z = values.to(means.dtype).sub_(means) if means.dtype != values.dtype else values - means
+        means = token_mean(values)[..., None, :].to(dtype or values.dtype)
+        z = values - means if means.dtype == values.dtype else values.to(means.dtype).sub_(means)
         if _usual(z, means):
             return z, torch.ones_like(z[..., :1, :1])
     if dtype in (None, values.dtype):
@@ -178,25 +190,35 @@ class Distances(NamedTuple):
     unit: Tensor
 
 
-@per_slice()
-def distances(values: Tensor) -> Distances:
-    """Compute the distances of some slices.
+@derived
+def distances(z: Features) -> Distances:
+    """Compute the distances between the tokens of each slice.
 
     Expanded, but in float64 and of centred tokens, so that what cancels is far below the rounding
     of float32 features; what could be rounding alone is 0, as it is for equal tokens.
     """
+    squares = z.values.new_empty((*z.shape[:-1], z.shape[-2]), dtype=torch.float64)
+    return Distances(squares, by_slice(_write_distances, squares, z.values))
+
+
+def _write_distances(squares: Tensor, values: Tensor) -> Tensor:
+    """Write the squared distances of some slices and return their units."""
     tokens, unit = scaled_tokens(values, torch.float64)
-    products = gram(tokens)
-    lengths = products.diagonal(dim1=-2, dim2=-1).clone()
-    step = rows = products.shape[-1]
-    if products.device.type == "cpu" and not products.requires_grad:  # a few rows stay in cache
-        step = max(1, CHUNK * rows // products.numel())
-    for first in range(0, rows, step):
-        part = products[..., first : first + step, :]
-        both = lengths[..., first : first + step, None] + lengths[..., None, :]
-        part.mul_(-2.0).add_(both)
-        part.masked_fill_(part <= both.mul_(ROUNDING), 0.0)
-    return Distances(products, unit[..., 0, 0])
+    gram(tokens, out=squares)
+    lengths = squares.diagonal(dim1=-2, dim2=-1).clone()
+    for part in _rows_in_cache(squares):
+        both = lengths[..., part, None] + lengths[..., None, :]
+        rows = squares[..., part, :].mul_(-2.0).add_(both)
+        rows.masked_fill_(rows <= both.mul_(ROUNDING), 0.0)
+    return unit[..., 0, 0]
+
+
+def _rows_in_cache(matrices: Tensor) -> list[slice]:
+    """Return groups of rows of (..., m, n) matrices that stay in a CPU's cache."""
+    step = rows = matrices.shape[-2]
+    if matrices.device.type == "cpu" and not matrices.requires_grad:
+        step = max(1, CHUNK * rows // matrices.numel())
+    return [slice(first, first + step) for first in range(0, rows, step)]
 
 
 def squared_distances(z: Features) -> Tensor:
@@ -204,27 +226,78 @@ def squared_distances(z: Features) -> Tensor:
     return distances(z).squares
 
 
-@per_slice()
-def token_cosines(values: Tensor) -> Tensor:
+@derived
+def token_cosines(z: Features) -> Tensor:
     """Cosines between the tokens of a slice, not centred; 0 with a zero token.
 
     Returns:
         (B, N, C, T, T) float64.
     """
+
+    def make(values: Tensor) -> Tensor:
+        if not saves_passes(z.values):
+            return _cosines(values)
+        squares = values.new_empty((*values.shape[:-1], values.shape[-2]), dtype=torch.float64)
+        return _cosines_of_distances(squares, _write_distances(squares, values), values)
+
+    return by_slice(make, z.values)
+
+
+def with_token_cosines(make: Callable[..., Made], z: Features, *others: Tensor) -> Made:
+    """Apply a function to slices, by `by_slice`, of other tensors and of `token_cosines`.
+
+    Of many values on a CPU the cosines are not kept, but computed from the distances, which other
+    metrics need, too. They have the same digits.
+
+    Args:
+        make: Takes the slices of the others, then the cosines.
+        z: Features.
+        others: (B or 1, N, C, ...) tensors.
+    """
+    if not saves_passes(z.values):
+        return by_slice(make, *others, token_cosines(z))
+
+    def from_distances(*parts: Tensor) -> Made:
+        return make(*parts[:-3], _cosines_of_distances(*parts[-3:]))
+
+    return by_slice(from_distances, *others, *distances(z), z.values)
+
+
+def _cosines(values: Tensor) -> Tensor:
     tokens = values.double() * _power_of_two(values).double()
     norms = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
     tokens = own(tokens).div_(norms.masked_fill(norms == 0, 1.0))
     return gram(tokens)
 
 
+def _cosines_of_distances(squares: Tensor, units: Tensor, values: Tensor) -> Tensor:
+    """Return the cosines of some slices by the law of cosines, in a third of the time.
+
+    Where the lengths of tokens are so different that rounding would show, they are products.
+    """
+    norms = torch.linalg.vector_norm(values.double(), dim=-1).mul_(units[..., None])
+    least, most = norms.aminmax(dim=-1)
+    if bool(((64.0 * least <= most) | (7.0 * least <= norms.mean(-1))).any()):
+        return _cosines(values)
+    halves, inverse = norms.square().mul_(0.5), norms.reciprocal()
+    cosines = torch.empty_like(squares)
+    for part in _rows_in_cache(squares):
+        rows = torch.mul(squares[..., part, :], -0.5, out=cosines[..., part, :])
+        rows.add_(halves[..., part, None]).add_(halves[..., None, :])
+        rows.mul_(inverse[..., part, None]).mul_(inverse[..., None, :])
+    return cosines
+
+
 def upper(matrices: Tensor) -> Tensor:
     """Return what is above the diagonal, (..., T, T) to (..., T (T - 1) / 2)."""
     tokens = matrices.shape[-1]
+    plain = matrices.device.type == "cpu" and not matrices.requires_grad
+    if plain and matrices.numel() == tokens**2 > 0:
+        whole = matrices.reshape(tokens, tokens).numpy()
+        found = np.concatenate([row[n:] for n, row in enumerate(whole, start=1)])
+        return torch.from_numpy(found).expand(*matrices.shape[:-2], -1)
     rows, columns = torch.triu_indices(tokens, tokens, 1, device=matrices.device)
-    places = rows * tokens + columns
-    if matrices.numel() == tokens**2:  # of a single matrix, in half the time
-        return matrices.flatten().index_select(0, places).expand(*matrices.shape[:-2], -1)
-    return matrices.flatten(-2)[..., places]
+    return matrices.flatten(-2)[..., rows * tokens + columns]
 
 
 def unit(matrices: Tensor, floor: float = 0.0) -> UnitArrays:

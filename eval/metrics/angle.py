@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from cfqa_data.eval.features.batch import Features, root
+from cfqa_data.eval.features.batch import Features, by_rows, own, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
-from cfqa_data.eval.features.pairs import cosines, error_energies, errors, ratio, square_gaps
+from cfqa_data.eval.features.order import in_order
+from cfqa_data.eval.features.pairs import cosines, error_energies, ratio, square_gaps
 from cfqa_data.eval.metrics.base import agreement, metric
 
 __all__ = [
@@ -55,9 +56,13 @@ def cosine_flat(x: Features, y: Features) -> Tensor:
     """Cosine of each slice taken as one vector of T * D numbers; 0 where one of the two is zero."""
     before, after = (root(z.norms.square().sum(-1)) for z in (x, y))
     scale = ratio(before, after)[..., None, None].to(y.values.dtype)
-    difference = torch.addcmul(x.values, y.values, scale, value=-1.0)
+
+    def length(a: Tensor, factor: Tensor, b: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(torch.addcmul(a, b, factor, value=-1.0), dim=-1).double()
+
     # Norms by token first: a float32 sum over a whole slice would lose digits.
-    lengths = torch.linalg.vector_norm(difference, dim=-1).double()
+    scales = scale.expand(*y.shape[:-1], 1)
+    lengths = by_rows(length, x.values, scales, y.values)
     gaps = ratio(root(lengths.square().sum(-1)), before)
     return (1.0 - gaps.square() / 2.0).masked_fill((before == 0) | (after == 0), 0.0)
 
@@ -71,7 +76,7 @@ def cosine_p5(x: Features, y: Features) -> Tensor:
 
     Interpolated linearly between the two nearest tokens. A zero token has cosine 0.
     """
-    ordered = cosines(x, y).sort(-1).values
+    ordered = in_order(cosines(x, y))
     last = ordered.shape[-1] - 1
     below = int(0.05 * last)
     low, high = ordered[..., below], ordered[..., min(below + 1, last)]
@@ -88,9 +93,12 @@ def norm_error(x: Features, y: Features) -> Tensor:
 
     A token that is zero in the original scores 0 if it is zero in ``y`` too, and 1 otherwise.
     """
-    # |y| - |x| = (|y|^2 - |x|^2) / (|y| + |x|), where |y|^2 - |x|^2 = 2<x, e> + |e|^2.
-    products = torch.linalg.vecdot(x.values, errors(x, y).values).double()
-    growth = 2.0 * products + error_energies(x, y)
+    # |y| - |x| = (|y|^2 - |x|^2) / (|y| + |x|), where |y|^2 - |x|^2 = <y - x, y + x>.
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return own(b - a).mul_(b + a).sum(-1).double()
+
+    growth = by_rows(product, x.values, y.values)
     return ratio(ratio(growth.abs(), x.norms + y.norms), x.norms)
 
 
@@ -119,9 +127,13 @@ def pearson_token(x: Features, y: Features) -> Tensor:
     A token that does not vary over channels, in ``x`` or in ``y``, scores 0.
     """
     scale = ratio(x.stds, y.stds)[..., None].to(y.values.dtype)
-    difference = torch.addcmul(x.values, y.values, scale, value=-1.0)
-    difference -= difference.mean(-1, keepdim=True)
-    lengths = torch.linalg.vector_norm(difference, dim=-1).double()
+
+    def length(a: Tensor, factor: Tensor, b: Tensor) -> Tensor:
+        difference = torch.addcmul(a, b, factor, value=-1.0)
+        difference -= difference.mean(-1, keepdim=True)
+        return torch.linalg.vector_norm(difference, dim=-1).double()
+
+    lengths = by_rows(length, x.values, scale, y.values)
     gaps = ratio(lengths, x.stds * math.sqrt(y.shape[-1]))
     return (1.0 - gaps.square() / 2.0).masked_fill((x.stds == 0) | (y.stds == 0), 0.0)
 

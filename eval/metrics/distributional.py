@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features.batch import Features, by_rows, derived, own, root
+from cfqa_data.eval.features.batch import Features, by_rows, derived, own, root, token_mean
 from cfqa_data.eval.features.clouds import differences
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.order import in_order
+from cfqa_data.eval.features.relations import by_slice
 from cfqa_data.eval.metrics.base import metric
 
 __all__ = ["frechet", "js_softmax", "kl_softmax", "moments", "sliced_wasserstein"]
@@ -33,9 +35,9 @@ def kl_softmax(x: Features, y: Features) -> Tensor:
     p, of_p = _softmax(x)
 
     def divergence(p: Tensor, of_p: Tensor, values: Tensor) -> Tensor:
-        return of_p[..., 0] - torch.linalg.vecdot(p, _logarithms(values))
+        return of_p[..., 0] - own(_logarithms(values)).mul_(p).sum(-1)
 
-    return by_rows(divergence, p, of_p[..., None], y.values)
+    return by_rows(divergence, p, of_p[..., None], y.values, share=4)
 
 
 @metric(
@@ -50,14 +52,14 @@ def js_softmax(x: Features, y: Features) -> Tensor:
     def divergence(p: Tensor, of_p: Tensor, values: Tensor) -> Tensor:
         logarithms = _logarithms(values)
         q = logarithms.exp()
-        of_q = torch.linalg.vecdot(q, logarithms)
+        of_q = own(logarithms).mul_(q).sum(-1)
         both = own(q).add_(p)
         logarithm = both.clamp(min=torch.finfo(both.dtype).tiny).log_()  # 0 log 0 = 0
         # The negative entropy of the mean of both is <p + q, log(p + q)> / 2 - log 2.
-        twice = of_p[..., 0] + of_q - torch.linalg.vecdot(both, logarithm)
+        twice = of_p[..., 0] + of_q - own(logarithm).mul_(both).sum(-1)
         return math.log(2.0) + twice / 2.0
 
-    return by_rows(divergence, p, of_p[..., None], y.values)
+    return by_rows(divergence, p, of_p[..., None], y.values, share=4)
 
 
 @derived
@@ -95,7 +97,7 @@ def sliced_wasserstein(x: Features, y: Features, projections: int = 64, seed: in
 def _projected(z: Features, projections: int, seed: int) -> Tensor:
     """Return the tokens' places along each direction, sorted, float64 (B, N, C, P, T)."""
     along = _directions(projections, z.shape[-1], seed, z.values.device)
-    return (z.values.double() @ along.mT).mT.sort(-1).values
+    return in_order((z.values.double() @ along.mT).mT)
 
 
 @lru_cache(maxsize=16)
@@ -148,10 +150,16 @@ def moments(x: Features, y: Features) -> Tensor:
 @derived
 def _means(z: Features) -> Tensor:
     """Return the mean of the tokens, float64 (B, N, C, D)."""
-    return z.values.mean(-2, dtype=torch.float64)
+    return token_mean(z.values)
 
 
 @derived
 def _deviations(z: Features) -> Tensor:
     """Return the standard deviation of each channel over tokens, float64 (B, N, C, D)."""
-    return root(z.centred.square().mean(-2, dtype=torch.float64))
+
+    def deviations(values: Tensor) -> Tensor:
+        z = values - values[..., :1, :]
+        z = own(z).sub_(z.mean(-2, keepdim=True))
+        return root(token_mean(own(z).square_()))[..., None, :]
+
+    return by_slice(deviations, z.values)[..., 0, :]

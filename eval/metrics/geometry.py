@@ -15,6 +15,7 @@ from cfqa_data.eval.features.relations import (
     squared_distances,
     token_cosines,
     upper,
+    with_token_cosines,
 )
 from cfqa_data.eval.metrics.base import relational, relational_agreement
 
@@ -116,7 +117,7 @@ def rsm_difference(x: Features, y: Features) -> Tensor:
         changes.diagonal(dim1=-2, dim2=-1).zero_()
         return torch.linalg.matrix_norm(changes) / math.sqrt(tokens * (tokens - 1))
 
-    return by_slice(make, token_cosines(x), token_cosines(y))
+    return with_token_cosines(make, y, token_cosines(x))
 
 
 @derived
@@ -148,6 +149,9 @@ def _mean_ranks(values: Tensor) -> tuple[Tensor, Tensor]:
     ordered, order = ascending(values)
     noise = ROUNDING * (ordered[..., 1:] + ordered.mean(-1, keepdim=True))
     rises = ordered.diff(dim=-1) > noise
+    if rises.device.type == "cpu" and bool(rises.all()):
+        ranks = torch.arange(ordered.shape[-1], dtype=torch.float64).expand_as(ordered)
+        return ranks, order
     # Equal numbers are a group; the ranks of all groups up to one are as many as their numbers.
     least = torch.zeros_like(ordered[..., :1], dtype=torch.bool)
     group = torch.cat((least, rises), -1).cumsum(-1)

@@ -6,10 +6,12 @@ or y does not vary over tokens scores 0: it has no similarity structure that cou
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from cfqa_data.eval.features.batch import Features, derived, root, saves_passes
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.order import smallest
-from cfqa_data.eval.features.products import LARGE, gram, gram_gap
+from cfqa_data.eval.features.products import UpperBlocks, gram
 from cfqa_data.eval.features.relations import (
     UnitArrays,
     alignment,
@@ -25,6 +27,19 @@ from cfqa_data.eval.metrics.base import relational_agreement
 
 __all__ = ["cka", "cka_debiased", "cka_rbf", "distance_correlation"]
 
+LARGE = 512
+"""Tokens from which on the Gram matrices of compressed slices are not kept on a CPU."""
+
+BOTH = "cka and cka_debiased"
+"""Kept by an original whose versions are scored by both: one product then serves both."""
+
+
+class _Similarities(NamedTuple):
+    """Cosines between Gram matrices, (B, N, C) float64: of tokens centred, and U-centred."""
+
+    plain: Tensor
+    debiased: Tensor
+
 
 @relational_agreement(
     formula="mean_nc <K, L> / (|K| |L|), K = Xc Xc^T, L = Yc Yc^T",
@@ -35,15 +50,19 @@ def cka(x: Features, y: Features) -> Tensor:
 
     This is the biased estimator: independent Gaussians at 257 x 1536 already reach 0.86.
     """
-    if y.shape[-2] < LARGE or not saves_passes(y.values):
+    if not _by_blocks(y):
         return alignment(_linear(x), _linear(y)).clamp_(min=0.0)
+    if x.keeps(BOTH):
+        return _both(x, y).plain.clamp(min=0.0)
 
     def gap(units: Tensor, values: Tensor) -> Tensor:
-        return gram_gap(units[0, 0, 0], centred_tokens(values)[0, 0, 0]).expand(1, 1, 1)
+        slices = zip(*_flat(values, units, centred_tokens(values)), strict=True)
+        gaps = [UpperBlocks(tokens).gap(one)[0] for one, tokens in slices]
+        return torch.stack(gaps).view(values.shape[:3])
 
     before = _linear(x)
     gaps = by_slice(gap, before.arrays, y.values)
-    return (1.0 - gaps / 2.0).masked_fill(before.missing, 0.0).clamp_(min=0.0)
+    return _similarity(gaps, before).clamp_(min=0.0)
 
 
 @relational_agreement(
@@ -64,7 +83,10 @@ def cka_debiased(x: Features, y: Features) -> Tensor:
     There is no such estimator for fewer than four tokens. A slice where the matrix of x or y is
     nothing but rounding (tokens equal, or all equally far apart) scores 0.
     """
-    return alignment(_debiased(x), _debiased(y))
+    if not _by_blocks(y):
+        return alignment(_debiased(x), _debiased(y))
+    x.once(BOTH, lambda: True)
+    return _both(x, y).debiased
 
 
 @relational_agreement(
@@ -94,6 +116,41 @@ def distance_correlation(x: Features, y: Features) -> Tensor:
     return root(found.clamp_(min=0.0))
 
 
+def _by_blocks(y: Features) -> bool:
+    """Whether Gram matrices are so large that they are better not kept."""
+    return y.shape[-2] >= LARGE and saves_passes(y.values)
+
+
+@derived
+def _both(x: Features, y: Features) -> _Similarities:
+    """Compare the Gram matrices of each slice, of which those of y are computed once."""
+
+    def make(linear: Tensor, debiased: Tensor, values: Tensor) -> _Similarities:
+        gaps = []
+        slices = zip(*_flat(values, linear, debiased, centred_tokens(values)), strict=True)
+        for one, other, tokens in slices:
+            blocks = UpperBlocks(tokens)
+            plain, size = blocks.gap(one, last=False)
+            blocks.centre()
+            centred, _ = blocks.gap(other, _floor(tokens) * size)
+            gaps += [plain, centred]
+        both = torch.stack(gaps).view(*values.shape[:3], 2)
+        return _Similarities(both[..., 0], both[..., 1])
+
+    before = _linear(x), _debiased(x)
+    gaps = by_slice(make, *(units.arrays for units in before), y.values)
+    return _Similarities(*map(_similarity, gaps, before))
+
+
+def _flat(values: Tensor, *batches: Tensor) -> list[Tensor]:
+    """Return the slices of each batch, (b or 1, n, c, ...) to (b n c, ...)."""
+    return [batch.expand(*values.shape[:3], -1, -1).flatten(0, 2) for batch in batches]
+
+
+def _similarity(gaps: Tensor, before: UnitArrays) -> Tensor:
+    return (1.0 - gaps / 2.0).masked_fill_(before.missing, 0.0)
+
+
 @per_slice()
 def _linear(values: Tensor) -> UnitArrays:
     """Return the unit Gram matrices of the centred tokens."""
@@ -113,7 +170,12 @@ def _debiased(values: Tensor, gram: Tensor) -> UnitArrays:
     gram += total[..., None, None] - rows[..., :, None]
     gram -= rows[..., None, :]
     diagonal.zero_()
-    return unit(gram, floor=8.0 * torch.finfo(gram.dtype).eps)
+    return unit(gram, floor=_floor(gram))
+
+
+def _floor(gram: Tensor) -> float:
+    """Return the norm, relative to that of the Gram matrix, up to which one is rounding."""
+    return 8.0 * torch.finfo(gram.dtype).eps
 
 
 @derived

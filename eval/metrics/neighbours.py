@@ -12,7 +12,13 @@ from __future__ import annotations
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features, derived
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
-from cfqa_data.eval.features.relations import ROUNDING, by_slice, squared_distances, token_cosines
+from cfqa_data.eval.features.relations import (
+    ROUNDING,
+    by_slice,
+    squared_distances,
+    token_cosines,
+    with_token_cosines,
+)
 from cfqa_data.eval.metrics.base import relational_agreement
 
 __all__ = ["jaccard_knn", "mutual_knn"]
@@ -63,11 +69,14 @@ def _kept(x: Features, y: Features, kind: str, k: int) -> Tensor:
         both.diagonal(dim1=-2, dim2=-1).zero_()
         return both.sum(-1)
 
-    return by_slice(make, _relations(x, kind), _borders(x, kind, k), _relations(y, kind))
+    others = _relations(x, kind), _borders(x, kind, k)
+    if kind == "cosine":
+        return with_token_cosines(make, y, *others)
+    return by_slice(make, *others, squared_distances(y))
 
 
-def _relations(z: Features, kind: str) -> Tensor:
-    return token_cosines(z) if kind == "cosine" else squared_distances(z)
+def _relations(x: Features, kind: str) -> Tensor:
+    return token_cosines(x) if kind == "cosine" else squared_distances(x)
 
 
 @derived

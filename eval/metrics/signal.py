@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from cfqa_data.eval.features.batch import Features, slice_mean
-from cfqa_data.eval.features.lazy_torch import Tensor, torch
-from cfqa_data.eval.features.pairs import error_energies, errors, ratio
+from cfqa_data.eval.features.batch import Features, slice_mean, token_std
+from cfqa_data.eval.features.lazy_torch import Tensor
+from cfqa_data.eval.features.pairs import error_energies, of_errors, ratio
 from cfqa_data.eval.metrics.base import metric
 
 __all__ = ["mae", "mse", "nmse", "psnr", "snr_distance"]
@@ -31,8 +31,7 @@ def mse(x: Features, y: Features) -> Tensor:
 @metric(formula="mean(|y - x|)", citation="mean absolute error (textbook)")
 def mae(x: Features, y: Features) -> Tensor:
     """Mean absolute error over the whole feature, in feature units."""
-    sums = torch.linalg.vector_norm(errors(x, y).values, ord=1, dim=-1)
-    return slice_mean(sums) / y.shape[-1]
+    return slice_mean(of_errors(lambda error: error.abs().sum(-1), x, y)) / y.shape[-1]
 
 
 @metric(
@@ -79,4 +78,4 @@ def snr_distance(x: Features, y: Features) -> Tensor:
     A token whose original does not vary over channels scores 0 if its error does not vary either,
     and 1 otherwise.
     """
-    return ratio(errors(x, y).stds, x.stds).square()
+    return ratio(of_errors(token_std, x, y), x.stds).square()

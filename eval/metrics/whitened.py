@@ -11,13 +11,13 @@ channels nor a few constant ones move.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features.batch import Features, slice_mean
+from cfqa_data.eval.features.batch import Features, own, slice_mean
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
-from cfqa_data.eval.features.pairs import errors
 from cfqa_data.eval.features.products import product_upper
 from cfqa_data.eval.features.relations import by_slice
 from cfqa_data.eval.metrics.base import metric
@@ -39,12 +39,19 @@ def mse_whitened(x: Features, y: Features, deviation: Tensor, floor: float = 1.0
         floor: Deviations count as at least this share of the layer's usual one. A layer whose
             channels never vary has units of 1.
     """
-    e = errors(x, y).values
-    usual = _usual(deviation.square()).sqrt()
-    units = torch.maximum(deviation, floor * usual[:, None])
-    units = units.masked_fill(units == 0, 1.0).to(e)
-    lengths = torch.linalg.vector_norm(e / units[:, None], dim=-1).double()
-    return slice_mean(lengths.square()) / y.shape[-1]
+
+    def inverse() -> Tensor:
+        units = torch.maximum(deviation, floor * _usual(deviation.square()).sqrt()[:, None])
+        return units.masked_fill(units == 0, 1.0).reciprocal()
+
+    scales = _once(deviation, floor, y.values, inverse)
+
+    def lengths(scales: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(own(b - a).mul_(scales), dim=-1).double()
+
+    each = scales[:, None].expand(1, y.shape[1], -1, -1, -1)
+    sizes = by_slice(lengths, each, x.values, y.values)
+    return slice_mean(sizes.square()) / y.shape[-1]
 
 
 @metric(
@@ -65,13 +72,14 @@ def mahalanobis(x: Features, y: Features, covariance: Tensor, shrinkage: float =
     Raises:
         MetricError: The covariance is not positive definite even so.
     """
-    e = errors(x, y).values
-    whitening = _whitening(covariance, shrinkage, e)
+    whitening = _once(
+        covariance, shrinkage, y.values, lambda: _factor(covariance.to(y.values.device), shrinkage)
+    )
 
-    def lengths(upper: Tensor, errors: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(product_upper(errors, upper), dim=-1).double().square()
+    def lengths(upper: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(product_upper(b - a, upper), dim=-1).double().square()
 
-    return by_slice(lengths, whitening.expand(1, e.shape[1], -1, -1, -1), e)
+    return by_slice(lengths, whitening.expand(1, y.shape[1], -1, -1, -1), x.values, y.values)
 
 
 def _usual(variances: Tensor) -> Tensor:
@@ -80,25 +88,26 @@ def _usual(variances: Tensor) -> Tensor:
     return torch.where(median > 0, median, variances.mean(-1))
 
 
-def _whitening(covariance: Tensor, shrinkage: float, like: Tensor) -> Tensor:
-    """Return upper triangular W (C, D, D) with W W^T = (S + aI)^-1, once for each covariance."""
-    known = _whitenings().setdefault(covariance, {})
-    key = shrinkage, like.dtype, like.device
+def _once(statistic: Tensor, option: float, like: Tensor, make: Callable[[], Tensor]) -> Tensor:
+    """Return what a statistic gives with an option, computed once for a dtype and device."""
+    known = _derived().setdefault(statistic, {})
+    key = option, like.dtype, like.device
     if key not in known:
-        known[key] = _factor(covariance.to(like.device), shrinkage).to(like.dtype)
+        known[key] = make().to(like)
     found: Tensor = known[key]
     return found
 
 
 @cache
-def _whitenings() -> Any:
-    """Return the factors of each covariance tensor, kept for as long as that tensor is."""
+def _derived() -> Any:
+    """Return what is derived from each statistic, kept for as long as its tensor is."""
     from torch.utils.weak import WeakTensorKeyDictionary
 
     return WeakTensorKeyDictionary()
 
 
 def _factor(covariance: Tensor, shrinkage: float) -> Tensor:
+    """Return upper triangular W (C, D, D) with W W^T = (S + aI)^-1."""
     eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
     usual = _usual(covariance.diagonal(dim1=-2, dim2=-1))
     usual = usual.masked_fill(usual == 0, 1.0)

@@ -1,6 +1,6 @@
 """Reports: an evaluation as one HTML file that opens offline.
 
-Python draws everything; the page's script only sorts tables and shows one metric at a time.
+Python draws all figures. The script of the page sorts and copies tables and selects a metric.
 """
 
 from __future__ import annotations

@@ -30,27 +30,27 @@ __all__ = [
 ]
 
 POINTS = 500
-"""Points of a task that a scatter shows, of all that there are."""
+"""Maximum number of points of a task in a scatter plot."""
 
-ROOM = 40
-"""Characters of a metric's name that go under a scatter."""
+MAX_NAME = 40
+"""Maximum length of a metric's name below a scatter plot; longer names are truncated."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class TaskPoints:
-    """The compressed features of one task; where a number is unknown, it is NaN.
+    """The n compressed features of one task; unknown numbers are NaN.
 
     Attributes:
-        facts: What is known of the task.
-        codecs: Codecs of all tasks, in the labels' order.
-        codec: (n,) number of each feature's codec.
+        facts: Facts of the task.
+        codecs: Names of the codecs of all tasks, in the order of the labels.
+        codec: (n,) index of each feature's codec.
         source: (n,) source ids.
         level: (n,) levels.
-        truth: (n,) label that was followed.
+        truth: (n,) target labels.
         rate: (n,) bits per feature point.
-        error: (n,) MSE.
+        error: (n,) mean squared errors.
         scores: (n, M) scores.
     """
 
@@ -66,33 +66,33 @@ class TaskPoints:
 
     @property
     def task(self) -> str:
-        """Its name."""
+        """Name of the task."""
         return self.facts.name
 
     def shown(self) -> NDArray[np.intp]:
-        """Return which points a scatter shows: the same for every metric and every run."""
+        """Return the indices of the points to plot: the same for every metric and every run."""
         return np.sort(np.random.default_rng(0).permutation(len(self.truth))[:POINTS])
 
 
 def task_points(evaluation: Evaluation) -> list[TaskPoints]:
-    """Take an evaluation apart by task."""
+    """Return the features of an evaluation by task."""
     labels = evaluation.labels
-    known = tuple(labels["codec"].unique().to_pylist())
+    codecs = tuple(labels["codec"].unique().to_pylist())
     columns: dict[str, NDArray[Any]] = {
-        "codec": np.array([known.index(codec) for codec in labels["codec"].to_pylist()]),
+        "codec": np.array([codecs.index(codec) for codec in labels["codec"].to_pylist()]),
         "source": np.array(labels["source_id"].to_pylist(), object),
         "level": labels["level"].to_numpy().astype(np.intp),
         "scores": evaluation.scores["value"].to_numpy().reshape(labels.num_rows, -1),
     }
     for name, column in (("truth", evaluation.target), ("rate", "bpfp"), ("error", "mse")):
-        there = column in labels.column_names
-        numbers = labels[column].to_numpy() if there else np.full(labels.num_rows, np.nan)
+        known = column in labels.column_names
+        numbers = labels[column].to_numpy() if known else np.full(labels.num_rows, np.nan)
         columns[name] = numbers.astype(np.float64)
     tasks = np.array(labels["task"].to_pylist(), object)
     return [
         TaskPoints(
             facts_of(task, evaluation.tasks),
-            known,
+            codecs,
             **{name: column[tasks == task] for name, column in columns.items()},
         )
         for task in dict.fromkeys(tasks.tolist())
@@ -107,15 +107,18 @@ def scatter(
     ringed: Mapping[int, str],
     fit: Callable[[Floats], Floats],
 ) -> Markup:
-    """Draw a metric's scores against the label, with the logistic that fits all points.
+    """Plot the scores of a metric against the label, with the logistic fitted to all points.
 
     Args:
-        points: Of the task.
-        column: The metric's, which has a score somewhere.
-        name: The metric's.
-        target: Label that was followed.
-        ringed: Points to ring -> what to write at them.
-        fit: Takes scores to the label, as the mapping whose figures are in the tables does.
+        points: The features of a task.
+        column: Column of the metric in the scores.
+        name: Name of the metric.
+        target: Label column that the scores are correlated with.
+        ringed: Index of each point to circle -> text next to it.
+        fit: The fitted mapping from scores to labels.
+
+    Returns:
+        An SVG element; empty if the metric has no score.
     """
     scores = points.scores[:, column]
     finite = np.isfinite(scores)
@@ -123,7 +126,7 @@ def scatter(
         return Markup("")
     x, y = Axis.around(scores[finite]), Axis.around(points.truth[finite])
     title = f"{points.task}: {name} against {target}"
-    short = name if len(name) <= ROOM else f"{name[: ROOM - 1]}…"
+    short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
     panel = Panel(x, y, title, short, target_text(points.facts, target))
     shown = points.shown()
     shown = shown[finite[shown]]
@@ -133,7 +136,7 @@ def scatter(
     across = np.clip(x.between(80), scores[finite].min(), scores[finite].max())
     fitted = fit(across)
     low, high = y.between(2)
-    inside = (fitted >= low) & (fitted <= high)  # of a curve that rises or falls throughout
+    inside = (fitted >= low) & (fitted <= high)  # contiguous, since the curve is monotonic
     if inside.any():
         panel.line(across[inside], fitted[inside], "fit")
     for place, text in ringed.items():
@@ -143,14 +146,17 @@ def scatter(
 
 
 def curve(points: TaskPoints, what: str, target: str) -> Markup | None:
-    """Draw error or harm against rate, a line per codec where both are known; None without one.
+    """Plot error or distortion against rate, a line per codec.
 
-    At each level: the median over the sources, in a band that holds the middle half of them.
+    Each level is a point: the median over the sources, with a band of the interquartile range.
 
     Args:
-        points: Of the task.
-        what: ``error`` or ``harm``.
-        target: Label that was followed.
+        points: The features of a task.
+        what: ``error``, the mean squared error, or ``distortion``, the target label.
+        target: Label column that the scores are correlated with.
+
+    Returns:
+        An SVG element; None if rates or values are unknown.
     """
     values = points.error if what == "error" else points.truth
     known = np.isfinite(points.rate) & np.isfinite(values)
@@ -179,13 +185,16 @@ def curve(points: TaskPoints, what: str, target: str) -> Markup | None:
 def by_level(
     points: TaskPoints, rows: Sequence[Mapping[str, Any]], name: str, target: str
 ) -> Markup | None:
-    """Draw the SROCC over the sources at each level, in a band of 95%, a line per codec.
+    """Plot the SROCC over the sources at each level with a 95% band, a line per codec.
 
     Args:
-        points: Of the task.
-        rows: The metric's rows of the table ``per_level`` of this task.
-        name: The metric's.
-        target: Label that was followed.
+        points: The features of a task.
+        rows: Rows of the table ``per_level`` for this metric and task.
+        name: Name of the metric.
+        target: Label column that the scores are correlated with.
+
+    Returns:
+        An SVG element; None if no level has an SROCC.
     """
     lines = []
     for codec in dict.fromkeys(row["codec"] for row in rows):
@@ -212,14 +221,14 @@ def by_level(
 
 
 def _percentiles(values: Floats, percents: Sequence[float]) -> Floats:
-    """Return percentiles of values of any size, whose sums and differences may overflow."""
+    """Return percentiles of values whose sums and differences may overflow."""
     return np.asarray(4 * np.percentile(values / 4, percents))
 
 
 def target_text(facts: TaskFacts, target: str) -> str:
-    """Return the label in words, with its unit."""
-    followed = facts.loss if target == "loss" else facts.score
-    if followed is None:
+    """Return the name and unit of the target label."""
+    label = facts.loss if target == "loss" else facts.score
+    if label is None:
         return target
-    unit = f" ({followed.unit})" if followed.unit else ""
-    return f"{target}: {followed.name}{unit}"
+    unit = f" ({label.unit})" if label.unit else ""
+    return f"{target}: {label.name}{unit}"

@@ -1,7 +1,7 @@
-"""A leaderboard of metrics from files of scores: as text, Markdown, or one HTML page.
+"""A leaderboard of metrics from score files: as text, Markdown, or one HTML page.
 
-Metrics are ranked by their mean SROCC over the sources of all tasks, a source's versions from all
-codecs as one series.  Those than which none is significantly better share the first rank.
+Metrics are ranked by their mean SROCC over the sources of all tasks, with a source's versions from
+all codecs pooled. Metrics that no other metric significantly outperforms share the first rank.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["Board", "Entry", "html_page", "leaderboard", "markdown_page", "terminal_text"]
 
 OWN = "cfqa-data"
-"""Package whose metrics are fitted to nothing but what their record tells."""
+"""Package whose metrics declare all data that they are fitted to."""
 
-NOT_TOLD = "not declared"
+NOT_DECLARED = "not declared"
 
 TIES = (
     "=: no metric is significantly better. outperf.: by how many metrics (p < 0.05, after Holm).\n"
@@ -47,15 +47,14 @@ class Entry:
 
     Attributes:
         metric: The metric.
-        rank: Its place; 1 for all than which none is significantly better. None for one that is
-            not ranked.
-        tied: Whether another has the same rank.
-        beaten_by: How many metrics are significantly better; None where that is not known.
-        gap: Where it lacks figures that others have, in words, for which it is not ranked.
+        rank: Its rank; 1 if no metric is significantly better. None if the metric is not ranked.
+        tied: Whether other metrics have the same rank.
+        beaten_by: Number of metrics that are significantly better; None if unknown.
+        gap: Why the metric is not ranked: where it lacks scores that others have. Empty if ranked.
         overall: Mean SROCC over the sources of all tasks, oriented, with its interval.
-        by_task: That of each task.
-        provenance: Where its scores come from.
-        trained: What it was fitted to, in words; empty for a formula of this package.
+        by_task: Mean SROCC over the sources of each task.
+        provenance: Origin of its scores.
+        trained: The data that it was fitted to; empty for a formula of this package.
     """
 
     metric: Metric
@@ -70,23 +69,23 @@ class Entry:
 
     @property
     def rank_text(self) -> str:
-        """The rank, with "=" where it is shared."""
+        """The rank, followed by "=" if other metrics share it."""
         return "-" if self.rank is None else f"{self.rank}{'=' if self.tied else ''}"
 
     @property
     def version(self) -> str:
-        """Package and version, or the beginning of the source's hash."""
+        """Package and version, or the first digits of the source file's hash."""
         record = self.provenance
-        which = record.version or (record.source_sha256 or "")[:8]
-        return " ".join(filter(None, [record.package, which]))
+        version = record.version or (record.source_sha256 or "")[:8]
+        return " ".join(filter(None, [record.package, version]))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it JSON-safe."""
-        of_entry = ("rank", "tied", "beaten_by", "gap", "trained", "version")
+        """Return the entry as a dictionary of JSON types."""
+        names = ("rank", "tied", "beaten_by", "gap", "trained", "version")
         return {
             "metric": self.metric.name,
             "lower_better": self.metric.lower_better,
-            **{name: getattr(self, name) for name in of_entry},
+            **{name: getattr(self, name) for name in names},
             "srocc": self.overall._asdict(),
             "by_task": {task: figure._asdict() for task, figure in self.by_task.items()},
             "milliseconds": self.provenance.milliseconds,
@@ -96,17 +95,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Board:
-    """The metrics that were scored on one dataset.
+    """The leaderboard of one dataset.
 
     Attributes:
-        name: What the dataset is called.
-        target: Label that was followed.
+        name: Name of the dataset.
+        target: Label column that the scores are correlated with.
         tasks: Names of its tasks.
         codecs: Names of its codecs.
         sources: Number of sources.
         features: Number of compressed features.
-        entries: The metrics, the best first, those that are not ranked last.
-        notes: What is to be known of the scores.
+        entries: The metrics, best first; those that are not ranked are last.
+        notes: Remarks on the scores.
     """
 
     name: str
@@ -120,17 +119,17 @@ class Board:
 
     @property
     def scale(self) -> Scale:
-        """The axis of the intervals."""
+        """The axis on which the intervals are drawn."""
         return Scale.of(entry.overall for entry in self.entries)
 
     @property
     def title(self) -> str:
-        """What it is of, in a line."""
+        """A line that describes the board."""
         counts = f"{self.sources} sources, {self.features} features, {len(self.codecs)} codecs"
         return f"{self.name}: {counts}; mean SROCC with the {self.target}, all codecs pooled"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it JSON-safe."""
+        """Return the board as a dictionary of JSON types."""
         entries = [entry.to_dict() for entry in self.entries]
         return vars(self) | {"entries": entries}
 
@@ -141,65 +140,66 @@ def leaderboard(
     dataset: FeatureSource | str | Path | None = None,
     target: str | None = None,
 ) -> list[Board]:
-    """Rank the metrics of evaluations or files of scores, on each dataset that they are of.
+    """Rank the metrics of evaluations or score files, separately for each dataset.
 
     Args:
         results: Evaluations, or files that ``evaluate(..., out="NAME.parquet")`` wrote.
-        dataset: The dataset that all are of; needed for files that do not keep labels.
-        target: Label to follow; by default the one of the first result on a dataset.
+        dataset: The dataset of all results; required for files without labels.
+        target: Label to correlate with; by default that of the first result of a dataset.
 
     Returns:
-        A board for each dataset, in the order of the results, the parts of one put together,
-        beginning with the largest (see `Evaluation.same_dataset`).
+        A board for each dataset, in the order of the results. Results of one dataset (see
+        `Evaluation.same_dataset`) are merged.
 
     Raises:
-        MetricError: There is no result; a file is not a whole file of scores.
+        MetricError: If there is no result, or a file is not a complete score file.
     """
     source = None if dataset is None else opened(dataset)
-    read = []
+    labelled = []
     for number, result in enumerate(results, 1):
         label = str(number)
         if isinstance(result, str | Path):
             label = absolute_path(result).stem
             result = read_file(result, source)
-        read.append((label, result))
-    if not read:
+        labelled.append((label, result))
+    if not labelled:
         raise MetricError("name at least one score file, .parquet")
-    return [_board(pool if target is None else pool.following(target)) for pool in _pools(read)]
+    merged = _merge_by_dataset(labelled)
+    return [_board(one if target is None else one.following(target)) for one in merged]
 
 
-def _pools(read: Sequence[tuple[str, Evaluation]]) -> list[Evaluation]:
-    """Put the results of each dataset together, whatever the order in which they are given.
+def _merge_by_dataset(labelled: Sequence[tuple[str, Evaluation]]) -> list[Evaluation]:
+    """Merge the evaluations of each dataset; the result does not depend on their order.
 
-    The largest is what the others are compared with, so that parts that share nothing meet in it.
+    Merging starts from the largest, since parts that share no features can still agree with it.
     """
 
-    def by_size(place: int) -> tuple[Any, ...]:
-        found = read[place][1]
-        return -found.labels.num_rows, found.dataset_name, found.dataset or "", place
+    def by_size(index: int) -> tuple[Any, ...]:
+        one = labelled[index][1]
+        return -one.labels.num_rows, one.dataset_name, one.dataset or "", index
 
-    left, pools = sorted(range(len(read)), key=by_size), {}
-    while left:
-        members = [left.pop(0)]
-        pool = read[members[0]][1]
-        while more := [place for place in left if pool.same_dataset(read[place][1])]:
-            label, other = read[more[0]]
-            pool = pool.merge(other, label=label)
-            members += more[:1]
-            left.remove(more[0])
+    remaining, merged = sorted(range(len(labelled)), key=by_size), {}
+    while remaining:
+        members = [remaining.pop(0)]
+        whole = labelled[members[0]][1]
+        while same := [index for index in remaining if whole.same_dataset(labelled[index][1])]:
+            label, other = labelled[same[0]]
+            whole = whole.merge(other, label=label)
+            members.append(same[0])
+            remaining.remove(same[0])
         first = min(members)
-        pools[first] = pool.following(read[first][1].target)
-    return [pools[first] for first in sorted(pools)]
+        merged[first] = whole.following(labelled[first][1].target)
+    return [merged[first] for first in sorted(merged)]
 
 
 def _board(evaluation: Evaluation) -> Board:
     labels, ranked = evaluation.labels, ranking(evaluation)
-    first = [one for one in ranked if one.place and one.beaten_by == 0]
+    unbeaten = [one for one in ranked if one.place and one.beaten_by == 0]
     entries = [
         Entry(
             metric=one.metric,
-            rank=1 if one in first else one.place,
-            tied=one in first and len(first) > 1,
+            rank=1 if one in unbeaten else one.place,
+            tied=one in unbeaten and len(unbeaten) > 1,
             beaten_by=one.beaten_by,
             gap=one.gap,
             overall=Figure.of(one.overall, "srocc"),
@@ -209,13 +209,13 @@ def _board(evaluation: Evaluation) -> Board:
         )
         for one in ranked
     ]
-    names = (*labels.select(["task", "source_id"]).to_pydict().values(),)
+    sources = labels.select(["task", "source_id"]).to_pydict().values()
     return Board(
         name=evaluation.dataset_name or f"dataset {(evaluation.dataset or 'unknown')[:8]}",
         target=evaluation.target,
         tasks=tuple(dict.fromkeys(labels["task"].to_pylist())),
         codecs=tuple(dict.fromkeys(labels["codec"].to_pylist())),
-        sources=len(set(zip(*names, strict=True))),
+        sources=len(set(zip(*sources, strict=True))),
         features=labels.num_rows,
         entries=tuple(entries),
         notes=tuple(line for note in evaluation.notes.values() for line in note.splitlines()),
@@ -232,7 +232,7 @@ def _trained(metric: Metric, evaluation: Evaluation) -> str:
         return f"{seen.originals} originals of folds {folds}, {how}; {codecs}; {seen.target}"
     if record.package in (OWN, None) and metric.family not in ("trained", "custom"):
         return ""
-    return NOT_TOLD
+    return NOT_DECLARED
 
 
 def _cells(board: Board) -> list[list[str]]:
@@ -252,16 +252,16 @@ def _cells(board: Board) -> list[list[str]]:
 def _remarks(board: Board) -> list[str]:
     remarks = TIES.splitlines()
     for entry in board.entries:
-        if entry.trained not in ("", NOT_TOLD):
+        if entry.trained not in ("", NOT_DECLARED):
             remarks.append(f"{entry.metric.name}: trained on {entry.trained}.")
-    if unknown := [e.metric.name for e in board.entries if e.trained == NOT_TOLD]:
+    if unknown := [e.metric.name for e in board.entries if e.trained == NOT_DECLARED]:
         remarks.append(f"Training data not declared: {', '.join(unknown)}.")
     remarks += [f"{e.metric.name}: not ranked, {e.gap}." for e in board.entries if e.gap]
     return [*remarks, *board.notes]
 
 
 def terminal_text(boards: Sequence[Board]) -> str:
-    """Return boards as text for a terminal."""
+    """Return the boards as text for a terminal."""
     parts = []
     for board in boards:
         table = table_text(_cells(board), left=1, width=WIDTH)
@@ -270,7 +270,7 @@ def terminal_text(boards: Sequence[Board]) -> str:
 
 
 def markdown_page(boards: Sequence[Board]) -> str:
-    """Return boards as Markdown, a section each."""
+    """Return the boards as Markdown, with a section for each."""
     parts = []
     for board in boards:
         cells, best = _cells(board), {(1, 2)}
@@ -280,5 +280,5 @@ def markdown_page(boards: Sequence[Board]) -> str:
 
 
 def html_page(boards: Sequence[Board]) -> str:
-    """Return boards as one HTML page that fetches nothing, with tables that sort."""
+    """Return the boards as one HTML page with sortable tables, which makes no requests."""
     return render_page("leaderboard.html", boards=boards)

@@ -1,7 +1,7 @@
 """Render the report's templates into a single HTML file.
 
-Names of datasets, sources and metrics come from anywhere: the templates escape them, and the page's
-security policy lets no script run but its own and nothing be fetched.
+Names of datasets, sources and metrics are untrusted: the templates escape them, and the content
+security policy of the page allows only its own script and no requests.
 """
 
 from __future__ import annotations
@@ -44,27 +44,26 @@ def write_report(
     pictures: bool = False,
     follow_links: bool = False,
 ) -> Path:
-    """Write an evaluation as one HTML file, and return its path.
+    """Write an evaluation as one HTML file and return its path.
 
     Args:
-        evaluation: What `cfqa_data.evaluate` or `read_evaluation` returned.
-        path: File to write, ``.html``.
-        dataset: Dataset, open or its path: the page then says what it was made from.
-        against: Metric that all others are compared with; by default ``cosine`` or ``mse``, if it
-            was scored.
-        classes: Also draw what levels do to the classes, from features of the dataset, which are
-            read for it.
-        pictures: Also show the items on which a metric and the label disagree most, their source's
-            image where the dataset can give it, and the errors of their tokens, which are read.
-        follow_links: Read what links in the dataset's folder lead to, wherever that is (with a
-            path only).
+        evaluation: The evaluation.
+        path: Path of the ``.html`` file to write.
+        dataset: The dataset that was scored, open or as a path, to describe it on the page.
+        against: Metric that all others are compared with; by default ``cosine``, or else ``mse``,
+            if it was scored.
+        classes: Also plot the classes at each level. This reads features of the dataset.
+        pictures: Also show the image of each source on which a metric and the label disagree most,
+            if the dataset can provide it, and a map of the token errors. This reads features.
+        follow_links: Follow symbolic links in the dataset's folder, even out of it; only for a
+            path.
 
     Raises:
-        MetricError: There is nothing to report, or the report cannot be made; another dataset was
+        MetricError: If there are no scores, the report cannot be made, or another dataset was
             scored.
-        DiskError: There is no room for it.
-        CfqaError: No file can be written there.
-        FormatError: The folder is not a dataset.
+        DiskError: If the disk is full.
+        CfqaError: If the file cannot be written.
+        FormatError: If the folder is not a dataset.
     """
     path = absolute_path(path)
     check_writable(path)
@@ -74,7 +73,7 @@ def write_report(
         page = report_html(evaluation, dataset, **how)
     except CfqaError:
         raise
-    except Exception as error:  # scores may be anything, and are not to be lost for a figure
+    except Exception as error:  # a figure that fails must not cost the caller the scores
         message = f"the report could not be made: {error_line(error)}"
         raise MetricError(f"{path}: {message}") from error
     try:
@@ -94,25 +93,22 @@ def report_html(
     pictures: bool = False,
     follow_links: bool = False,
 ) -> str:
-    """Return an evaluation as one HTML page; the same bytes for the same input.
-
-    See `write_report`.
-    """
+    """Return an evaluation as one HTML page; equal input gives equal bytes. See `write_report`."""
     if not evaluation.metrics or evaluation.labels.num_rows == 0:
         raise MetricError("there are no scores to report")
     source = None if dataset is None else opened(dataset, follow_links=follow_links)
     origin = _origin(evaluation, source)
-    maps_of_classes = _class_maps(evaluation, source) if classes else []
+    class_plots = _class_maps(evaluation, source) if classes else []
     evaluation.make_tables("across_codecs", "across_tasks", "discrimination", "per_level")
     baseline, compared = differences(evaluation, against)
     ranked = ranking(evaluation)
     points = task_points(evaluation)
     columns, maps = heat_maps(evaluation, ranked)
-    made = cards(evaluation, ranked, points)
+    sections = cards(evaluation, ranked, points)
     target = evaluation.target
     curves = {
         kind: [(part, drawn) for part in points if (drawn := curve(part, kind, target))]
-        for kind in ("error", "harm")
+        for kind in ("error", "distortion")
     }
     return render_page(
         "report.html",
@@ -133,10 +129,10 @@ def report_html(
         maps=maps,
         left_out=left_out(evaluation),
         trained=", ".join(trained_names(evaluation)),
-        cards=made,
-        pictures=_pictures(made, source) if pictures else None,
+        cards=sections,
+        pictures=_pictures(sections, source) if pictures else None,
         families=FAMILIES,
-        classes=maps_of_classes,
+        classes=class_plots,
         curves={kind: panels for kind, panels in curves.items() if panels},
         shown=POINTS,
         per_task=PER_TASK,
@@ -144,13 +140,10 @@ def report_html(
 
 
 def _origin(evaluation: Evaluation, source: FeatureSource | None) -> dict[str, Any] | None:
-    """Return the manifest of the dataset that was scored, its hash, and its codecs.
-
-    Returns:
-        None where that is not known.
+    """Return the manifest, hash and codec levels of the dataset; None if they are unknown.
 
     Raises:
-        MetricError: Another dataset was scored.
+        MetricError: If another dataset was scored.
     """
     from cfqa_data.access.dataset import Dataset
 
@@ -165,13 +158,13 @@ def _origin(evaluation: Evaluation, source: FeatureSource | None) -> dict[str, A
         (
             task,
             codec,
-            held.facts.parameter.name,
-            ", ".join(f"{level:g}" for level in held.levels),
+            codec_entry.facts.parameter.name,
+            ", ".join(f"{level:g}" for level in codec_entry.levels),
             ", ".join(f"{name} {value}" for name, value in options.items() if name != "models"),
         )
         for task, entry in source.manifest.tasks.items()
-        for codec, held in entry.codecs.items()
-        for options in [held.origin.options if held.origin else {}]
+        for codec, codec_entry in entry.codecs.items()
+        for options in [codec_entry.origin.options if codec_entry.origin else {}]
     ]
     return {"manifest": source.manifest, "identity": identity, "ladders": ladders}
 
@@ -185,32 +178,35 @@ def _class_maps(evaluation: Evaluation, source: FeatureSource | None) -> list[Cl
     return class_maps(evaluation, source)
 
 
-def _pictures(made: Sequence[Mapping[str, Any]], source: FeatureSource | None) -> Pictures | None:
+def _pictures(
+    sections: Sequence[Mapping[str, Any]], source: FeatureSource | None
+) -> Pictures | None:
     from cfqa_data.access.dataset import Dataset
     from cfqa_data.eval.report.pictures import Pictures  # needs matplotlib and Pillow
 
     if not isinstance(source, Dataset):
         raise MetricError("to show pictures, give the dataset: a folder, or one on the Hub")
-    found = Pictures(source, (item.version for card in made for item in card["items"]))
-    return found if found.any else None
+    items = (item.version for section in sections for item in section["items"])
+    pictures = Pictures(source, items)
+    return pictures if pictures.any else None
 
 
 def _counts(
     evaluation: Evaluation, points: Sequence[TaskPoints], origin: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
-    """Count the sources and features of each task that were scored, and the sources that it has.
+    """Count, for each task, the sources and features that were scored, and its sources in all.
 
-    ``valid`` are the sources whose label varies over all codecs and levels: the means are over
-    these, but for those on which a metric lacks a score.
+    ``valid`` counts the sources whose label varies over codecs and levels. The means are over these
+    sources, except where a metric lacks a score.
     """
-    held = origin["manifest"].tasks if origin else {}
+    tasks = origin["manifest"].tasks if origin else {}
     rows = {row["task"]: row for row in evaluation.across_codecs.to_pylist()}
     return [
         {
             "task": part.task,
             "target": target_text(part.facts, evaluation.target),
             "sources": len(set(part.source.tolist())),
-            "of": len(held[part.task].sources) if part.task in held else None,
+            "of": len(tasks[part.task].sources) if part.task in tasks else None,
             "features": len(part.truth),
             "valid": rows[part.task]["n_valid"] + rows[part.task]["n_missing"],
         }
@@ -219,12 +215,12 @@ def _counts(
 
 
 def _ceilings(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
-    """Return how well each task's own loss follows its distortion: per source, and pooled.
+    """Return the correlation of each task's loss with its distortion, per source and pooled.
 
-    Empty where that is not known of any task, or where the loss itself is followed.
+    The result is empty if no task has a loss, or if the loss is the target.
     """
     known = {"distortion", "loss"} <= set(evaluation.labels.column_names)
     if evaluation.target != "distortion" or not known:
         return {}
-    found = ceilings(evaluation.labels)
-    return found if any(one["source"] is not None for one in found.values()) else {}
+    by_task = ceilings(evaluation.labels)
+    return by_task if any(one["source"] is not None for one in by_task.values()) else {}

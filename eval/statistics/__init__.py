@@ -1,4 +1,4 @@
-"""How well metrics follow the labels: correlations, intervals, comparisons."""
+"""Statistics of metrics against labels: correlations, confidence intervals, comparisons."""
 
 from __future__ import annotations
 

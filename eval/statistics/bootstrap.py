@@ -1,12 +1,12 @@
-"""Cluster bootstrap over sources: drawing resamples, and percentile intervals.
+"""Cluster bootstrap over sources: sampling, and percentile intervals.
 
-The points of one source are not independent, so whole sources are drawn with replacement (a
-cluster bootstrap), and those of a group together: in a simulation of 100 sources with ten levels,
-intervals from Fisher's z, which take every point for independent, covered 55% at a nominal 95%,
-these 94.5%.
+The points of a source are not independent, so whole sources are drawn with replacement (a cluster
+bootstrap), and the sources of a group together. In a simulation of 100 sources with ten levels,
+intervals from Fisher's z, which assume independent points, covered 55% at a nominal 95%, and these
+covered 94.5%.
 
-A resample is a row of counts: how often each source was drawn. Row 0 is the data itself, every
-source once, so that one computation gives a figure and its resamples.
+A bootstrap sample is a row of counts: how often each source was drawn. Row 0 is the data itself,
+with each source once, so that one computation yields a figure and its bootstrap distribution.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Floats = NDArray[np.float64]
 
 
 def source_counts(sources: int, draws: int, seed: int, stream: str = "") -> Floats:
-    """Draw resamples of the sources, or of groups of them.
+    """Draw bootstrap samples of sources, or of groups of sources.
 
     Args:
-        sources: S, the number of sources, and of sources in each resample.
-        draws: R, the number of resamples.
-        seed: Of the random numbers, at least 0.
-        stream: Name of an independent stream of them.
+        sources: S, the number of sources, also in each sample.
+        draws: R, the number of samples.
+        seed: Seed of the random numbers, at least 0.
+        stream: Name of an independent stream of random numbers.
 
     Returns:
-        (1 + R, S) float64 counts; row 0 is all ones, the others add up to S.
+        (1 + R, S) float64 counts. Row 0 is all ones; the others sum to S.
     """
     picks = np.random.default_rng([seed, *stream.encode()]).integers(sources, size=(draws, sources))
     picks += sources * np.arange(draws)[:, None]
@@ -42,14 +42,15 @@ def source_counts(sources: int, draws: int, seed: int, stream: str = "") -> Floa
 
 
 def resampled_means(values: NDArray[np.float64], counts: Floats) -> Floats:
-    """Average per-source values over the sources of each resample.
+    """Average per-source values over the sources of each bootstrap sample.
 
     Args:
-        values: (..., S); NaN in the same sources throughout, which are left out.
-        counts: (1 + R, S).
+        values: (..., S) values. Sources that are NaN, which must be the same in all rows, are left
+            out.
+        counts: (1 + R, S) counts of `source_counts`.
 
     Returns:
-        (..., 1 + R) float64; NaN where a resample holds left-out sources only.
+        (..., 1 + R) float64; NaN for a sample of left-out sources only.
     """
     valid = ~np.isnan(values.reshape(-1, values.shape[-1])).any(axis=0)
     total = counts[:, valid].sum(axis=1)
@@ -58,14 +59,14 @@ def resampled_means(values: NDArray[np.float64], counts: Floats) -> Floats:
 
 
 def interval(resampled: Floats) -> tuple[Floats, Floats]:
-    """Return the percentile interval of figures, by their resamples.
+    """Return the 95% percentile intervals of figures.
 
     Args:
-        resampled: (..., 1 + R), the data's own figure first. Resamples that have no figure (NaN)
-            do not count.
+        resampled: (..., 1 + R) the figure of the data, then of each bootstrap sample; samples that
+            are NaN are ignored.
 
     Returns:
-        Lower and upper bound, (...) each; NaN where there are no resamples.
+        Lower and upper bounds, (...) each; NaN where there are no samples.
     """
     shape, draws = resampled.shape[:-1], resampled.shape[-1] - 1
     rows = resampled[..., 1:].reshape(math.prod(shape), draws)

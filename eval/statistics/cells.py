@@ -1,7 +1,7 @@
-"""The cells of an evaluation: the points that are correlated together, and what follows of them.
+"""Cells: sets of points that are correlated together, and their figures.
 
-A cell is a codec of a task, a task with all its codecs, or all tasks together. What takes long to
-compute of one is computed once, when it is asked for.
+A cell is a codec of a task, a task with all its codecs, or all tasks together. Costly results are
+computed on first access and cached.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cfqa_data.eval.statistics.correlations import (
 )
 from cfqa_data.eval.statistics.grids import Grid, read_grids, truths
 from cfqa_data.eval.statistics.mapping import Mapped, map_scores
-from cfqa_data.eval.statistics.pooled import MOST_DRAWS, pooled_coefficients
+from cfqa_data.eval.statistics.pooled import MAX_DRAWS, pooled_coefficients
 
 if TYPE_CHECKING:
     from cfqa_data.eval.metrics import Metric
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "Cells", "TaskCells", "arrange", "cell_comparisons", "cell_figures"]
 
 Floats = NDArray[np.float64]
-NOTHING = Mapped(np.nan, np.nan, None, np.asarray)
-"""What correlates where there is no score."""
+NO_MAPPING = Mapped(np.nan, np.nan, None, np.asarray)
+"""Result of the mapping if there is no score."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Points of S sources, those of one source next to each other, and M metrics.
+    """The n points of S sources, grouped by source, with the scores of M metrics.
 
     Attributes:
-        scores: (M, n) scores, NaN where there is none.
+        scores: (M, n) scores; NaN where missing.
         truth: (n,) labels, larger is worse.
-        sizes: (S,) points of each source.
+        sizes: (S,) number of points of each source.
         per_source: (3, M, S) `coefficients` within each source.
-        constant: (S,) whether the truth is constant on the source.
+        constant: (S,) whether the label is constant on the source.
         flat: (M, S) whether the metric is constant on the source.
-        groups: (S,) number of the group that each source is drawn with.
-        counts: (1 + R, S) resamples, the data itself first.
+        groups: (S,) index of the group with which each source is resampled.
+        counts: (1 + R, S) bootstrap counts, the data itself first.
     """
 
     scores: Floats
@@ -66,7 +66,7 @@ class Cell:
 
     @classmethod
     def of(cls, scores: Floats, truth: Floats, groups: NDArray[np.intp], counts: Floats) -> Cell:
-        """Make a cell of (M, S, L) scores and (S, L) truth."""
+        """Make a cell from (M, S, L) scores and (S, L) labels."""
         return cls(
             scores=scores.reshape(len(scores), -1),
             truth=truth.ravel(),
@@ -80,38 +80,38 @@ class Cell:
 
     @property
     def starts(self) -> NDArray[np.intp]:
-        """Where each source's points begin, (S,)."""
+        """Index of the first point of each source, (S,)."""
         return np.cumsum(self.sizes) - self.sizes
 
     @cached_property
     def pooled(self) -> Floats:
-        """Coefficients of all points that a metric has scores of, (3, M, 1 + R) on each resample.
+        """Coefficients of all points, (3, M, 1 + R), for the data and each bootstrap sample.
 
-        R is `MOST_DRAWS` at most; NaN where there is no score.
+        R is at most `MAX_DRAWS`. Points without a score are left out; NaN if there is no score.
         """
-        counts = self.counts[: 1 + MOST_DRAWS]
+        counts = self.counts[: 1 + MAX_DRAWS]
         found = np.full((3, len(self.scores), len(counts)), np.nan)
-        for which, points in equal_rows(~np.isnan(self.scores)):
+        for rows, points in equal_rows(~np.isnan(self.scores)):
             sizes = np.add.reduceat(points, self.starts, dtype=np.intp)
-            here = sizes > 0
-            if here.any():
-                scores = np.compress(points, self.scores[which], axis=1)
-                begins = np.cumsum(sizes[here]) - sizes[here]
-                found[:, which] = pooled_coefficients(
-                    scores, self.truth[points], begins, counts[:, here]
+            present = sizes > 0
+            if present.any():
+                scores = np.compress(points, self.scores[rows], axis=1)
+                starts = np.cumsum(sizes[present]) - sizes[present]
+                found[:, rows] = pooled_coefficients(
+                    scores, self.truth[points], starts, counts[:, present]
                 )
         return found
 
     @cached_property
     def mapped(self) -> list[Mapped]:
-        """What correlates of each metric after the mapping."""
+        """The logistic mapping of each metric."""
         return [
-            map_scores(scores[here], self.truth[here]) if here.any() else NOTHING
-            for scores, here in zip(self.scores, ~np.isnan(self.scores), strict=True)
+            map_scores(scores[present], self.truth[present]) if present.any() else NO_MAPPING
+            for scores, present in zip(self.scores, ~np.isnan(self.scores), strict=True)
         ]
 
     def select(self, metrics: Sequence[int]) -> Cell:
-        """Return the cell of some metrics; what was computed of all stays."""
+        """Return the cell of some metrics, with the cached results of the whole."""
         part = replace(
             self,
             scores=self.scores[metrics],
@@ -125,14 +125,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class TaskCells:
-    """A task, whose cells are made when they are asked for.
+    """The cells of a task, which are made on first access.
 
     Attributes:
-        grid: Where its points are in the labels.
-        scores: (M, S, V) scores of all metrics, NaN where there is none.
-        plain: Which of the metrics the cells hold: those without ``left_out``.
-        truth: (S, V) labels.
-        counts: (1 + R, S) resamples.
+        grid: Position of its points in the labels.
+        scores: (M, S, V) scores of all metrics; NaN where missing.
+        plain: Indices of the metrics in the cells: those without ``left_out``.
+        truth: (S, V) labels, larger is worse.
+        counts: (1 + R, S) bootstrap counts.
     """
 
     grid: Grid
@@ -143,7 +143,7 @@ class TaskCells:
 
     @cached_property
     def whole(self) -> Cell:
-        """All codecs together."""
+        """The cell of all codecs together."""
         return self.cell(slice(None))
 
     @cached_property
@@ -165,11 +165,11 @@ class Cells:
 
     @cached_property
     def together(self) -> Cell:
-        """The sources of all tasks.
+        """The cell of the sources of all tasks.
 
-        The truth becomes the share of a task's points below each, ties counting half: comparable
-        across tasks. Each keeps its own resamples: sources are drawn within each task, and what is
-        correlated within a source stays as it was.
+        To be comparable across tasks, a label is replaced by its percentile within the task: the
+        share of points below it, ties counting half. Sources are resampled within each task, and
+        the coefficients within a source are unchanged.
         """
         cells = [task.whole for task in self.tasks]
         truths = [(average_ranks(cell.truth) - 0.5) / cell.truth.size for cell in cells]
@@ -191,11 +191,11 @@ def arrange(
     draws: int,
     seed: int,
 ) -> Cells:
-    """Arrange scores for what is computed of them; see `cfqa_data.eval.statistics.statistics`.
+    """Arrange scores by task for the statistics; see `cfqa_data.eval.statistics.statistics`.
 
     Raises:
-        MetricError: A source lacks levels that others have; a label is NaN or Inf, or a score Inf;
-            draws or seed is negative.
+        MetricError: If a source lacks levels that other sources have, a label is NaN or Inf, a
+            score is Inf, or draws or seed is negative.
     """
     for name, value in (("draws", draws), ("seed", seed)):
         if value < 0:
@@ -207,20 +207,20 @@ def arrange(
         truth = truths(grid, labels, target)
         for number in plain:
             if (bad := np.isinf(scores[number]).ravel()).any():
-                where = grid.name(int(bad.argmax()))
-                raise MetricError(f"{metrics[number].name}: the score of {where} is Inf")
+                name = grid.name(int(bad.argmax()))
+                raise MetricError(f"{metrics[number].name}: the score of {name} is Inf")
         tasks.append(TaskCells(grid, scores, plain, truth, grid.draw(draws, seed)))
     return Cells(tuple(tasks))
 
 
 def cell_figures(cell: Cell) -> Rows:
-    """Return a row of figures per metric, but for its group."""
+    """Return the columns of figures, a row per metric, without the groups."""
     valid = ~np.isnan(cell.per_source[0])  # (M, S)
     present = ~np.isnan(cell.scores)  # (M, n)
-    scored = np.logical_or.reduceat(present, cell.starts, axis=1)  # (M, S): sources with a score
+    scored = np.logical_or.reduceat(present, cell.starts, axis=1)  # (M, S)
     means = np.full((3, len(valid), len(cell.counts)), np.nan)
-    for which, _ in equal_rows(valid):
-        means[:, which] = resampled_means(cell.per_source[:, which], cell.counts)
+    for rows, _ in equal_rows(valid):
+        means[:, rows] = resampled_means(cell.per_source[:, rows], cell.counts)
     versions = np.unique(cell.sizes)
     found: Rows = {
         "n_versions": versions[0] if len(versions) == 1 else None,
@@ -235,9 +235,9 @@ def cell_figures(cell: Cell) -> Rows:
     }
     for prefix, figures, sources in (("", means, valid), ("pooled_", cell.pooled, scored)):
         low, high = interval(figures)
-        # From a single group, every resample is the data.
-        alone = [len(np.unique(cell.groups[row])) < 2 for row in sources]
-        low[:, alone] = high[:, alone] = np.nan
+        # With a single group, every bootstrap sample is the data.
+        single = [len(np.unique(cell.groups[row])) < 2 for row in sources]
+        low[:, single] = high[:, single] = np.nan
         for place, name in enumerate(COEFFICIENTS):
             found[prefix + name] = figures[place, :, 0]
             found |= {f"{prefix}{name}_low": low[place], f"{prefix}{name}_high": high[place]}
@@ -247,9 +247,17 @@ def cell_figures(cell: Cell) -> Rows:
 def cell_comparisons(
     cell: Cell, names: NDArray[np.object_], signs: Floats, intervals: bool = True
 ) -> tuple[Rows, list[Rows]]:
-    """Return each metric's groups, and the rows of comparisons of its pairs by each coefficient.
+    """Compare all pairs of metrics by each coefficient.
 
-    Groups need no intervals.
+    Args:
+        cell: The cell.
+        names: (M,) names of the metrics.
+        signs: (M,) `orientation` of the metrics.
+        intervals: Whether to compute the intervals of the differences.
+
+    Returns:
+        The number of significantly better metrics for each metric, by coefficient, and the rows of
+        the table ``comparisons``.
     """
     known = np.flatnonzero(~np.isnan(signs))
     names = names[known]
@@ -257,7 +265,7 @@ def cell_comparisons(
     for name, coefficient in zip(COEFFICIENTS, cell.per_source, strict=True):
         oriented = signs[known, None] * coefficient[known]
         found = compare(oriented, cell.counts, cell.groups, intervals=intervals)
-        # Nothing is known to be better where nothing could be compared.
+        # The group is unknown if nothing could be compared.
         compared = found.compared(len(known))
         groups[f"{name}_group"] = column = np.full(len(signs), np.nan)
         column[known[compared]] = found.groups(len(known))[compared]

@@ -1,6 +1,6 @@
-"""Columns of the tables of statistics, and building these tables.
+"""Columns of the tables of statistics, and the construction of these tables.
 
-A figure that does not exist (nothing to correlate, no resamples) is null, not NaN.
+An undefined figure (nothing to correlate, no bootstrap samples) is null, not NaN.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ __all__ = ["BY_LEVEL", "COLUMNS", "DIFFERENCES", "Rows", "make_table"]
 
 METRIC = ("metric", "lower_better")
 
-
 BY_LEVEL = ("plcc", "srocc")
-"""Coefficients that have an interval at each level."""
+"""Coefficients with an interval at each level."""
 
 
 def _with_interval(prefix: str, names: Sequence[str] = COEFFICIENTS) -> tuple[str, ...]:
@@ -37,7 +36,7 @@ DIFFERENCES = (
     *("view", "task", "codec", "level", "figure", "metric", "other", "value", "other_value"),
     *("difference", "low", "high", "p", "p_holm", "n_sources"),
 )
-"""Columns of a comparison with one metric: see `cfqa_data.eval.statistics.baseline`."""
+"""Columns of the comparison with a baseline; see `cfqa_data.eval.statistics.baseline`."""
 
 COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -62,17 +61,17 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-"""Table -> its columns; docs/statistics.md says what they mean."""
+"""Table -> its columns, which docs/statistics.md describes."""
 
 TEXTS = ("view", "task", "codec", "metric", "other", "figure", "mapping")
 COUNTS = ("codecs", "tasks", "level")
 
 Rows = dict[str, Any]
-"""Rows of a table: column -> an array, or one value for all rows; ``metric`` is an array."""
+"""Part of a table: column -> an array, or one value for all rows; ``metric`` is an array."""
 
 
 def make_table(names: Sequence[str], parts: Iterable[Rows]) -> pa.Table:
-    """Return the table of these columns, from parts of its rows; NaN becomes null."""
+    """Make a table with the named columns from parts of its rows; NaN becomes null."""
     columns: dict[str, list[Any]] = {column: [] for column in names}
     for part in parts:
         for column, values in columns.items():

@@ -1,18 +1,17 @@
 """Paired comparisons of metrics over the same sources, with Holm's correction.
 
 Metrics are compared by their oriented per-source means: the mean coefficient, times -1 for a metric
-where higher is better, so that larger is always better agreement. A metric whose direction is not
-declared cannot be oriented, and is left out.
+where higher is better, so that larger always means better agreement. Metrics of undeclared
+direction are left out.
 
-p is two-sided, of the difference over its bootstrap standard error on Student's t with one degree
-of freedom less than there are valid sources, or groups of them. It is not the share of resamples on
-the other side of zero: of 1000 resamples that share is 0.002 at the least (counting the data
-itself), which Holm's correction over the 300 pairs of 25 metrics would raise to 0.6, whatever the
-metrics. Nor is it
-smaller than 2 / 2^n, which n differences of the same sign have by chance (the sign test), so that
-three sources, or sources of three groups, never prove anything.
+The p value is two-sided: the difference divided by its bootstrap standard error, on Student's t
+with one degree of freedom less than there are valid sources, or groups of sources. The share of
+bootstrap samples on the other side of zero would not do: with 1000 samples it is at least 0.002
+(counting the data itself), which Holm's correction over the 300 pairs of 25 metrics raises to 0.6.
+The p value is at least 2 / 2^n, the probability that n differences have the same sign by chance
+(the sign test), so that three sources, or three groups, are never significant.
 
-Two metrics are compared on the sources that have a coefficient of both.
+Two metrics are compared on the sources that have a coefficient for both.
 """
 
 from __future__ import annotations
@@ -29,23 +28,25 @@ from cfqa_data.eval.statistics.correlations import equal_rows
 __all__ = ["ALPHA", "Differences", "compare", "holm", "orientation", "significance"]
 
 ALPHA = 0.05
-"""A corrected p below this is a significant difference."""
+"""Significance level for corrected p values."""
 
 Floats = NDArray[np.float64]
 
 
 class Differences(NamedTuple):
-    """Q pairs of P metrics: all, in the order of `numpy.triu_indices`, or those with one of them.
+    """Differences of Q pairs of P metrics.
+
+    The pairs are all pairs in the order of `numpy.triu_indices`, or those with a baseline.
 
     Attributes:
-        first: (Q,) index of the one metric.
-        second: (Q,) index of the other.
-        difference: (Q,) oriented mean of the first less that of the second: above 0, the first is
-            better.
-        low: (Q,) lower bound of its interval, not corrected for the number of pairs.
-        high: (Q,) upper bound.
-        p: (Q,) two-sided, not corrected.
-        p_holm: (Q,) corrected for the pairs that have a p.
+        first: (Q,) index of the first metric.
+        second: (Q,) index of the second metric.
+        difference: (Q,) oriented mean of the first minus that of the second; positive if the first
+            is better.
+        low: (Q,) lower bound of the 95% interval, not corrected for the number of pairs.
+        high: (Q,) upper bound of the interval.
+        p: (Q,) two-sided p value, not corrected.
+        p_holm: (Q,) p value after Holm's correction.
     """
 
     first: NDArray[np.intp]
@@ -57,20 +58,20 @@ class Differences(NamedTuple):
     p_holm: Floats
 
     def groups(self, metrics: int) -> NDArray[np.int64]:
-        """Return for each of the metrics how many are significantly better than it."""
+        """Return the number of significantly better metrics for each metric, (P,)."""
         significant = self.p_holm < ALPHA
         worse = np.where(self.difference > 0, self.second, self.first)
         return np.bincount(worse[significant], minlength=metrics)
 
     def compared(self, metrics: int) -> NDArray[np.bool_]:
-        """Return for each of the metrics whether it was tested against another, if there is one."""
+        """Return whether each metric was compared with another, (P,); True if there is none."""
         tested = ~np.isnan(self.p_holm)
         both = np.concatenate([self.first[tested], self.second[tested]])
         return (np.bincount(both, minlength=metrics) > 0) | (metrics == 1)
 
 
 def orientation(lower_better: Sequence[bool | None]) -> Floats:
-    """Return (M,) what a coefficient is multiplied with: 1, -1, or NaN where that is not known."""
+    """Return the sign of each metric's coefficients, (M,): 1, -1, or NaN if undeclared."""
     signs = {True: 1.0, False: -1.0, None: np.nan}
     return np.array([signs[known] for known in lower_better])
 
@@ -82,14 +83,14 @@ def compare(
     against: int | None = None,
     intervals: bool = True,
 ) -> Differences:
-    """Compare P metrics two by two; from a single common group nothing follows.
+    """Compare P metrics in pairs. Sources of a single group give neither intervals nor p values.
 
     Args:
-        oriented: (P, S) oriented coefficients on each source, NaN where a metric has none.
-        counts: (1 + R, S) resamples of the sources, the data itself first.
-        groups: (S,) number of the group that each source was drawn with; by default its own.
-        against: Number of the metric that every other one is compared with; by default, all pairs.
-        intervals: Whether to compute the intervals, which take longer than all else.
+        oriented: (P, S) oriented coefficients on each source; NaN where missing.
+        counts: (1 + R, S) bootstrap counts of the sources, the data itself first.
+        groups: (S,) index of the group with which each source was drawn; by default its own.
+        against: Index of the baseline; None compares all pairs.
+        intervals: Whether to compute the intervals, which take most of the time.
     """
     groups = np.arange(oriented.shape[-1]) if groups is None else groups
     first, second = np.triu_indices(len(oriented), 1)
@@ -101,23 +102,23 @@ def compare(
     for pairs, left_out in equal_rows(missing[first] | missing[second]):
         which = np.unique([first[pairs], second[pairs]])
         means = np.full((len(oriented), len(counts)), np.nan)
-        means[which] = resampled_means(oriented[which], counts)  # leaves the same sources out
+        means[which] = resampled_means(oriented[which], counts)
         resampled = means[first[pairs]] - means[second[pairs]]
         largest = float(np.abs(means[which, 0]).max())
-        of = len(np.unique(groups[~left_out]))
-        found[:, pairs] = significance(resampled, largest, of, intervals)
+        group_count = len(np.unique(groups[~left_out]))
+        found[:, pairs] = significance(resampled, largest, group_count, intervals)
     difference, low, high, p = found
     return Differences(first, second, difference, low, high, p, holm(p))
 
 
 def significance(resampled: Floats, largest: float, groups: int, intervals: bool = True) -> Floats:
-    """Return (4, Q): the differences of Q pairs on the same sources, their intervals and their p.
+    """Return the differences of Q pairs on the same sources, their intervals and p values, (4, Q).
 
     Args:
-        resampled: (Q, 1 + R) differences, the data's own first.
-        largest: Magnitude of what was subtracted.
-        groups: How many groups the sources are of.
-        intervals: Whether to compute the intervals; else they are NaN.
+        resampled: (Q, 1 + R) differences for the data and each bootstrap sample.
+        largest: Largest magnitude of the numbers that were subtracted.
+        groups: Number of groups of the sources.
+        intervals: Whether to compute the intervals; otherwise they are NaN.
     """
     from scipy.special import stdtr  # scipy.stats takes a second to import
 
@@ -126,7 +127,7 @@ def significance(resampled: Floats, largest: float, groups: int, intervals: bool
     if groups < 2 or known.sum() < 2:
         return np.stack([difference, *np.full((3, len(difference)), np.nan)])
     error = resampled[:, 1:][:, known].std(axis=1, ddof=1)
-    # Equal differences in all sources leave rounding for an error.
+    # If the difference is the same on all sources, its standard error is only rounding.
     scale = largest * np.finfo(float).eps * 8
     same = np.abs(difference) <= scale
     t = np.where(same, 0.0, np.abs(difference) / np.maximum(error, scale or 1.0))
@@ -136,15 +137,16 @@ def significance(resampled: Floats, largest: float, groups: int, intervals: bool
 
 
 def holm(p: Floats) -> Floats:
-    """Correct p values for their number (Holm, Scandinavian Journal of Statistics 6, 1979).
+    """Apply Holm's correction for multiple comparisons.
 
-    The k-th smallest of m is multiplied by m - k + 1, and is not smaller than those before it.
+    Holm, Scandinavian Journal of Statistics 6, 1979. The k-th smallest of m values is
+    multiplied by m - k + 1, and made at least as large as those before it.
 
     Args:
-        p: (Q,) in [0, 1]; NaN where nothing was tested, which does not count.
+        p: (Q,) p values in [0, 1]; NaN where nothing was tested, which is ignored.
 
     Returns:
-        (Q,) corrected, at most 1.
+        (Q,) corrected p values in [0, 1]; NaN where ``p`` is.
     """
     order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]
     steps = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1))

@@ -1,4 +1,4 @@
-"""Arrange the label rows of a task as an array of sources by versions."""
+"""Grids: the label rows of a task, arranged as sources by versions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Grid", "check_labels", "read_grids", "truths"]
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the compressed features of a task are in the labels.
+    """The compressed features of a task as a grid of sources by versions.
 
     Attributes:
-        task: The task.
+        task: Name of the task.
         sources: S source ids, sorted.
-        groups: (S,) number of each source's group, from 0; its own where the labels know none.
-        versions: V pairs of codec and level; codecs in the labels' order, levels sorted.
-        rows: (S, V) row numbers.
+        groups: (S,) index of each source's group; a source without a group has its own.
+        versions: V pairs of codec and level, codecs in the order of the labels, levels sorted.
+        rows: (S, V) row numbers in the labels.
     """
 
     task: str
@@ -36,7 +36,7 @@ class Grid:
 
     @property
     def codecs(self) -> dict[str, slice]:
-        """The versions of each codec."""
+        """The slice of versions of each codec."""
         names = [codec for codec, _ in self.versions]
         return {
             codec: slice(names.index(codec), names.index(codec) + names.count(codec))
@@ -44,22 +44,22 @@ class Grid:
         }
 
     def draw(self, draws: int, seed: int) -> NDArray[np.float64]:
-        """Return resamples of the sources, (1 + draws, S) counts, those of a group together."""
+        """Draw bootstrap samples of the sources by group, (1 + draws, S) counts."""
         counts = source_counts(int(self.groups.max()) + 1, draws, seed, self.task)
         return counts[:, self.groups]
 
     def name(self, position: int) -> str:
-        """Return in words which feature is at a position of the flattened grid."""
+        """Return the name of the feature at a position of the flattened grid, for messages."""
         source, version = divmod(position, len(self.versions))
         codec, level = self.versions[version]
         return f"{self.sources[source]}, {codec}, level {level}"
 
 
 def read_grids(labels: pa.Table) -> Iterator[Grid]:
-    """Yield the grid of each task, in the labels' order.
+    """Yield the grid of each task, in the order of the labels.
 
     Raises:
-        MetricError: A source lacks a codec or level that others have, or a row is there twice.
+        MetricError: If a source lacks a codec or level that others have, or a row occurs twice.
     """
     tasks, *key = (labels[name].to_pylist() for name in ("task", "source_id", "codec", "level"))
     keys = list(zip(*key, strict=True))
@@ -87,18 +87,18 @@ def read_grids(labels: pa.Table) -> Iterator[Grid]:
 
 
 def check_labels(labels: pa.Table, target: str) -> None:
-    """Check that labels can be correlated with, before anything is scored.
+    """Check that scores can be correlated with labels, before anything is scored.
 
     Raises:
-        MetricError: A source lacks levels that others have, a task has no such label, or one is NaN
-            or Inf.
+        MetricError: If a source lacks levels that other sources have, or a label is missing, NaN or
+            Inf.
     """
     for grid in read_grids(labels):
         truths(grid, labels, target)
 
 
 def truths(grid: Grid, labels: pa.Table, target: str) -> NDArray[np.float64]:
-    """Return the labels of a task, (S, V), larger is worse."""
+    """Return the labels of a task, (S, V) float64, larger is worse."""
     column = labels[target]
     if target == "loss" and column.take(grid.rows.ravel()).null_count == grid.rows.size:
         raise MetricError(

@@ -1,10 +1,9 @@
-"""How well metrics place the versions of a codec that trained ones have not seen.
+"""How well metrics order versions of a codec that trained metrics have not seen.
 
-A trained metric is trained once more without each codec; what these trainings say of a codec that
-they did without is what counts. The figure is the share of pairs, a version of that codec and one
-of another codec of the same source, which the scores order as the label does, ties counting half:
-within a codec's own ladder nearly every metric is right, and what one has learned of kinds of
-damage shows between codecs.
+Each trained metric is also trained without each codec, and evaluated on that codec. The figure is
+the share of pairs, of a version by that codec and one by another codec of the same source, that the
+scores order as the labels do, ties counting half. Within a codec's own ladder nearly every metric
+is right; pairs between codecs show what a metric has learned about kinds of distortion.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ Floats = NDArray[np.float64]
 def left_out_figures(
     grid: Grid, metrics: Sequence[Metric], scores: Floats, truth: Floats, counts: Floats
 ) -> tuple[list[Rows], list[Rows]]:
-    """Return rows of the tables ``left_out`` and ``comparisons``, of one task.
+    """Return rows of the tables ``left_out`` and ``comparisons`` for one task.
 
     Args:
-        grid: The task's.
-        metrics: M metrics, each in all its trainings.
-        scores: (M, S, V) scores, NaN where there is none.
+        grid: Grid of the task.
+        metrics: M metrics, including those trained without a codec.
+        scores: (M, S, V) scores; NaN where missing.
         truth: (S, V) labels, larger is worse.
-        counts: (1 + R, S) resamples of the sources, the data itself first.
+        counts: (1 + R, S) bootstrap counts of the sources, the data itself first.
     """
-    places = {(metric.base_name, metric.left_out): place for place, metric in enumerate(metrics)}
+    index = {(metric.base_name, metric.left_out): n for n, metric in enumerate(metrics)}
     trained = {metric.base_name for metric in metrics if metric.left_out is not None}
     plain = [metric for metric in metrics if metric.left_out is None]
     directions = [metric.lower_better for metric in plain]
@@ -51,55 +50,56 @@ def left_out_figures(
     for codec, versions in grid.codecs.items():
         for row in known:
             name = plain[row].name
-            place = places.get((name, codec if name in trained else None))
-            if place is not None:
-                harm = scores[place] * orientation(directions)[row]
-                shares[codec][row] = _ordered(harm, truth, versions)
-    # The mean over the codecs that have pairs; a metric that lacks one of them has none.
-    every = np.stack(list(shares.values()))  # (codecs, metrics, S)
-    lacking = np.isnan(every)
-    number = (~lacking).any(axis=1).sum(axis=0)
-    complete = ((~lacking).sum(axis=0) == number) & (number > 0)
-    mean = np.where(complete, np.nansum(every, axis=0) / np.maximum(number, 1), np.nan)
+            column = index.get((name, codec if name in trained else None))
+            if column is not None:
+                oriented = scores[column] * orientation(directions)[row]
+                shares[codec][row] = _ordered_pairs(oriented, truth, versions)
+    # The mean over the codecs that have pairs, for metrics that have a share for all of these.
+    stacked = np.stack(list(shares.values()))  # (codecs, metrics, S)
+    defined = ~np.isnan(stacked)
+    number = defined.any(axis=1).sum(axis=0)
+    complete = (defined.sum(axis=0) == number) & (number > 0)
+    mean = np.where(complete, np.nansum(stacked, axis=0) / np.maximum(number, 1), np.nan)
     rows: list[Rows] = []
     comparisons: list[Rows] = []
-    for codec, of_codec in {**shares, "all": mean}.items():
-        cell: Rows = {"task": grid.task, "codec": codec}
-        means = np.stack([resampled_means(one, counts) for one in of_codec])
+    for codec, share in {**shares, "all": mean}.items():
+        keys: Rows = {"task": grid.task, "codec": codec}
+        means = np.stack([resampled_means(one, counts) for one in share])
         low, high = interval(means)
-        alone = [len(np.unique(grid.groups[~np.isnan(one)])) < 2 for one in of_codec]
-        low[alone] = high[alone] = np.nan
-        found = compare(of_codec[known], counts, grid.groups)
+        single = [len(np.unique(grid.groups[~np.isnan(one)])) < 2 for one in share]
+        low[single] = high[single] = np.nan
+        found = compare(share[known], counts, grid.groups)
         groups, compared = np.full(len(plain), np.nan), found.compared(len(known))
         groups[known[compared]] = found.groups(len(known))[compared]
         rows.append(
-            cell
+            keys
             | {"metric": names, "lower_better": directions}
             | {"trained": [name in trained for name in names]}
             | {"pairs": means[:, 0], "pairs_low": low, "pairs_high": high, "pairs_group": groups}
-            | {"n_valid": (~np.isnan(of_codec)).sum(axis=1)}
+            | {"n_valid": (~np.isnan(share)).sum(axis=1)}
         )
         pairs = {"metric": names[known][found.first], "other": names[known][found.second]}
-        comparisons.append({**cell, "figure": "pairs", **pairs, **found._asdict()})
+        comparisons.append({**keys, "figure": "pairs", **pairs, **found._asdict()})
     return rows, comparisons
 
 
-def _ordered(harm: Floats, truth: Floats, versions: slice) -> Floats:
-    """Return for each source the share of pairs with some versions that harm orders right.
+def _ordered_pairs(oriented: Floats, truth: Floats, versions: slice) -> Floats:
+    """Return the share of correctly ordered pairs for each source.
 
     Args:
-        harm: (S, V) oriented scores.
-        truth: (S, V) labels.
-        versions: Those whose pairs with all others are looked at.
+        oriented: (S, V) scores, larger is worse.
+        truth: (S, V) labels, larger is worse.
+        versions: Versions whose pairs with all other versions are counted.
 
     Returns:
-        (S,); NaN where a score is missing, or no pair differs in its label.
+        (S,) float64; NaN if a score is missing or no pair differs in its label.
     """
     others = np.delete(np.arange(truth.shape[1]), versions)
     right, wanted = (
-        signs(v[:, versions, None], v[:, None, others]).reshape(len(v), -1) for v in (harm, truth)
+        signs(v[:, versions, None], v[:, None, others]).reshape(len(v), -1)
+        for v in (oriented, truth)
     )
     pairs = np.count_nonzero(wanted, axis=1)
     agree = (right * wanted).sum(axis=1, dtype=np.int64)
     share = np.divide(agree, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
-    return np.where(np.isnan(harm).any(axis=1), np.nan, 0.5 + share / 2)
+    return np.where(np.isnan(oriented).any(axis=1), np.nan, 0.5 + share / 2)

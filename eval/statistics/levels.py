@@ -1,4 +1,4 @@
-"""Correlations over the sources at each level of each codec."""
+"""Correlation over the sources at each level of each codec."""
 
 from __future__ import annotations
 
@@ -15,39 +15,41 @@ from cfqa_data.eval.statistics.pooled import pooled_coefficients
 
 __all__ = ["per_level"]
 
-DRAWS = 200
-"""Resamples for the intervals, at most: there are many levels."""
+MAX_DRAWS = 200
+"""Maximum number of bootstrap samples; small since there are many levels."""
 
 Floats = NDArray[np.float64]
 
 
 def per_level(grid: Grid, scores: Floats, truth: Floats, counts: Floats) -> Iterator[Rows]:
-    """Yield the rows of each level, a row per metric, of the sources that it has a score of.
+    """Yield the rows of the table ``per_level`` for each level, a row per metric.
+
+    Sources for which a metric has no score are left out.
 
     Args:
-        grid: A task's.
-        scores: (M, S, V) scores, NaN where there is none.
-        truth: (S, V) labels.
-        counts: (1 + R, S) resamples of the sources, the data itself first.
+        grid: Grid of a task.
+        scores: (M, S, V) scores; NaN where missing.
+        truth: (S, V) labels, larger is worse.
+        counts: (1 + R, S) bootstrap counts of the sources, the data itself first.
     """
-    counts = counts[: 1 + DRAWS]
-    of_levels = coefficients(scores.swapaxes(1, 2), truth.T)  # (3, M, V)
-    for place, (codec, level) in enumerate(grid.versions):
-        points, truths = scores[:, :, place], truth[:, place]
+    counts = counts[: 1 + MAX_DRAWS]
+    by_level = coefficients(scores.swapaxes(1, 2), truth.T)  # (3, M, V)
+    for version, (codec, level) in enumerate(grid.versions):
+        points, labels = scores[:, :, version], truth[:, version]
         present = ~np.isnan(points)
-        found = of_levels[..., place]
+        found = by_level[..., version]
         ends = np.full((2, len(BY_LEVEL), len(scores)), np.nan)
-        for which, here in equal_rows(present):
-            if here.any():
-                some, of = points[which][:, here], truths[here]
-                if not here.all():
-                    found[:, which] = coefficients(some[:, None], of[None])[..., 0]
-                starts = np.arange(len(of))
-                drawn = pooled_coefficients(some, of, starts, counts[:, here], BY_LEVEL)
-                if len(np.unique(grid.groups[here])) > 1:  # of one, every resample is the data
-                    ends[..., which] = interval(drawn)
+        for rows, sources in equal_rows(present):
+            if sources.any():
+                x, y = points[rows][:, sources], labels[sources]
+                if not sources.all():
+                    found[:, rows] = coefficients(x[:, None], y[None])[..., 0]
+                starts = np.arange(len(y))
+                resampled = pooled_coefficients(x, y, starts, counts[:, sources], BY_LEVEL)
+                if len(np.unique(grid.groups[sources])) > 1:  # else each sample is the data
+                    ends[..., rows] = interval(resampled)
         figures = dict(zip(COEFFICIENTS, found, strict=True))
         for name, low, high in zip(BY_LEVEL, *ends, strict=True):
             figures |= {f"{name}_low": low, f"{name}_high": high}
-        where = {"task": grid.task, "codec": codec, "level": level}
-        yield {**where, **figures, "n_sources": present.sum(axis=1)}
+        keys = {"task": grid.task, "codec": codec, "level": level}
+        yield {**keys, **figures, "n_sources": present.sum(axis=1)}

@@ -1,11 +1,11 @@
-"""The 4-parameter logistic that maps a metric's scores to the scale of the truth.
+"""The 4-parameter logistic that maps the scores of a metric to the scale of the labels.
 
 f(x) = b2 + (b1 - b2) / (1 + exp(-(x - b3) / b4)), fitted by least squares over all points of all
-sources (ITU-T P.1401, clause 7; Sheikh et al., IEEE TIP 2006). Fitted per source it would follow
-the noise: four parameters on ten points.
+sources (ITU-T P.1401, clause 7; Sheikh et al., IEEE TIP 2006). Fits per source would follow noise:
+four parameters on ten points.
 
-It starts at b1 = max y, b2 = min y, b3 = mean x, b4 = std x / 4, with b4's sign that of the pooled
-Pearson correlation, so that a metric that falls with the damage starts on a falling curve.
+The fit starts at b1 = max y, b2 = min y, b3 = mean x, b4 = std x / 4, where b4 has the sign of the
+pooled Pearson correlation, so that the curve of a metric where higher is better starts falling.
 """
 
 from __future__ import annotations
@@ -24,25 +24,26 @@ __all__ = ["Mapped", "logistic", "map_scores"]
 
 Floats = NDArray[np.float64]
 
-MOST_EVALUATIONS = 500
+MAX_EVALUATIONS = 500
 
 TOLERANCE = 1e-6
-"""Relative change of error or parameters at which a fit ends. Where the truth rises without
-levelling off, the best curve has b1 at infinity and the parameters drift for ever, while the
-correlation hardly changes: such a fit ends here, or after `MOST_EVALUATIONS`."""
+"""Relative change of error or parameters at which a fit ends. If the labels do not level off, the
+best curve has b1 at infinity and the parameters diverge while the correlation hardly changes; such
+a fit ends here, or after `MAX_EVALUATIONS`."""
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """What correlates after the mapping.
+    """The fitted mapping of a metric and the figures after it.
 
     Attributes:
-        plcc: Pearson correlation of the mapped scores with the truth, times the direction of the
-            curve (-1 if it falls): the mapping alone would turn every sign positive. NaN if the
-            truth is constant, 0 if only the metric is.
-        rmse: Root mean square error of the mapped scores, in units of the truth; NaN as plcc.
-        kind: ``logistic``, or ``linear`` where the logistic could not be fitted; None of no scores.
-        curve: Takes scores (k,) to the truth that the mapping expects of them.
+        plcc: Pearson correlation of the mapped scores with the labels, times -1 if the curve falls,
+            since the mapping would make every sign positive. NaN if the labels are constant, 0 if
+            only the scores are.
+        rmse: Root mean square error of the mapped scores, in units of the label; NaN if the labels
+            are constant.
+        kind: ``logistic``, or ``linear`` if the logistic could not be fitted; None without scores.
+        curve: Maps scores (k,) to the expected labels (k,).
     """
 
     plcc: float
@@ -59,10 +60,10 @@ def logistic(x: NDArray[Any], b1: float, b2: float, b3: float, b4: float) -> Flo
 
 
 def map_scores(scores: NDArray[Any], truth: NDArray[Any]) -> Mapped:
-    """Fit the logistic and correlate what it gives.
+    """Fit the logistic and correlate the mapped scores with the labels.
 
-    The fit has failed when it ends nowhere finite, or further off than the straight line, which a
-    logistic can come as near to as one likes; the line is then taken instead.
+    The fit has failed if its parameters are not finite or its error is larger than that of the
+    straight line, which a logistic can approximate arbitrarily well; the line is used instead.
 
     Args:
         scores: (n,) finite scores.
@@ -75,8 +76,8 @@ def map_scores(scores: NDArray[Any], truth: NDArray[Any]) -> Mapped:
     if (scores == scores[0]).all():
         return Mapped(0.0, deviation, "linear", lambda at: np.full(len(at), mean))
     r = float(pearson(scores[None], truth[None])[0])
-    standard = _standardiser(scores)
-    x, y = standard(scores), _standardiser(truth)(truth)
+    standardise = _standardiser(scores)
+    x, y = standardise(scores), _standardiser(truth)(truth)
     line = float(np.sqrt(max(0.0, 1 - r * r)))
     fitted = _fit(x, y, 1.0 if r >= 0 else -1.0)
     if fitted is not None:
@@ -85,19 +86,19 @@ def map_scores(scores: NDArray[Any], truth: NDArray[Any]) -> Mapped:
         if error <= line and (mapped != mapped[0]).any():
             direction = float(np.sign((fitted[0] - fitted[1]) * fitted[3]))
             plcc = direction * float(pearson(mapped[None], y[None])[0])
-            curve = partial(_curve, standard, lambda z: logistic(z, *fitted), mean, deviation)
+            curve = partial(_curve, standardise, lambda z: logistic(z, *fitted), mean, deviation)
             return Mapped(plcc, error * deviation, "logistic", curve)
-    curve = partial(_curve, standard, lambda z: r * z, mean, deviation)
+    curve = partial(_curve, standardise, lambda z: r * z, mean, deviation)
     return Mapped(r, line * deviation, "linear", curve)
 
 
-def _curve(standard: Any, shape: Any, mean: float, deviation: float, at: NDArray[Any]) -> Floats:
-    with np.errstate(over="ignore"):  # a straight line may leave what a float can be
-        return np.asarray(mean + deviation * shape(standard(at)))
+def _curve(standardise: Any, shape: Any, mean: float, deviation: float, at: NDArray[Any]) -> Floats:
+    with np.errstate(over="ignore"):  # a straight line may exceed the largest float
+        return np.asarray(mean + deviation * shape(standardise(at)))
 
 
 def _standardiser(values: NDArray[Any]) -> Callable[[NDArray[Any]], Floats]:
-    """Return what scales values that vary to mean 0 and deviation 1, whatever their size."""
+    """Return a function that standardises values to mean 0 and deviation 1, without overflow."""
     unit = float(power_of_two(values)[0])
     first = values[0] / unit
     size = np.abs(values / unit - first).max()
@@ -107,7 +108,7 @@ def _standardiser(values: NDArray[Any]) -> Callable[[NDArray[Any]], Floats]:
 
 
 def _fit(x: Floats, y: Floats, sign: float) -> tuple[float, float, float, float] | None:
-    """Fit standardised values; None where nothing finite is found."""
+    """Fit the logistic to standardised values; return None if no finite parameters are found."""
     from scipy.optimize import least_squares
     from scipy.special import expit
 
@@ -132,9 +133,9 @@ def _fit(x: Floats, y: Floats, sign: float) -> tuple[float, float, float, float]
                 method="lm",
                 ftol=TOLERANCE,
                 xtol=TOLERANCE,
-                max_nfev=MOST_EVALUATIONS,
+                max_nfev=MAX_EVALUATIONS,
             )
-        except (ValueError, np.linalg.LinAlgError):  # it stepped to where nothing is finite
+        except (ValueError, np.linalg.LinAlgError):  # a step to values that are not finite
             return None
     if not np.isfinite(found.x).all() or found.x[3] == 0:
         return None

@@ -1,16 +1,16 @@
-"""From scores and labels to the tables of statistics.
+"""Compute the tables of statistics from scores and labels.
 
-Each table is described, column by column, in docs/statistics.md:
+docs/statistics.md describes the columns of each table:
 
 * correlations: per task, codec and metric.
-* across_codecs: per task and metric, a source's points from all codecs together. Within one codec's
-  ladder every sane metric falls with the level, and their SROCCs hardly differ; across codecs they
-  must agree on which of two different kinds of damage is worse.
+* across_codecs: per task and metric, with a source's points from all codecs pooled. Within one
+  codec's ladder almost every metric is monotonic in the level, and SROCCs hardly differ; across
+  codecs a metric must decide which of two different kinds of distortion is worse.
 * across_tasks: per metric, all tasks together.
 * per_level: per task, codec, level and metric, over the sources.
 * comparisons: per cell of the first three tables, coefficient, and pair of metrics.
-* discrimination: per task and metric, Krasula's two areas.
-* left_out: per task, codec and metric, where metrics were also trained without the codec.
+* discrimination: per task and metric, Krasula's two AUCs.
+* left_out: per task, codec and metric, if metrics were also trained without the codec.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ DRAWS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """The tables, each described in docs/statistics.md; null where there is no figure.
+    """The tables of statistics, described in docs/statistics.md; undefined figures are null.
 
     Attributes:
         correlations: One row per task, codec and metric.
@@ -60,9 +60,9 @@ class Statistics:
         across_tasks: One row per metric, all tasks together.
         per_level: One row per task, codec, level and metric, over the sources.
         comparisons: One row per pair of metrics, coefficient, and row of the first three tables.
-        discrimination: One row per task and metric: can it tell versions of a source apart?
-        left_out: One row per task, codec and metric, of ``leave_out`` only: does it place versions
-            of a codec, which it was not trained on, among those of the others?
+        discrimination: One row per task and metric: how well it classifies pairs of versions.
+        left_out: One row per task, codec and metric, with ``leave_out`` only: how well it orders
+            versions of a codec that it was not trained on among those of the others.
     """
 
     correlations: pa.Table
@@ -87,27 +87,27 @@ def statistics(
     tasks: Mapping[str, TaskFacts] = MappingProxyType({}),
     cells: Cells | None = None,
 ) -> Statistics:
-    """Correlate each metric with the label in every way, with intervals and comparisons.
+    """Compute the tables of statistics, with confidence intervals and comparisons.
 
-    The result does not depend on the order of the rows of one task, nor a task's figures on the
-    other tasks, but for ``across_tasks``.
+    The result does not depend on the order of the rows of a task, and the figures of a task do not
+    depend on other tasks, except for ``across_tasks``.
 
     Args:
-        labels: One row per compressed feature. Where they have a column ``group``, the sources of a
-            group are drawn together.
-        metrics: M metrics. Those with ``left_out`` count in the table of that name only.
-        values: (rows, M) float64 scores; NaN where a metric has none.
-        target: Label column to follow, larger is worse: distortion or loss.
-        draws: Resamples of the sources for the intervals; 0 for none, and no comparisons.
-        seed: Of the resamples.
-        tables: Names of the tables to compute; the others come without rows.
-        tasks: What is known of the tasks: the smallest difference that counts. See
-            `cfqa_data.eval.features.datasets.facts_of` for those about which nothing is given.
-        cells: What `arrange` made of these scores, where that was done before.
+        labels: One row per compressed feature. The sources of a ``group``, if there is such a
+            column, are resampled together.
+        metrics: M metrics. Those with ``left_out`` appear in the table of that name only.
+        values: (rows, M) float64 scores; NaN where missing.
+        target: Label column to correlate with, larger is worse: ``distortion`` or ``loss``.
+        draws: Number of bootstrap samples of the sources; 0 computes no intervals and comparisons.
+        seed: Seed of the bootstrap.
+        tables: Names of the tables to compute; the others have no rows.
+        tasks: Facts of the tasks, for the noticeable difference of their labels. See
+            `cfqa_data.eval.features.datasets.facts_of` for the defaults.
+        cells: Result of `arrange` for these scores, if it was computed before.
 
     Raises:
-        MetricError: A source lacks levels that others have; a label is NaN or Inf, or a score Inf;
-            draws or seed is negative; there is no such table.
+        MetricError: If a source lacks levels that other sources have, a label is NaN or Inf, a
+            score is Inf, draws or seed is negative, or a table is unknown.
     """
     requested = set(tables)
     for table in sorted(requested - COLUMNS.keys()):
@@ -116,21 +116,24 @@ def statistics(
     plain = [metric for metric in metrics if metric.left_out is None]
     directions = [metric.lower_better for metric in plain]
     signs = orientation(directions)
-    named: Rows = {"metric": np.array([m.name for m in plain], object), "lower_better": directions}
+    columns: Rows = {
+        "metric": np.array([m.name for m in plain], object),
+        "lower_better": directions,
+    }
     parts: dict[str, list[Rows]] = {table: [] for table in COLUMNS}
 
-    def append(table: str, cell: Cell, **place: Any) -> None:
-        whole = "comparisons" in requested
-        groups, comparisons = cell_comparisons(cell, named["metric"], signs, whole)
-        parts["comparisons"] += [{"codec": "all"} | place | rows for rows in comparisons]
+    def append(table: str, cell: Cell, **keys: Any) -> None:
+        intervals = "comparisons" in requested
+        groups, comparisons = cell_comparisons(cell, columns["metric"], signs, intervals)
+        parts["comparisons"] += [{"codec": "all"} | keys | rows for rows in comparisons]
         if table in requested:
-            parts[table].append(place | named | cell_figures(cell) | groups)
+            parts[table].append(keys | columns | cell_figures(cell) | groups)
 
     for task in cells.tasks:
         name, scores = task.grid.task, task.scores[task.plain]
         if len(plain) < len(metrics) and {"left_out", "comparisons"} & requested:
-            of = task.grid, metrics, task.scores, task.truth, task.counts
-            for table, rows in zip(("left_out", "comparisons"), left_out_figures(*of), strict=True):
+            left_out = left_out_figures(task.grid, metrics, task.scores, task.truth, task.counts)
+            for table, rows in zip(("left_out", "comparisons"), left_out, strict=True):
                 parts[table] += rows
         if {"correlations", "comparisons"} & requested:
             for codec, cell in task.codecs.items():
@@ -139,13 +142,14 @@ def statistics(
             append("across_codecs", task.whole, task=name, codecs=len(task.codecs))
         if "per_level" in requested:
             levels = per_level(task.grid, scores, task.truth, task.counts)
-            parts["per_level"] += (named | rows for rows in levels)
+            parts["per_level"] += (columns | rows for rows in levels)
         if "discrimination" in requested:
             facts = facts_of(name, tasks)
-            counted = facts.loss if target == "loss" else facts.score
-            threshold = counted.noticeable if counted else 0.0
+            label = facts.loss if target == "loss" else facts.score
+            threshold = label.noticeable if label else 0.0
             areas = discriminate(scores, task.truth, signs, threshold)._asdict()
-            parts["discrimination"].append({"task": name, "threshold": threshold} | named | areas)
+            keys = {"task": name, "threshold": threshold}
+            parts["discrimination"].append(keys | columns | areas)
     if cells.tasks and {"across_tasks", "comparisons"} & requested:
         append("across_tasks", cells.together, task="all", tasks=len(cells.tasks))
     return Statistics(
@@ -157,14 +161,15 @@ def statistics(
 
 
 def source_means(cells: Cells, metrics: Sequence[Metric]) -> list[dict[str, Any]]:
-    """Return the coefficients of ``correlations`` alone, a row per task, codec and metric."""
-    found = []
+    """Return the coefficients of the table ``correlations`` without intervals, as dictionaries."""
+    rows = []
     for task in cells.tasks:
         for codec, cell in task.codecs.items():
-            for place, metric in enumerate(metrics):
-                known = cell.per_source[:, place][:, ~np.isnan(cell.per_source[0, place])]
+            for column, metric in enumerate(metrics):
+                valid = ~np.isnan(cell.per_source[0, column])
+                known = cell.per_source[:, column][:, valid]
                 means = known.mean(axis=1).tolist() if known.size else [None] * len(COEFFICIENTS)
                 row: dict[str, Any] = {"task": task.grid.task, "codec": codec}
                 row |= {"metric": metric.name, "lower_better": metric.lower_better}
-                found.append(row | dict(zip(COEFFICIENTS, means, strict=True)))
-    return found
+                rows.append(row | dict(zip(COEFFICIENTS, means, strict=True)))
+    return rows

@@ -1,4 +1,4 @@
-"""A dataset folder as a PyTorch dataset, and a `DataLoader` that suits it."""
+"""A PyTorch dataset of a dataset folder, and a `DataLoader` for it."""
 
 from __future__ import annotations
 

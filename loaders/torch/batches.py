@@ -1,4 +1,4 @@
-"""Batch samplers that group rows by shape and read each shard once."""
+"""Data loaders and batch samplers that group rows by shape and read each shard once."""
 
 from __future__ import annotations
 
@@ -33,36 +33,35 @@ def data_loader(
     sampler: Iterable[int] | None = None,
     **options: Any,
 ) -> DataLoader[Any]:
-    """Return a `DataLoader` of batches, tensors with a leading batch axis.
+    """Return a `DataLoader` of batches: tensors with a leading batch axis.
 
-    Where features of a task that is loaded have different numbers of tokens, `original` and
-    `compressed` are lists of tensors, one per row; a ``collate_fn`` of one's own may pad them.
+    Each batch has rows of one task. If features have different numbers of tokens, `original` and
+    `compressed` of a batch are lists of tensors, one per row; pass a ``collate_fn`` to pad them.
 
     Args:
-        pairs: what to load: `Pairs`, or a `Subset` (as `random_split` gives) or `ConcatDataset` of
-            them, which give each `Pair` of one task, shard after shard; or any other map-style
-            dataset, which gives plain batches.
-        batch_size: rows per batch.
-        shuffle: shards in random order, and the rows within each; a new order every epoch.
-        drop_last: leave out the last batch of a task if it is not full.
-        generator: what the order, and the seeds of workers, are drawn from, for runs that can be
-            repeated.
-        workers: processes that read; 0 reads in this one.
-        prefetch: batches that each worker reads ahead.
-        pin_memory: put batches where a GPU fetches them from; by default if there is a GPU.
-        sampler: rows in an order of one's own, in place of shards; still of one task a batch.
-        options: further arguments of `DataLoader`, such as ``collate_fn``, ``worker_init_fn``,
-            ``persistent_workers``, ``multiprocessing_context`` or ``batch_sampler``; its names
-            ``num_workers`` and ``prefetch_factor`` are taken too.
+        pairs: `Pairs`, or a `Subset` (as from `random_split`) or `ConcatDataset` of them, which is
+            read shard by shard; or any other map-style dataset, which is batched as usual.
+        batch_size: Number of rows per batch.
+        shuffle: Shuffle the shards, and the rows within each, anew in every epoch.
+        drop_last: Drop the last batch of a task if it is not full.
+        generator: Random generator for the order and the seeds of workers, for reproducible runs.
+        workers: Number of worker processes; 0 reads in this process.
+        prefetch: Number of batches that each worker prefetches.
+        pin_memory: Copy batches into pinned memory; by default if a GPU is available.
+        sampler: Row indices to read in this order, instead of shard by shard. Batches still have
+            rows of one task.
+        options: Further arguments of `DataLoader`, such as ``collate_fn``, ``worker_init_fn``,
+            ``persistent_workers``, ``multiprocessing_context`` or ``batch_sampler``. Its names
+            ``num_workers`` and ``prefetch_factor`` are accepted too.
 
     Raises:
-        CfqaError: the batch size is not a positive number, arguments contradict each other, or
-            ``pairs`` is no map-style dataset.
+        CfqaError: The batch size is not a positive integer, arguments contradict each other, or
+            ``pairs`` is not a map-style dataset.
     """
     if isinstance(pairs, IterableDataset) or not (
         hasattr(pairs, "__getitem__") and hasattr(pairs, "__len__")
     ):
-        raise CfqaError("data_loader takes a map-style dataset, not a {type(pairs).__name__}")
+        raise CfqaError(f"data_loader takes a map-style dataset, not a {type(pairs).__name__}")
     if workers and "num_workers" in options:
         raise CfqaError("data_loader: workers= and num_workers= are the same; give one")
     workers = options.pop("num_workers", workers)
@@ -106,14 +105,14 @@ def data_loader(
 
 
 def _collate(rows: list[Any]) -> Any:
-    """Stack the labels of a batch; leave its features, which may differ in tokens, apart."""
+    """Stack the labels of a batch, and list its features, whose numbers of tokens may differ."""
     originals: Any = [row.original for row in rows]
     compressed: Any = [row.compressed for row in rows]
     return Pair(originals, compressed, default_collate([row.label for row in rows]))
 
 
 class _Loader(DataLoader[Any]):
-    """One that says so where its workers would import a script without a guard."""
+    """A `DataLoader` that reports a script without a `__main__` guard before workers start."""
 
     def __iter__(self) -> Any:
         if self.num_workers:
@@ -122,26 +121,25 @@ class _Loader(DataLoader[Any]):
 
 
 class ShardBatches(Sampler[list[int]]):
-    """Batches of rows that can be stacked, in an order that finishes a shard before the next.
+    """Batches of rows that can be stacked, in an order that reads one shard after another.
 
-    A shard holds the levels of one source by one codec. Without shuffling, the shards of a source
-    follow one another, so its original is read in one go too. Rows of a batch have the same task
-    and, where pairs give codes, the same size of table; a batch may span shards.
+    A shard has the levels of one source by one codec. Without shuffling, the shards of a source
+    follow one another, so that its original is read once. The rows of a batch have the same task
+    and, if `Pairs` returns codes, tables of the same size. A batch may span shards.
 
-    For a dataset of one's own that gives what it makes of `Pairs`, place by place: take the
-    batches of those, ``data_loader(own, batch_sampler=ShardBatches(pairs, 8))``.
+    A map-style dataset that wraps `Pairs` with the same indices can use the batches of the pairs:
+    ``data_loader(wrapper, batch_sampler=ShardBatches(pairs, 8))``.
 
     Args:
-        pairs: whose rows: `Pairs`, or a `Subset` or `ConcatDataset` of them.
-        batch_size: rows per batch.
-        shuffle: shards in random order, and the rows within each; a new order every time.
-        drop_last: leave out batches that are not full.
-        generator: what the order is drawn from; torch's own if None.
-        sampler: rows to take instead, in its order.
+        pairs: `Pairs`, or a `Subset` or `ConcatDataset` of them.
+        batch_size: Number of rows per batch.
+        shuffle: Shuffle the shards, and the rows within each, anew in every iteration.
+        drop_last: Drop batches that are not full.
+        generator: Random generator for the order; torch's default generator if None.
+        sampler: Row indices to read in this order, instead of shard by shard.
 
     Raises:
-        CfqaError: the batch size is not a positive number, or ``pairs`` does not say where its
-            rows come from.
+        CfqaError: The batch size is not a positive integer, or ``pairs`` is another dataset.
     """
 
     def __init__(
@@ -197,20 +195,20 @@ class ShardBatches(Sampler[list[int]]):
         for rows in self._shuffled(self.shards):
             yield from self._shuffled(rows)
 
-    def _shuffled(self, things: list[Any]) -> list[Any]:
+    def _shuffled(self, values: list[Any]) -> list[Any]:
         if not self.shuffle:
-            return things
-        # On the CPU, or where the generator is, whatever the default device.
+            return values
+        # Not on torch's default device, where a generator of the CPU would fail.
         device = "cpu" if self.generator is None else self.generator.device
-        order = torch.randperm(len(things), generator=self.generator, device=device).tolist()
-        return [things[place] for place in order]
+        order = torch.randperm(len(values), generator=self.generator, device=device).tolist()
+        return [values[index] for index in order]
 
 
 def _shards(rows: list[Row]) -> list[list[int]]:
-    """Return the numbers of the rows of each shard, the shards of a source beside each other."""
+    """Return the row indices of each shard; the shards of a source follow one another."""
     sources: dict[tuple[str, str], dict[str, list[int]]] = {}
-    for number, row in enumerate(rows):
-        sources.setdefault(row.source, {}).setdefault(row.codec, []).append(number)
+    for index, row in enumerate(rows):
+        sources.setdefault(row.source, {}).setdefault(row.codec, []).append(index)
     return [shard for codecs in sources.values() for shard in codecs.values()]
 
 

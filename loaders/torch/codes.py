@@ -1,6 +1,6 @@
-"""Integer codes as tensors, moved to a device before they become float32.
+"""Integer codes as tensors that are moved to a device before they are dequantised to float32.
 
-Integers are a half or a quarter of the bytes to move between processes and to a GPU.
+Codes have a half or a quarter of the bytes to transfer between processes and to a GPU.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["CodeTensors"]
 
 
 class CodeTensors(NamedTuple):
-    """Codes of one feature, or of a batch of them, and the values that they stand for.
+    """Codes of a feature, or of a batch of features, and their tables of values.
 
     Attributes:
-        indices: (..., N, C, T, D) places in the tables: uint8, or int16 with the bits of uint16,
-            which torch does not move and convert everywhere.
-        tables: float32 (..., C, size), the values of each layer.
+        indices: Indices (..., N, C, T, D) into the tables: uint8, or int16 with the bits of uint16,
+            which torch does not support on all devices.
+        tables: Values of the codes of each layer, float32 (..., C, size).
     """
 
     indices: Tensor
@@ -32,7 +32,7 @@ class CodeTensors(NamedTuple):
     @classmethod
     @torch_state()
     def of(cls, codes: Codes) -> CodeTensors:
-        """Return a feature's codes as tensors; indices that can be written to are not copied."""
+        """Convert the codes of a feature to tensors; writable indices are not copied."""
         indices = np.require(codes.indices, requirements=("C", "W"))
         if indices.dtype == np.uint16:
             indices = indices.view(np.int16)
@@ -40,11 +40,15 @@ class CodeTensors(NamedTuple):
 
     @torch_state()
     def dequantize(self, device: str | torch.device | None = None) -> Tensor:
-        """Return float32 (..., N, C, T, D), looked up on a device, or where the codes are."""
+        """Return the values, float32 (..., N, C, T, D), looked up on a device.
+
+        Args:
+            device: Device of the result; that of the codes if None.
+        """
         device = self.indices.device if device is None else device
-        # int32 first: the sign of int16 is the sixteenth bit.
-        places = self.indices.to(device, non_blocking=True).int() & 0xFFFF
+        # As unsigned 16-bit numbers: the sign bit of int16 is the highest bit of the code.
+        indices = self.indices.to(device, non_blocking=True).int() & 0xFFFF
         tables = self.tables.to(device, non_blocking=True)
         starts = torch.arange(tables[..., 0].numel(), device=device, dtype=torch.int32)
         starts = (starts * tables.shape[-1]).reshape(*tables.shape[:-2], 1, -1, 1, 1)
-        return tables.flatten()[places + starts]
+        return tables.flatten()[indices + starts]

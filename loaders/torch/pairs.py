@@ -20,13 +20,14 @@ __all__ = ["Pair", "Pairs"]
 
 
 class Pair(NamedTuple):
-    """One item of `Pairs`; a batch of them has the same fields with a leading axis.
+    """An item of `Pairs`, or a batch of items with a leading batch axis.
 
     Attributes:
-        original: float32 (N, C, T, D); of a batch where T may vary, a list of them.
-        compressed: float32 (N, C, T, D), or the codes of it; of a batch likewise.
-        label: the column asked for, a tensor () of the column's dtype; or, where several columns
-            were asked for, a dict of them, texts as they are.
+        original: Original feature, float32 (N, C, T, D). In a batch of features with different
+            numbers of tokens, a list of them.
+        compressed: Compressed feature, float32 (N, C, T, D), or its codes. Batched like `original`.
+        label: Value of the label column, a scalar tensor of the column's dtype; for several
+            columns, a dict of them. Strings are not converted.
     """
 
     original: Tensor
@@ -35,26 +36,26 @@ class Pair(NamedTuple):
 
 
 class Pairs(torch.utils.data.Dataset[Pair]):
-    """The rows of a dataset folder as tensors, in the order of `dataset.labels`.
+    """Map-style dataset of the rows of a dataset folder, in the order of `dataset.labels`.
 
-    Features of different tasks have different shapes: `data_loader` batches each task by itself;
-    a plain `DataLoader` takes the rows of one task. A feature has its own number of tokens, which
-    may vary within a task: `data_loader` then gives lists of features, not stacks of them.
+    Features of different tasks have different shapes, and within a task their numbers of tokens may
+    differ. `data_loader` forms batches of one task, with lists of features where they cannot be
+    stacked. A plain `DataLoader` requires the rows of one task with a fixed number of tokens.
 
     Args:
-        dataset: what `cfqa_data.load` takes; or an open `cfqa_data.Dataset`, as it is.
-        task: keep the rows of this task; all of them if None.
-        label: the column of the labels to give, or several; if None, the distortion, or the label
-            that a metric's training is to follow.
-        codes: give compressed features as `CodeTensors`, to be dequantised on a device.
-        options: which rows to keep (``codec``, ``level``, ``source``, and ``fold``, to train on
-            some and test on the others), and how the folder is opened (``revision``, ``cache``,
-            ``untrusted``, ``follow_links``, ``plugins``), as for `cfqa_data.load`.
+        dataset: An argument of `cfqa_data.load`, or an open `cfqa_data.Dataset`.
+        task: Select the rows of this task; all tasks if None.
+        label: Label column or columns to return. None means the distortion, or, while a metric is
+            trained, the label to predict.
+        codes: Return compressed features as `CodeTensors`, to be dequantised on a device.
+        options: Arguments of `cfqa_data.load` that select rows (``codec``, ``level``, ``source``,
+            ``fold``) or state how to open the folder (``revision``, ``cache``, ``untrusted``,
+            ``follow_links``, ``plugins``).
 
     Raises:
-        CfqaError: there is no such task, codec, level, source, fold or column, rows are chosen
-            from a dataset that is open already, or codes are asked for of a codec that has none.
-            (Taking a pair raises `FormatError` if its file is missing or damaged.)
+        CfqaError: A task, codec, level, source, fold or column does not exist, rows are selected
+            from a dataset that is already open, or codes are requested of a codec without codes.
+            Reading an item raises `FormatError` if its file is missing or damaged.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         return self.dataset.labels[column][index].as_py()
 
     def _tensor(self, column: str, index: int) -> Any:
-        """Return a label as a tensor of its column's dtype, or a text as it is."""
+        """Return a label as a tensor of its column's dtype; a string is not converted."""
         kind = self.dataset.labels.schema.field(column).type.to_pandas_dtype()
         value = self._value(column, index)
         if value is None:
@@ -114,10 +115,10 @@ class Pairs(torch.utils.data.Dataset[Pair]):
 
 
 def _check_codes(dataset: Dataset) -> None:
-    """Check that all rows are of codecs that have codes.
+    """Check that all codecs have codes.
 
     Raises:
-        CfqaError: some are of a codec on features or inputs, which has values.
+        CfqaError: A codec works on features or inputs and so has values instead of codes.
     """
     rows = dataset.labels.group_by(["task", "codec"], use_threads=False).aggregate([]).to_pylist()
     tasks = dataset.manifest.tasks

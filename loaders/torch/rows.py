@@ -12,16 +12,16 @@ __all__ = ["Row", "find_rows"]
 
 
 VARYING = 0
-"""Stands for T in the shape of features that have different numbers of tokens."""
+"""Value of T in the shape of features with different numbers of tokens."""
 
 
 class Row(NamedTuple):
-    """What a batch has to know of a row.
+    """The properties of a row that batches depend on.
 
     Attributes:
-        kind: rows of the same kind can be stacked.
-        source: the original, in whichever folder.
-        codec: with the source, the shard.
+        kind: Key that is equal for rows of one batch: task, shape, bits of the codes and label.
+        source: Location of the folder and source id.
+        codec: Codec; together with the source it identifies the shard.
     """
 
     kind: tuple[Any, ...]
@@ -30,16 +30,18 @@ class Row(NamedTuple):
 
     @property
     def varies(self) -> bool:
-        """Whether it is of a task whose features cannot be stacked."""
+        """Whether the number of tokens varies, so that features cannot be stacked."""
         return VARYING in self.kind[1]
 
 
 def find_rows(dataset: Any) -> list[Row] | None:
-    """Return the rows of a dataset, or None where its items may be anything.
+    """Return the rows of `Pairs`, also nested in `Subset` and `ConcatDataset`.
 
     Args:
-        dataset: `Pairs`; or a `Subset`, as `random_split` gives, or a `ConcatDataset` of them, one
-            in the other as often as may be.
+        dataset: Any map-style dataset.
+
+    Returns:
+        One row per item; None for any other dataset.
     """
     if isinstance(dataset, Pairs):
         return _rows_of_pairs(dataset)

@@ -1,1 +1,1 @@
-"""Codecs on features: channels left out, coarse number formats, sparse and product coding."""
+"""Codecs on features: channel reduction, scalar, sparse and product quantisation."""

@@ -1,4 +1,4 @@
-"""Fewer channels: the first, those that matter most, projections, or the largest of each token."""
+"""Codecs that keep fewer channels: the first, the most important, projections, largest values."""
 
 from __future__ import annotations
 
@@ -25,79 +25,76 @@ Values: TypeAlias = Literal[
     "float32", "float16", "bfloat16", "e5m2", "e4m3", "int8", "int6", "int4",
     "mxfp8", "mxfp6", "mxfp4", "nvfp4",
 ]  # fmt: skip
-"""Formats of values: the names of `FORMATS`."""
+"""Formats of the values that are kept; these are the names in `FORMATS`."""
 
 Tables: TypeAlias = Mapping[str, np.ndarray] | None
 
 
-class _Written(PackedCodec):
-    """A codec that keeps k channels of each token, and writes their values in a format."""
+class _ChannelCodec(PackedCodec):
+    """Base class of codecs that keep k channels per token and write their values in a format."""
 
     parameter = CHANNELS
 
     def __init__(self, values: Values = "float32") -> None:
-        self.written = FORMATS[values]
+        self.value_format = FORMATS[values]
 
     @classmethod
     def grid(cls) -> None:
-        """Return None: how many channels there are is not known."""
+        """Return None, because the number of channels is not known."""
 
 
-class _Reduced(_Written):
-    """A codec that makes (N, C, T, k) of (N, C, T, D)."""
+class _ReducedCodec(_ChannelCodec):
+    """Base class of codecs that reduce (N, C, T, D) to (N, C, T, k)."""
 
     def layout(self, parameter: int, shape: Shape) -> Layout:
-        """See :meth:`PackedCodec.layout`."""
-        return self.written.layout((*shape[:-1], self.check_channels(parameter, shape)))
+        return self.value_format.layout((*shape[:-1], self.check_channels(parameter, shape)))
 
     def codes(self, feature: np.ndarray, parameter: int) -> Sequence[np.ndarray]:
-        """See :meth:`PackedCodec.codes`."""
-        return self.written.encode(self.reduce(feature, parameter))
+        return self.value_format.encode(self.reduce(feature, parameter))
 
     def values(self, codes: Sequence[np.ndarray], parameter: int, shape: Shape) -> np.ndarray:
-        """See :meth:`PackedCodec.values`."""
-        return self.restore(self.written.decode(codes), shape)
+        return self.restore(self.value_format.decode(codes), shape)
 
     def reduce(self, feature: np.ndarray, kept: int) -> np.ndarray:
-        """Return what is kept of a feature."""
+        """Return the ``kept`` channels of a feature."""
         return feature[..., :kept]
 
     def restore(self, kept: np.ndarray, shape: Shape) -> np.ndarray:
-        """Return a feature of a shape from what was kept of it."""
+        """Return the feature of a shape that :meth:`reduce` made ``kept`` from."""
         feature = np.zeros(shape)
         feature[..., : kept.shape[-1]] = kept
         return feature
 
 
-class Slice(_Reduced):
-    """The first channels; the others become 0.
+class Slice(_ReducedCodec):
+    """Keeps the first channels; the others become 0.
 
     Args:
-        values: format of the values.
+        values: Format of the values.
     """
 
     name = "slice"
     title = "the first channels"
 
 
-class _FittedChannels(_Reduced, FittedCodec):
+class _FittedChannelCodec(_ReducedCodec, FittedCodec):
     def __init__(self, values: Values = "float32", tables: Tables = None) -> None:
         super().__init__(values)
         self.learned = dict(tables or {})
 
     def mean(self, shape: Shape) -> np.ndarray:
-        """Return the training tokens' mean, (C, 1, D)."""
+        """Return the mean of the training tokens, (C, 1, D)."""
         return self.table("mean", (shape[1], shape[3]))[:, None].astype(np.float64)
 
 
-class Prune(_FittedChannels):
-    """The channels that matter most in training; the others become their training mean.
+class Prune(_FittedChannelCodec):
+    """Keeps the most important channels; the others become their mean over the training tokens.
 
     Args:
-        values: format of the values.
-        importance: what orders a layer's channels: their ``variance``, which is the squared error
-            of leaving one out, or their mean ``magnitude``, both over training tokens.
-        tables: what :meth:`tables` gave.
+        values: Format of the values.
+        importance: The statistic over training tokens that orders the channels of a layer: their
+            ``variance``, which is the squared error of dropping one, or their mean ``magnitude``.
+        tables: The result of :meth:`tables`.
     """
 
     name = "prune"
@@ -113,23 +110,20 @@ class Prune(_FittedChannels):
         self.importance = importance
 
     def learn(self, tokens: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-        """See :meth:`FittedCodec.learn`."""
-        varies = self.importance == "variance"
-        weights = tokens.var(axis=1) if varies else np.abs(tokens).mean(axis=1)
+        by_variance = self.importance == "variance"
+        weights = tokens.var(axis=1) if by_variance else np.abs(tokens).mean(axis=1)
         order = np.argsort(-weights, axis=-1, kind="stable").astype(np.int32)
         return {"mean": tokens.mean(axis=1).astype(np.float32), "order": order}
 
     def reduce(self, feature: np.ndarray, kept: int) -> np.ndarray:
-        """See :meth:`_Reduced.reduce`."""
-        return np.take_along_axis(feature, self._places(feature.shape, kept), axis=-1)
+        return np.take_along_axis(feature, self._kept_channels(feature.shape, kept), axis=-1)
 
     def restore(self, kept: np.ndarray, shape: Shape) -> np.ndarray:
-        """See :meth:`_Reduced.restore`."""
         feature = np.broadcast_to(self.mean(shape), shape).copy()
-        np.put_along_axis(feature, self._places(shape, kept.shape[-1]), kept, axis=-1)
+        np.put_along_axis(feature, self._kept_channels(shape, kept.shape[-1]), kept, axis=-1)
         return feature
 
-    def _places(self, shape: Shape, kept: int) -> np.ndarray:
+    def _kept_channels(self, shape: Shape, kept: int) -> np.ndarray:
         order = self.table("order", (shape[1], shape[3])).astype(np.int64)
         if (np.sort(order) != np.arange(shape[3])).any():
             raise CodecError(
@@ -138,33 +132,30 @@ class Prune(_FittedChannels):
         return np.broadcast_to(order[:, None, :kept], (*shape[:3], kept))
 
 
-class LowRank(_FittedChannels):
-    """Projections on the principal axes of a layer's training tokens, by an exact SVD.
+class LowRank(_FittedChannelCodec):
+    """Projects each layer on the principal axes of its training tokens, by an exact SVD.
 
     Args:
-        values: format of the projections.
-        tables: what :meth:`tables` gave.
+        values: Format of the projections.
+        tables: The result of :meth:`tables`.
     """
 
     name = "lowrank"
     title = "principal components"
 
     def learn(self, tokens: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-        """See :meth:`FittedCodec.learn`."""
         mean = tokens.mean(axis=1).astype(np.float32)
-        # The triangular factor has the singular vectors of the tokens, and is small.
+        # The small triangular factor has the same right singular vectors as the tokens.
         triangles = np.linalg.qr(tokens - mean[:, None], mode="r")
         axes = np.linalg.svd(triangles, full_matrices=True)[2]
         largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=-1)[..., None], axis=-1)
         return {"mean": mean, "axes": rounded(axes * np.sign(largest))}
 
     def reduce(self, feature: np.ndarray, kept: int) -> np.ndarray:
-        """See :meth:`_Reduced.reduce`."""
         axes = self._axes(feature.shape, kept).swapaxes(-1, -2)
         return exact_product(feature - self.mean(feature.shape), axes)
 
     def restore(self, kept: np.ndarray, shape: Shape) -> np.ndarray:
-        """See :meth:`_Reduced.restore`."""
         return self.mean(shape) + exact_product(kept, self._axes(shape, kept.shape[-1]))
 
     def _axes(self, shape: Shape, kept: int) -> np.ndarray:
@@ -172,38 +163,35 @@ class LowRank(_FittedChannels):
         return table[:, :kept].astype(np.float64)
 
 
-class TopK(_Written):
-    """The largest absolute values of each token of a layer; the others become 0.
+class TopK(_ChannelCodec):
+    """Keeps the largest magnitudes of each token of a layer; the others become 0.
 
-    Places are a list of indices, or a bit for each channel, whichever is shorter.
+    Positions are coded as a list of indices or as one bit per channel, whichever is shorter.
 
     Args:
-        values: format of the values.
+        values: Format of the values.
     """
 
     name = "topk"
     title = "the largest values"
 
     def layout(self, parameter: int, shape: Shape) -> Layout:
-        """See :meth:`PackedCodec.layout`."""
         channels, kept = shape[-1], (*shape[:-1], self.check_channels(parameter, shape))
         width = max(1, (channels - 1).bit_length())
         places = (shape, 1) if channels <= parameter * width else (kept, width)
-        return [places, *self.written.layout(kept)]
+        return [places, *self.value_format.layout(kept)]
 
     def codes(self, feature: np.ndarray, parameter: int) -> Sequence[np.ndarray]:
-        """See :meth:`PackedCodec.codes`."""
         order = np.argsort(-np.abs(feature), axis=-1, kind="stable")
         places = np.sort(order[..., :parameter], axis=-1)
-        values = self.written.encode(np.take_along_axis(feature, places, axis=-1))
+        values = self.value_format.encode(np.take_along_axis(feature, places, axis=-1))
         if self.layout(parameter, feature.shape)[0][1] == 1:
-            marks = np.zeros(feature.shape, np.uint32)
-            np.put_along_axis(marks, places, 1, axis=-1)
-            return [marks, *values]
+            mask = np.zeros(feature.shape, np.uint32)
+            np.put_along_axis(mask, places, 1, axis=-1)
+            return [mask, *values]
         return [places, *values]
 
     def values(self, codes: Sequence[np.ndarray], parameter: int, shape: Shape) -> np.ndarray:
-        """See :meth:`PackedCodec.values`."""
         places = codes[0].astype(np.int64)
         if places.shape == shape and self.layout(parameter, shape)[0][1] == 1:
             if (places.sum(axis=-1) != parameter).any():
@@ -212,5 +200,5 @@ class TopK(_Written):
         elif places.max() >= shape[-1] or (np.diff(places) <= 0).any():
             return np.full(shape, np.nan)
         feature = np.zeros(shape)
-        np.put_along_axis(feature, places, self.written.decode(codes[1:]), axis=-1)
+        np.put_along_axis(feature, places, self.value_format.decode(codes[1:]), axis=-1)
         return feature

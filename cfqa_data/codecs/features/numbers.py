@@ -1,10 +1,10 @@
-"""Number formats of 2 to 32 bits: floating point and integers, values to codes and back.
+"""Number formats of 2 to 32 bits, floating point and integer: conversion between values and codes.
 
-Values are rounded to the nearest one of the format, ties to the even code, and saturate at the
-largest finite one. Codes that stand for NaN or infinity are never made, and decode to NaN.
+Values are rounded to the nearest representable one, ties to the even code, and saturate at the
+largest finite one. Encoders never make codes of NaN or infinity; these decode to NaN.
 
-References: IEEE 754-2019; OCP 8-bit Floating Point Specification 1.0 (E4M3, E5M2); OCP
-Microscaling Formats Specification 1.0 (E3M2, E2M3, E2M1).
+References: IEEE 754-2019; OCP 8-bit Floating Point Specification 1.0 (E4M3, E5M2); OCP Microscaling
+Formats Specification 1.0 (E3M2, E2M3, E2M1).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Float:
     """A binary floating-point format with a sign, subnormals, and a bias of 2^(exponent - 1) - 1.
 
     Attributes:
-        exponent: its bits.
-        mantissa: its bits.
-        special: how many of the largest codes of either sign stand for infinity and NaN.
+        exponent: Bits of the exponent.
+        mantissa: Bits of the mantissa.
+        special: How many of the largest codes of each sign encode infinity and NaN.
     """
 
     exponent: int
@@ -33,46 +33,48 @@ class Float:
 
     @property
     def bits(self) -> int:
-        """Bits of a code."""
+        """Bits per code."""
         return 1 + self.exponent + self.mantissa
 
     @property
     def largest(self) -> float:
         """The largest finite value."""
-        return float(self.decode(np.array(self._top)))
+        return float(self.decode(np.array(self._largest_code)))
 
     @property
-    def _top(self) -> int:
+    def _largest_code(self) -> int:
         return (1 << self.bits - 1) - 1 - self.special
 
     @property
-    def _lowest(self) -> int:
-        """Exponent of the smallest normal value."""
+    def _min_exponent(self) -> int:
+        """The exponent of the smallest normal value."""
         return 2 - (1 << self.exponent - 1)
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Return the codes of finite values, as unsigned integers."""
         values = np.asarray(values, np.float64)
-        exponents = np.where(values == 0, self._lowest, np.frexp(values)[1] - 1)
-        exponents = np.maximum(exponents, self._lowest)
+        exponents = np.where(values == 0, self._min_exponent, np.frexp(values)[1] - 1)
+        exponents = np.maximum(exponents, self._min_exponent)
         steps = np.rint(np.ldexp(np.abs(values), self.mantissa - exponents))
-        codes = steps + np.ldexp(exponents - float(self._lowest), self.mantissa)
-        codes = np.minimum(codes, self._top).astype(np.uint32)
+        codes = steps + np.ldexp(exponents - float(self._min_exponent), self.mantissa)
+        codes = np.minimum(codes, self._largest_code).astype(np.uint32)
         return codes | np.signbit(values).astype(np.uint32) << self.bits - 1
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Return the values of codes, as float64."""
         codes = np.asarray(codes, np.int64)
-        sizes, signs = codes & (1 << self.bits - 1) - 1, codes >> self.bits - 1
-        exponents = np.maximum(sizes >> self.mantissa, 1) - 1
-        steps = (sizes - (exponents << self.mantissa)).astype(np.float64)
-        values = np.ldexp(steps, exponents + self._lowest - self.mantissa)
-        return np.where(sizes > self._top, np.nan, np.where(signs == 1, -values, values))
+        magnitudes, signs = codes & (1 << self.bits - 1) - 1, codes >> self.bits - 1
+        exponents = np.maximum(magnitudes >> self.mantissa, 1) - 1
+        steps = (magnitudes - (exponents << self.mantissa)).astype(np.float64)
+        values = np.ldexp(steps, exponents + self._min_exponent - self.mantissa)
+        return np.where(
+            magnitudes > self._largest_code, np.nan, np.where(signs == 1, -values, values)
+        )
 
 
 @dataclass(frozen=True)
 class Integer:
-    """Integers: all from 0 on, or as many below 0 as above it, one code being unused then."""
+    """Integers: unsigned from 0, or signed in a symmetric range, which leaves one code unused."""
 
     bits: int
     signed: bool

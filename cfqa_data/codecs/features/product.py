@@ -1,4 +1,4 @@
-"""Product quantisation: groups of channels as the nearest of up to 256 fitted centres.
+"""Product quantisation: each group of channels is coded as the nearest of up to 256 fitted centres.
 
 Reference: Jégou, Douze, Schmid, Product quantization for nearest neighbor search, PAMI 2011.
 """
@@ -16,28 +16,28 @@ from cfqa_data.format.facts import Parameter
 
 __all__ = ["ProductQuantizer"]
 
-MOST_BITS = 8
-ROUNDS = 10
-"""Of Lloyd's algorithm."""
+MAX_BITS = 8
+ITERATIONS = 10
+"""Iterations of Lloyd's algorithm."""
 
-MOST_TOKENS = 2560
-"""Training tokens of a layer that centres are fitted to."""
+MAX_TOKENS = 2560
+"""Training tokens per layer to which centres are fitted."""
 
-GRID = 20
-"""Bits of a training value. With 3 more for values beyond, and groups of at most 64 channels, every
-sum is exact in float64, whatever its order."""
+VALUE_BITS = 20
+"""Bits to which values are rounded. With 3 more for values beyond the training values, and groups
+of at most 64 channels, every sum is exact in float64 in any order."""
 
 
 class ProductQuantizer(FittedCodec):
-    """Groups of neighbouring channels, each as the number of its nearest centre.
+    """Codes each group of neighbouring channels as the index of its nearest centre.
 
-    The centres of each group of each layer are fitted to training tokens by k-means, those of fewer
-    bits to the centres of one bit more. No norm or scale is assumed. Values beyond eight times the
-    largest training value are cut there.
+    The centres of each group and layer are fitted by k-means: those of 8 bits to training tokens,
+    those of fewer bits to the centres of one bit more. Values are not normalised. Values beyond
+    eight times the largest training value are clipped.
 
     Args:
-        group: channels of a group; the last one may be smaller.
-        tables: what :meth:`tables` gave.
+        group: Channels per group; the last group may be smaller.
+        tables: The result of :meth:`tables`.
     """
 
     name = "pq"
@@ -52,31 +52,31 @@ class ProductQuantizer(FittedCodec):
         self.learned = dict(tables or {})
 
     def learn(self, tokens: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-        """See :meth:`FittedCodec.learn`."""
         generator = np.random.default_rng(seed)
-        chosen = generator.permutation(tokens.shape[1])[:MOST_TOKENS]
-        step = np.ldexp(1.0, np.frexp(np.abs(tokens).max())[1] - GRID)
-        groups = self._groups(np.rint(tokens[:, chosen] / step))
-        found = {bits: np.empty((*groups.shape[:2], 1 << bits, self.group)) for bits in range(1, 9)}
-        for place in np.ndindex(*groups.shape[:2]):
-            points, weights = groups[place], np.ones(len(chosen))
-            for bits in range(MOST_BITS, 0, -1):
+        sample = generator.permutation(tokens.shape[1])[:MAX_TOKENS]
+        step = np.ldexp(1.0, np.frexp(np.abs(tokens).max())[1] - VALUE_BITS)
+        groups = self._groups(np.rint(tokens[:, sample] / step))
+        centres = {
+            bits: np.empty((*groups.shape[:2], 1 << bits, self.group))
+            for bits in range(1, MAX_BITS + 1)
+        }
+        for index in np.ndindex(*groups.shape[:2]):
+            points, weights = groups[index], np.ones(len(sample))
+            for bits in range(MAX_BITS, 0, -1):
                 points, weights = k_means(points, weights, 1 << bits)
-                found[bits][place] = points
-        tables = {f"centres_{bits}": (c * step).astype(np.float32) for bits, c in found.items()}
+                centres[bits][index] = points
+        tables = {f"centres_{bits}": (c * step).astype(np.float32) for bits, c in centres.items()}
         return tables | {"step": np.full(tokens.shape[0], step)}
 
     def layout(self, parameter: int, shape: Shape) -> Layout:
-        """See :meth:`PackedCodec.layout`."""
         return [((*shape[:3], -(-shape[3] // self.group)), parameter)]
 
     def codes(self, feature: np.ndarray, parameter: int) -> Sequence[np.ndarray]:
-        """See :meth:`PackedCodec.codes`."""
         step = self.table("step", feature.shape[1:2]).max()
-        most = 1 << GRID + 3
+        limit = 1 << VALUE_BITS + 3
         tokens = feature.swapaxes(0, 1).astype(np.float64)
         points = self._groups(
-            np.clip(np.rint(tokens / step), -most, most).reshape(
+            np.clip(np.rint(tokens / step), -limit, limit).reshape(
                 feature.shape[1], -1, feature.shape[3]
             )
         )
@@ -91,11 +91,10 @@ class ProductQuantizer(FittedCodec):
         return [codes.reshape(c, -1, n, t).transpose(2, 0, 3, 1)]
 
     def values(self, codes: Sequence[np.ndarray], parameter: int, shape: Shape) -> np.ndarray:
-        """See :meth:`PackedCodec.values`."""
         centres = self._centres(parameter, shape)
         layers, groups = np.ogrid[: shape[1], : centres.shape[1]]
-        found = centres[layers[:, None], groups[:, None], codes[0]]
-        return found.reshape(*shape[:3], -1)[..., : shape[3]]
+        decoded = centres[layers[:, None], groups[:, None], codes[0]]
+        return decoded.reshape(*shape[:3], -1)[..., : shape[3]]
 
     def _centres(self, bits: int, shape: Shape) -> np.ndarray:
         groups = -(-shape[3] // self.group)
@@ -103,25 +102,28 @@ class ProductQuantizer(FittedCodec):
         return table.astype(np.float64)
 
     def _groups(self, tokens: np.ndarray) -> np.ndarray:
-        """Return (C, groups, tokens, group) of (C, tokens, D); missing channels are 0."""
+        """Return tokens (C, tokens, D) as (C, groups, tokens, group), padded with zeros."""
         layers, count, channels = tokens.shape
         padded = np.pad(tokens, [(0, 0), (0, 0), (0, -channels % self.group)])
         return padded.reshape(layers, count, -1, self.group).swapaxes(1, 2)
 
 
 def nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Return the number of the nearest centre of each point, the first of equals; whole numbers."""
+    """Return the index of the nearest centre of each point, the first of ties.
+
+    Points and centres are integers.
+    """
     return np.argmin((centres**2).sum(axis=1) - 2 * points @ centres.T, axis=1)
 
 
 def k_means(points: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return centres of weighted points by Lloyd's algorithm, and the weight of each.
+    """Return the centres of weighted points by Lloyd's algorithm, and the weight of each centre.
 
-    It begins with the first points; an empty centre stays where it is. Points and centres are whole
-    numbers.
+    The first points are the initial centres; an empty centre stays in place. Points and centres are
+    integers.
     """
     centres = np.resize(points, (count, points.shape[1]))
-    for _ in range(ROUNDS):
+    for _ in range(ITERATIONS):
         codes = nearest(points, centres)
         totals = np.bincount(codes, weights, count)
         sums = np.stack([np.bincount(codes, weights * x, count) for x in points.T], axis=1)

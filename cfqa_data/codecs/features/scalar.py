@@ -1,10 +1,18 @@
-"""Scalar formats: every value of a feature in 2 to 16 bits, with scales."""
+"""Scalar quantisation: codecs that store every value of a feature in 2 to 16 bits, with scales."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from cfqa_data.codecs.features.formats import CHANNEL, TOKEN, Format, Micro, Nvidia, Plain, Scaled
+from cfqa_data.codecs.features.formats import (
+    CHANNEL,
+    TOKEN,
+    Format,
+    Microscaling,
+    Nvfp4Blocks,
+    Plain,
+    Scaled,
+)
 from cfqa_data.codecs.features.numbers import FLOATS, Float, Integer
 from cfqa_data.codecs.features.packed import FormatCodec
 from cfqa_data.errors import CodecError
@@ -18,16 +26,17 @@ NAMES: dict[Favour, dict[int, str]] = {
     "precision": {16: "float16", 8: "e4m3", 6: "e2m3", 4: "e2m1"},
     "range": {16: "bfloat16", 8: "e5m2", 6: "e3m2", 4: "e2m1"},
 }
-"""Format of each number of bits, with more bits of mantissa or of exponent."""
+"""Format of each number of bits, with more bits of mantissa (precision) or of exponent (range)."""
 
 
 class Int(FormatCodec):
     """Integers with float32 scales.
 
     Args:
-        scale: whose values share one: a token's of a layer, or a channel's over all tokens.
-        symmetric: from -(2^(bits-1) - 1) to 2^(bits-1) - 1, 0 for 0; else 2^bits steps from the
-            smallest value to the largest.
+        scale: The values that share a scale: those of a ``token`` of a layer, or of a ``channel``
+            over all tokens.
+        symmetric: Whether codes range from -(2^(bits-1) - 1) to 2^(bits-1) - 1 with 0 for 0;
+            otherwise 2^bits codes range from the smallest value to the largest.
     """
 
     name = "int"
@@ -41,12 +50,11 @@ class Int(FormatCodec):
         self.symmetric = symmetric
 
     def format(self, parameter: int) -> Format:
-        """See :meth:`FormatCodec.format`."""
         return Scaled(Integer(parameter, self.symmetric), self.axes)
 
 
-class _Floats(FormatCodec):
-    """Floating-point formats of the bits that there are some of."""
+class _FloatCodec(FormatCodec):
+    """Base class of floating-point codecs, which exist only for some numbers of bits."""
 
     sizes: ClassVar[tuple[int, ...]]
 
@@ -55,11 +63,9 @@ class _Floats(FormatCodec):
 
     @classmethod
     def grid(cls) -> tuple[float, ...]:
-        """See :meth:`FormatCodec.grid`."""
         return tuple(map(float, cls.sizes))
 
     def check_parameter(self, value: Any) -> float:
-        """See :meth:`FormatCodec.check_parameter`."""
         bits = super().check_parameter(value)
         if bits not in self.sizes:
             sizes = ", ".join(map(str, self.sizes))
@@ -67,17 +73,17 @@ class _Floats(FormatCodec):
         return bits
 
     def numbers(self, bits: int) -> Float:
-        """Return the number format of so many bits."""
+        """Return the number format of ``bits`` bits."""
         return FLOATS[NAMES[self.favour][bits]]
 
 
-class Minifloat(_Floats):
+class Minifloat(_FloatCodec):
     """Floating point of 16, 8, 6 or 4 bits.
 
     Args:
         favour: ``precision`` (float16, E4M3, E2M3, E2M1) or ``range`` (bfloat16, E5M2, E3M2, E2M1).
-        scale: ``token``: a float32 per token of a layer, by which its largest value becomes the
-            format's largest; ``none``: values as they are, which saturate there.
+        scale: ``token``: one float32 per token of a layer, which maps its largest magnitude to the
+            format's largest value; ``none``: values are not scaled, and saturate at that value.
     """
 
     name = "fp"
@@ -92,18 +98,17 @@ class Minifloat(_Floats):
         self.scaled = scale == "token"
 
     def format(self, parameter: int) -> Format:
-        """See :meth:`FormatCodec.format`."""
         numbers = self.numbers(parameter)
         return Scaled(numbers) if self.scaled else Plain(numbers)
 
 
-class Mxfp(_Floats):
-    """The microscaling formats MXFP8, MXFP6 and MXFP4 of OCP: blocks of 32, scales of 8 bits.
+class Mxfp(_FloatCodec):
+    """The OCP microscaling formats MXFP8, MXFP6 and MXFP4: blocks of 32 values with 8-bit scales.
 
     Args:
         favour: ``precision`` (E4M3, E2M3, E2M1) or ``range`` (E5M2, E3M2, E2M1).
-        scale: ``up``: the least power of two by which no value saturates; ``down``: the rule of the
-            specification's section 6.3, by which a block's largest value may.
+        scale: ``up``: the smallest power of two at which no value saturates; ``down``: the rule of
+            section 6.3 of the specification, at which the largest value of a block may saturate.
     """
 
     name = "mxfp"
@@ -116,12 +121,11 @@ class Mxfp(_Floats):
         self.saturating = scale == "down"
 
     def format(self, parameter: int) -> Format:
-        """See :meth:`FormatCodec.format`."""
-        return Micro(self.numbers(parameter), saturating=self.saturating)
+        return Microscaling(self.numbers(parameter), saturating=self.saturating)
 
 
 class Nvfp4(FormatCodec):
-    """E2M1 with an E4M3 scale per block and a float32 per feature; NVFP4 has blocks of 16."""
+    """E2M1 with an E4M3 scale per block and a float32 scale per feature; NVFP4 has blocks of 16."""
 
     name = "nvfp4"
     title = "NVFP4 and coarser blocks"
@@ -129,9 +133,7 @@ class Nvfp4(FormatCodec):
 
     @classmethod
     def grid(cls) -> tuple[float, ...]:
-        """See :meth:`FormatCodec.grid`."""
         return (16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
     def format(self, parameter: int) -> Format:
-        """See :meth:`FormatCodec.format`."""
-        return Nvidia(FLOATS["e2m1"], parameter)
+        return Nvfp4Blocks(FLOATS["e2m1"], parameter)

@@ -1,4 +1,4 @@
-"""HEVC and VVC: x265 and VVenC as libraries, HM and VTM as programs."""
+"""HEVC and VVC: x265 in PyAV, VVenC in ffmpeg, and the reference encoders HM and VTM."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """HEVC intra: x265 inside PyAV, monochrome 10 bit, one picture per bitstream.
 
-The stream is Annex B: VPS, SPS, PPS, one IDR slice, and three zero bytes.  The zero bytes are
-the standard's ``trailing_zero_8bits`` (ITU-T H.265, B.2): three in a row occur nowhere inside a
-NAL unit, so their absence shows that the end of a stream was lost, which the decoder alone
-would conceal.
+The stream is Annex B: VPS, SPS, PPS, one IDR slice, and three zero bytes. The zero bytes are the
+standard's ``trailing_zero_8bits`` (ITU-T H.265, B.2). Three in a row occur nowhere inside a NAL
+unit, so their absence shows that the stream is truncated, which the decoder alone would conceal.
 """
 
 from __future__ import annotations
@@ -26,14 +25,13 @@ END = b"\0\0\0"
 class X265(VideoCodec):
     """x265 at a constant QP of 0..51.
 
-    The preset ``medium`` was chosen by measurement: ``slow`` takes twice the time for 1 to 3%
-    fewer bits at equal error, ``ultrafast`` a third of the time for 2% (QP 24) to 13% (QP 8)
-    more.
+    The preset ``medium`` was chosen by measurement: ``slow`` takes twice the time for 1 to 3% fewer
+    bits at equal error, ``ultrafast`` a third of the time for 2% (QP 24) to 13% (QP 8) more.
 
     Args:
-        preset: x265's preset.
-        parameters: further x265 parameters, over the ones this codec sets. Recipes and manifests
-            may name those that open no file.
+        preset: Preset of x265.
+        parameters: Further x265 parameters, which override those that this codec sets. Recipes and
+            manifests may name only those that open no file.
     """
 
     name = "x265"
@@ -46,7 +44,6 @@ class X265(VideoCodec):
         self.parameters = {**ENCODERS["x265"]["parameters"], **(parameters or {})}
 
     def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
-        """See :meth:`VideoCodec.encode_picture`."""
         if min(plane.shape) < 16:
             raise CodecError(f"x265: {plane.shape} is smaller than its minimum of 16 x 16")
         av = import_av()
@@ -80,7 +77,6 @@ class X265(VideoCodec):
         return super().decode(bitstream, shape)
 
     def version(self) -> dict[str, str]:
-        """See :meth:`Codec.version`."""
         libavcodec = ".".join(map(str, import_av().library_versions["libavcodec"]))
         return {
             "encoder": f"libx265 in {av_version()} (libavcodec {libavcodec})",

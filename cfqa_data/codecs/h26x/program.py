@@ -1,4 +1,4 @@
-"""Run an external program with a log, a time limit and a file size limit, and clean up after it."""
+"""Run an external program with a log, a time limit and a file size limit."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["LOG_BYTES", "last_words", "run_program"]
+__all__ = ["MAX_LOG_BYTES", "log_summary", "run_program"]
 
-# Runs its arguments as a program, and ends the whole process group when its standard input closes:
-# on purpose, or because the process at the other end has died, even by SIGKILL.
+# Runs its arguments as a program, and kills the whole process group when its standard input closes,
+# either on purpose or because the parent has died, even by SIGKILL.
 _GUARD = """
 import os, resource, signal, subprocess, sys, threading
 
@@ -33,38 +33,38 @@ except OSError as error:
 os._exit(status if status >= 0 else 128 - status)
 """
 
-_SHOWN_LINES = 3
-_SHOWN_CHARACTERS = 400
+_SUMMARY_LINES = 3
+_SUMMARY_CHARACTERS = 400
 _TAIL_BYTES = 1 << 14
 
-LOG_BYTES = 1 << 24
-"""What a program may say: beyond, it is ended, before it fills the disk."""
+MAX_LOG_BYTES = 1 << 24
+"""Size of its output at which a program is killed, before it fills the disk."""
 
 
 def run_program(
-    command: Sequence[str], log: Path, seconds: float, most_bytes: int = LOG_BYTES
+    command: Sequence[str], log: Path, seconds: float, max_bytes: int = MAX_LOG_BYTES
 ) -> int:
     """Run a program to its end and return its exit status (128 + N if signal N ended it).
 
-    The program has a process group of its own.  The group is killed when the time is over, when
-    this call is left by an exception, and when this process dies.
+    The program has its own process group. The group is killed at the time limit, when an exception
+    leaves this call, and when this process dies.
 
     Args:
-        command: the program and its arguments; there is no shell.
-        log: file that receives the command, and then all that the program says.
-        seconds: time limit.
-        most_bytes: that any file it writes may have, the log among them; whoever writes more is
-            ended by SIGXFSZ.
+        command: The program and its arguments; no shell is involved.
+        log: File that receives the command line and the program's output.
+        seconds: Time limit in seconds.
+        max_bytes: Size limit of each file that the program writes, including the log; SIGXFSZ ends
+            a program that exceeds it.
 
     Raises:
-        TimeoutError: it took longer.
-        OSError: the log cannot be written.
+        TimeoutError: If the program takes longer.
+        OSError: If the log cannot be written.
     """
     with log.open("wb") as output:
         output.write(f"{shlex.join(command)}\n".encode())
         output.flush()
         with subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _GUARD, str(most_bytes), *command],
+            [sys.executable, "-I", "-S", "-c", _GUARD, str(max_bytes), *command],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -76,11 +76,11 @@ def run_program(
                 raise TimeoutError(f"it took more than {seconds:.0f} s") from None
 
 
-def last_words(log: Path) -> str:
-    """Return the last lines of a log in one line, without the command that opens it."""
+def log_summary(log: Path) -> str:
+    """Return the last lines of a log, without its command line, joined into one line."""
     with log.open("rb") as file:
         file.readline()
         file.seek(max(file.tell(), log.stat().st_size - _TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
     shown = [" ".join(line.split()) for line in lines if line.strip()]
-    return "; ".join(shown[-_SHOWN_LINES:])[-_SHOWN_CHARACTERS:] or "no output"
+    return "; ".join(shown[-_SUMMARY_LINES:])[-_SUMMARY_CHARACTERS:] or "no output"

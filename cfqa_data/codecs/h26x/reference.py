@@ -1,9 +1,8 @@
-"""HEVC and VVC intra by the reference encoders HM and VTM, where the user has them.
+"""HEVC and VVC intra by the reference encoders HM and VTM, where the user has installed them.
 
-A bitstream is the encoder's whole output file, nothing added and nothing taken away.  Decoding
-needs no binary: PyAV's native decoders give the very picture that the reference decoders give,
-which ``benchmarks/reference.py`` shows, and which is checked for each picture where
-``CFQA_CHECK_DECODER`` is 1.
+A bitstream is the complete output file of the encoder. Decoding needs no binary: PyAV's native
+decoders return exactly the pictures of the reference decoders. ``benchmarks/reference.py`` shows
+this, and ``CFQA_CHECK_DECODER=1`` checks it for each picture.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from cfqa_data.codecs.base import Bitstream, check_bitstream
-from cfqa_data.codecs.h26x.program import LOG_BYTES, last_words, run_program
+from cfqa_data.codecs.h26x.program import MAX_LOG_BYTES, log_summary, run_program
 from cfqa_data.codecs.h26x.video import START_CODE, VideoCodec, av_version
 from cfqa_data.errors import CodecError, MissingDependencyError, prefixed
 from cfqa_data.paths import absolute_path, absolute_program, expanded
@@ -30,15 +29,15 @@ from cfqa_data.paths import absolute_path, absolute_program, expanded
 __all__ = ["CHECK_VARIABLE", "HM", "VTM", "ReferenceCodec"]
 
 CHECK_VARIABLE = "CFQA_CHECK_DECODER"
-"""Environment variable; where it is 1, each picture is held against the reference decoder's."""
+"""Environment variable; if it is 1, each picture is compared with the reference decoder's."""
 
-ANSWER_SECONDS = 60.0
-"""Time that an encoder has to tell its version, and that every process has to start."""
+RESPONSE_SECONDS = 60.0
+"""Time limit for an encoder to print its version, and allowance for the start of each process."""
 
-_SAMPLE_BYTES = 8  # more than a stream takes per sample, or what it decodes to
+_SAMPLE_BYTES = 8  # an upper bound of the bytes per sample of streams and decoded pictures
 _TOO_LARGE = 128 + 25  # status of a program that SIGXFSZ ended
 
-# The published benchmark's flags, from the fifth on; those before name files and the QP.
+# The published benchmark's flags, without those that name files and the QP.
 _INTRA_10_BIT = (
     "--ConformanceWindowMode=1",
     *("-wdt", "{cols}", "-hgt", "{rows}", "-f", "1", "-fr", "1"),
@@ -52,24 +51,24 @@ _INTRA_10_BIT = (
 class ReferenceCodec(VideoCodec):
     """A reference encoder at a constant QP.
 
-    Encoder and configuration are looked for when they are needed first, so that whoever only
-    decodes needs neither.
+    Encoder and configuration are located on first use, because decoding needs neither.
 
     Args:
-        encoder: the encoder's binary; else that of the environment, else one on PATH.
-        config: its configuration; else that of the environment, else the one beside the binary or
-            in a folder ``cfg`` above it.
-        seconds_per_megasample: time limit of a process, on top of a minute; by default ten times
-            what the encoder took on one core at QP 2 (HM 18.0: 7 s, VTM 23.13: 170 s).
+        encoder: The encoder's binary. By default, the one that the environment names, or one on
+            PATH.
+        config: The encoder's configuration. By default, the one that the environment names, or the
+            one beside the binary or in a folder ``cfg`` above it.
+        seconds_per_megasample: Time limit of a process, in addition to a minute; by default ten
+            times what the encoder took on one core at QP 2 (HM 18.0: 7 s, VTM 23.13: 170 s).
 
     Attributes:
-        software: what people call it.
-        encoders: names of the encoder's binary, in the order in which they are looked for.
-        decoders: names of the decoder's binary.
-        config_file: name of the encoder's configuration.
-        banner: pattern of what the encoder says first; its group is the version.
-        flags: of the encoder, after the configuration, the files and the QP.
-        limit: default of seconds_per_megasample.
+        software: Common name of the software.
+        encoders: File names of the encoder's binary, in search order.
+        decoders: File names of the decoder's binary, in search order.
+        config_file: File name of the encoder's configuration.
+        banner: Pattern that matches the first output of the encoder; its group is the version.
+        flags: Options of the encoder, after the configuration, the files and the QP.
+        limit: Default of seconds_per_megasample.
     """
 
     slow = True
@@ -93,15 +92,15 @@ class ReferenceCodec(VideoCodec):
 
     @classmethod
     def variable(cls, what: str) -> str:
-        """Return the environment variable that gives the encoder, the decoder or the config."""
+        """Return the environment variable that names the encoder, the decoder or the config."""
         return f"CFQA_{cls.name}_{what}".upper()
 
     def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
         """See :meth:`VideoCodec.encode_picture`.
 
         Raises:
-            MissingDependencyError: there is no encoder or no configuration.
-            CodecError: the encoder failed, took too long or wrote nothing; its log is kept.
+            MissingDependencyError: If there is no encoder or no configuration.
+            CodecError: If the encoder fails, takes too long or writes nothing; its log is kept.
         """
         rows, cols = plane.shape
         program, config, _ = self.find_encoder()
@@ -113,7 +112,7 @@ class ReferenceCodec(VideoCodec):
     def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """See :meth:`Codec.decode`; returns uint16."""
         bitstream = check_bitstream(self.name, bitstream)
-        streams = [bitstream, *self._continued(bitstream)]
+        streams = [bitstream, *self._extended_streams(bitstream)]
         decode = functools.partial(super().decode, shape=shape)
         with ThreadPoolExecutor(len(streams)) as pool:
             plane, *others = pool.map(decode, streams)
@@ -124,11 +123,11 @@ class ReferenceCodec(VideoCodec):
         return plane
 
     def check_against_reference(self, bitstream: bytes, plane: np.ndarray) -> None:
-        """Check that the reference decoder makes exactly ``plane`` out of ``bitstream``.
+        """Check that the reference decoder decodes ``bitstream`` to exactly ``plane``.
 
         Raises:
-            MissingDependencyError: there is no reference decoder.
-            CodecError: it fails, or it gives another picture.
+            MissingDependencyError: If there is no reference decoder.
+            CodecError: If the decoder fails, or returns another picture.
         """
         decoder = self.find_decoder()
         rows, cols = plane.shape
@@ -143,28 +142,28 @@ class ReferenceCodec(VideoCodec):
         """See :meth:`Codec.version`.
 
         Raises:
-            MissingDependencyError: there is no encoder or no configuration.
+            MissingDependencyError: If there is no encoder or no configuration.
         """
         program, config, version = self.find_encoder()
         return {
             "encoder": f"{self.software} {version}",
-            "binary": _hashed(program),
-            "config": _hashed(config),
+            "binary": _describe_file(program),
+            "config": _describe_file(config),
             "parameters": " ".join(self.flags),
             "decoder": f"{av_version()} {self.decoder}",
         }
 
     def find_decoder(self) -> Path:
-        """Return the reference decoder: of the environment, beside the encoder, or on PATH.
+        """Return the reference decoder: from the environment, beside the encoder, or on PATH.
 
         Raises:
-            MissingDependencyError: there is none.
+            MissingDependencyError: If there is none.
         """
-        beside = None
+        sibling = None
         with suppress(MissingDependencyError):
-            beside = _first(self.decoders, str(self._find_program().parent))
-        if found := self._given("decoder") or beside or _first(self.decoders):
-            return found
+            sibling = _which(self.decoders, str(self._find_program().parent))
+        if path := self._configured("decoder") or sibling or _which(self.decoders):
+            return path
         raise MissingDependencyError(
             f"{self.name}: no {self.software} decoder to check against: give it by "
             f"{self.variable('decoder')}, or put {' or '.join(self.decoders)} next to the encoder "
@@ -172,38 +171,38 @@ class ReferenceCodec(VideoCodec):
         )
 
     def find_encoder(self) -> tuple[Path, Path, str]:
-        """Return binary, configuration and version of the encoder.
+        """Return the binary, the configuration and the version of the encoder.
 
         Raises:
-            MissingDependencyError: one of them is missing, or the binary is not such an encoder.
+            MissingDependencyError: If one of them is missing, or the binary is not this encoder.
         """
         program = self._find_program()
         return program, self._find_config(program), _ask_version(type(self), program)
 
     def _find_program(self) -> Path:
-        if found := self._given("encoder", self.encoder) or _first(self.encoders):
-            return found
+        if path := self._configured("encoder", self.encoder) or _which(self.encoders):
+            return path
         raise MissingDependencyError(
             f"{self.name}: no {self.software} encoder: build it from its sources, then give it by "
             f"cfqa build --{self.name}-encoder FILE, by {self.variable('encoder')}, by the codec's "
             f"option encoder, or put {' or '.join(self.encoders)} on PATH"
         )
 
-    def _given(self, what: str, option: str | Path | None = None) -> Path | None:
-        """Return the absolute path of a program that an option or the environment names, if any."""
-        if not (given := option or os.environ.get(self.variable(what))):
+    def _configured(self, what: str, option: str | Path | None = None) -> Path | None:
+        """Return the path of the program that the option or the environment names, or None."""
+        if not (setting := option or os.environ.get(self.variable(what))):
             return None
-        path = expanded(given)
+        path = expanded(setting)
         if found := shutil.which(path):
             return Path(found).absolute()
         why = "it is not an executable file" if path.exists() else "no such program"
-        raise MissingDependencyError(f"{self.name}: {given} cannot be run: {why}")
+        raise MissingDependencyError(f"{self.name}: {setting} cannot be run: {why}")
 
     def _find_config(self, program: Path) -> Path:
-        if given := self.config or os.environ.get(self.variable("config")):
-            path = absolute_path(given)
+        if setting := self.config or os.environ.get(self.variable("config")):
+            path = absolute_path(setting)
             if not path.is_file():
-                raise MissingDependencyError(f"{self.name}: {given}: no such configuration file")
+                raise MissingDependencyError(f"{self.name}: {setting}: no such configuration file")
             return path
         for start in (program.parent, program.resolve().parent):
             for folder in (start, *(above / "cfg" for above in (start, *start.parents))):
@@ -215,13 +214,12 @@ class ReferenceCodec(VideoCodec):
             "the codec's option config"
         )
 
-    def _continued(self, bitstream: bytes) -> list[bytes]:
-        """Return a stream that ends with a slice again, with ones behind the slice.
+    def _extended_streams(self, bitstream: bytes) -> list[bytes]:
+        """Return a stream that ends with a slice with ones appended to the slice; else no stream.
 
-        The decoders do not always notice that a slice ends too early: they read zeros from there
-        on.  What an arithmetic decoder finds is monotonic in the number that the bits spell, so if
-        zeros and ones give one picture, whatever may have stood there gives it too: nothing of it
-        is missing.
+        The decoders do not always detect a truncated slice: they read zeros past its end. The
+        result of an arithmetic decoder is monotonic in the number that the bits represent. If zeros
+        and ones give the same picture, so does every other continuation: nothing is missing.
         """
         unit = bitstream[bitstream.rfind(START_CODE) + len(START_CODE) :]
         # Slices have the lowest types: up to 31, in bits 1 to 6 of a NAL unit's first byte (ITU-T
@@ -230,16 +228,16 @@ class ReferenceCodec(VideoCodec):
         return [bitstream.rstrip(b"\0") + b"\xff" * 16] if is_slice else []
 
     def _run(self, command: Sequence[str], data: bytes, samples: int, what: str) -> bytes:
-        """Run a program that makes a file "{target}" of data in a file "{source}"; return it."""
+        """Write data to "{source}", run a program, and return the content of its "{target}"."""
         with tempfile.TemporaryDirectory(prefix=f"cfqa-{self.name}-") as folder:
             source, target, log = (Path(folder, name) for name in ("source", "target", "log.txt"))
             source.write_bytes(data)
             files = {"{source}": str(source), "{target}": str(target)}
-            limit = ANSWER_SECONDS + self.seconds_per_megasample * samples / 1e6
-            most_bytes = LOG_BYTES + _SAMPLE_BYTES * samples
+            limit = RESPONSE_SECONDS + self.seconds_per_megasample * samples / 1e6
+            max_bytes = MAX_LOG_BYTES + _SAMPLE_BYTES * samples
             try:
                 command = [files.get(word, word) for word in command]
-                status = run_program(command, log, limit, most_bytes)
+                status = run_program(command, log, limit, max_bytes)
                 why = f"ended with status {status}" if status else "wrote nothing"
                 why = "wrote too much" if status == _TOO_LARGE else why
                 if not status and target.is_file() and target.stat().st_size:
@@ -249,9 +247,9 @@ class ReferenceCodec(VideoCodec):
             handle, saved_log = tempfile.mkstemp(prefix=f"cfqa-{self.name}-", suffix=".log")
             os.close(handle)
             shutil.copyfile(log, saved_log)
-            output = last_words(log)
+            summary = log_summary(log)
         name = Path(command[0]).name
-        raise CodecError(f"{self.name}: {what}: {name} {why} ({output}); log: {saved_log}")
+        raise CodecError(f"{self.name}: {what}: {name} {why} ({summary}); log: {saved_log}")
 
 
 class HM(ReferenceCodec):
@@ -285,30 +283,30 @@ class VTM(ReferenceCodec, highest=63):
     limit = 1700.0
 
 
-def _first(names: Sequence[str], folder: str | None = None) -> Path | None:
-    """Return the first of some programs that is on PATH, or in a folder."""
-    found = [path for name in names if (path := shutil.which(name, path=folder))]
-    return Path(found[0]).absolute() if found else None
+def _which(names: Sequence[str], folder: str | None = None) -> Path | None:
+    """Return the first of the programs that is on PATH, or in a folder."""
+    paths = [path for name in names if (path := shutil.which(name, path=folder))]
+    return Path(paths[0]).absolute() if paths else None
 
 
 @functools.cache
 def _ask_version(codec: type[ReferenceCodec], program: Path) -> str:
-    """Return the version that an encoder tells when it is asked for help."""
+    """Return the version that an encoder prints with its help text."""
     with tempfile.TemporaryDirectory(prefix=f"cfqa-{codec.name}-") as folder:
         log = Path(folder, "log.txt")
         with prefixed(
             f"{codec.name}: {program} does not respond", MissingDependencyError, TimeoutError
         ):
-            run_program([str(program), "--help"], log, ANSWER_SECONDS)
-        found = re.search(codec.banner, log.read_text(encoding="utf-8", errors="replace"))
-        if found is None:
+            run_program([str(program), "--help"], log, RESPONSE_SECONDS)
+        match = re.search(codec.banner, log.read_text(encoding="utf-8", errors="replace"))
+        if match is None:
             raise MissingDependencyError(
-                f"{codec.name}: {program} is not the {codec.software} encoder ({last_words(log)})"
+                f"{codec.name}: {program} is not the {codec.software} encoder ({log_summary(log)})"
             )
-        return found[1]
+        return match[1]
 
 
-def _hashed(path: Path) -> str:
+def _describe_file(path: Path) -> str:
     """Return a file's name and SHA-256."""
     with path.open("rb") as file:
         return f"{path.name}, SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -1,4 +1,4 @@
-"""What video codecs share: facts, and decoding one picture with PyAV's native decoders."""
+"""Base class of video codecs: facts, and decoding one picture with PyAV's native decoders."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from cfqa_data.format.facts import Parameter
 __all__ = ["ENCODERS", "SAMPLE", "VideoCodec", "av_version", "import_av"]
 
 SAMPLE = np.dtype("<u2")
-"""Samples of the video codecs."""
+"""Data type of the samples of video codecs."""
 
 ENCODERS: Mapping[str, Mapping[str, Any]] = tomllib.loads(
     resources.files(__package__).joinpath("encoders.toml").read_text(encoding="utf-8")
 )
-"""Parameters of the encoders, by codec."""
+"""Default parameters of the encoders, and parameters that open no file, by codec."""
 
-MOST_UNITS = 64
-"""NAL units of a bitstream; encoders write 3 to 10. What FFmpeg's parser keeps for a unit can be
-far larger than the unit."""
+MAX_UNITS = 64
+"""Largest number of NAL units of a bitstream; encoders write 3 to 10. FFmpeg's parser may need far
+more memory for a unit than its size."""
 
 START_CODE = b"\0\0\1"
 
@@ -38,7 +38,7 @@ def import_av() -> ModuleType:
     """Return PyAV.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: If it is not installed.
     """
     import av
 
@@ -46,16 +46,16 @@ def import_av() -> ModuleType:
 
 
 def av_version() -> str:
-    """Return PyAV's name and version."""
+    """Return "PyAV" and its version."""
     return f"PyAV {import_av().__version__}"
 
 
 class VideoCodec(Codec):
-    """A video codec at a constant QP, on monochrome planes of 10 bits.
+    """Base class of video codecs at a constant QP, on monochrome planes of 10 bits.
 
     Attributes:
         decoder: PyAV's name of the decoder, ``hevc`` or ``vvc``.
-        parameter_names: parameters of the encoder that open no file, whatever their values are.
+        parameter_names: Parameters of the encoder that never open a file.
     """
 
     dtype = SAMPLE
@@ -70,7 +70,7 @@ class VideoCodec(Codec):
 
     @abstractmethod
     def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
-        """Return the bitstream of a plane that this codec can encode."""
+        """Return the bitstream of a valid plane."""
 
     def encode(self, plane: np.ndarray, parameter: float) -> bytes:
         """See :meth:`Codec.encode`; ``parameter`` is the QP."""
@@ -78,22 +78,23 @@ class VideoCodec(Codec):
         return self.encode_picture(check_plane(self.name, plane, self.peak, self.dtype), qp)
 
     def coded_rows(self, rows: int, cols: int) -> int:
-        """Return the rows that a picture has where the encoder padded below."""
+        """Return the rows of a picture that the encoder padded at the bottom."""
         return rows
 
     def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """Return the only picture of an Annex B bitstream, uint16.
 
         Args:
-            bitstream: parameter sets and one picture.
+            bitstream: Parameter sets and one picture.
             shape: (rows, cols) of the plane.
 
         Raises:
-            CodecError: the bitstream is not one whole picture of that shape in 10-bit monochrome.
+            CodecError: If the bitstream is not one complete picture of that shape in 10-bit
+                monochrome.
         """
         rows, cols = check_shape(self.name, shape)
         bitstream = check_bitstream(self.name, bitstream)
-        if bitstream.count(START_CODE) > MOST_UNITS:
+        if bitstream.count(START_CODE) > MAX_UNITS:
             raise CodecError(f"{self.name}: the bitstream contains more units than one picture has")
         av = import_av()
         context = av.CodecContext.create(self.decoder, "r")

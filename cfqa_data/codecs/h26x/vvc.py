@@ -1,17 +1,18 @@
 """VVC intra: VVenC inside the ffmpeg that imageio-ffmpeg ships, many pictures per process.
 
-Each picture is a closed stream of its own (SPS, PPS, one IDR slice, Annex B), and its bytes do
-not depend on the other pictures of the call.  That takes more than ``-qp Q``:
+Each picture is a closed stream (SPS, PPS, one IDR slice, Annex B) whose bytes do not depend on the
+other pictures of the call. This needs more than ``-qp Q``:
 
-* Perceptual QP adaptation (``qpa``) is on by default and moves the QP with the picture's height:
-  at one ``-qp``, features of more tokens would be damaged more.  It is off, and stays so.
-* MCTF, the temporal filter, is on by default even for all-intra coding and would blend
-  neighbouring pictures, that is other features, into this one.  It is off, and BIM with it.
-* Without ``MaxParallelFrames=0`` some batch lengths (7 to 10) end with status 0 and no output.
-* Every picture is an IDR without leading pictures; its picture order count is set to 0 after.
-* Screen content tools, which VVenC turns on by the look of the first pictures, are off.
-* The adaptive loop filter is off: on small planes it takes up to 20 times as long as all the
-  rest and gains nothing (rate at equal error within 0.2%).
+* Perceptual QP adaptation (``qpa``) is off. By default it changes the QP with the picture's height,
+  so that features of more tokens would be damaged more at one ``-qp``.
+* MCTF, the temporal filter, and BIM are off. By default MCTF blends neighbouring pictures, that is
+  other features, into this one, even in all-intra coding.
+* ``MaxParallelFrames=0`` is set. Without it, some batch lengths (7 to 10) end with status 0 and no
+  output.
+* Every picture is an IDR without leading pictures; its picture order count is then set to 0.
+* Screen content tools, which VVenC turns on depending on the first pictures, are off.
+* The adaptive loop filter is off. On small planes it takes up to 20 times as long as all other
+  steps and gains nothing (rate at equal error within 0.2%).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from cfqa_data.extras import extras
 
 __all__ = ["VVenC", "ffmpeg_path", "nal_type", "nal_units"]
 
-VERSIONS = "libvvenc version:", "ffmpeg version"
+VERSION_LABELS = "libvvenc version:", "ffmpeg version"
 
 # Types of NAL units (ITU-T H.266, 7.4.2.2).
 IDR_N_LP, SPS = 8, 15
@@ -53,10 +54,10 @@ class VVenC(VideoCodec, highest=63):
     fewer bits at equal error, ``medium`` fifteen times for 3%.
 
     Args:
-        preset: VVenC's preset.
-        parameters: further VVenC parameters, over the ones this codec sets.  ``PerceptQPA`` is
-            refused. Recipes and manifests may name those that open no file.
-        seconds_per_megasample: time limit of a process, on top of a minute.
+        preset: Preset of VVenC.
+        parameters: Further VVenC parameters, which override those that this codec sets.
+            ``PerceptQPA`` is refused. Recipes and manifests may name only those that open no file.
+        seconds_per_megasample: Time limit of a process, in addition to a minute.
     """
 
     name = "vvenc"
@@ -80,21 +81,20 @@ class VVenC(VideoCodec, highest=63):
         self.seconds_per_megasample = seconds_per_megasample
 
     def encode_many(self, planes: Sequence[np.ndarray], parameter: float) -> list[bytes]:
-        """See :meth:`Codec.encode_many`; one process encodes them all.
+        """See :meth:`Codec.encode_many`; one process encodes all planes.
 
-        A picture that outgrows ffmpeg's buffer (rows * cols bytes; only noise at a low QP does)
-        is encoded again with rows added below, which the decoder cuts off.
+        A picture whose bitstream exceeds ffmpeg's buffer (rows * cols bytes; only noise at a low QP
+        does) is encoded again with rows added at the bottom, which the decoder removes.
         """
         qp = int(self.check_parameter(parameter))
         checked = check_planes(self.name, planes, self.peak, self.dtype)
         return self._encode(checked, qp) if checked else []
 
     def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
-        """See :meth:`VideoCodec.encode_picture`."""
         return self._encode([plane], qp)[0]
 
     def _encode(self, planes: list[np.ndarray], qp: int) -> list[bytes]:
-        """Encode planes as they are; where that fails, halve the batch, then pad."""
+        """Encode planes in one process; if a bitstream is too large, halve the batch, then pad."""
         try:
             return self._run(planes, qp)
         except _OutputTooLarge as error:
@@ -108,16 +108,15 @@ class VVenC(VideoCodec, highest=63):
                 raise CodecError(str(error)) from None
 
     def coded_rows(self, rows: int, cols: int) -> int:
-        """Return the rows that give the noisiest picture of a shape room in ffmpeg's buffer.
+        """Return the rows of a padded picture, for which ffmpeg's buffer is always large enough.
 
-        White noise needs 1.8 bytes a coded sample at QP 0 (measured), and ffmpeg gives one byte a
-        sample of the picture.  Coded sides are multiples of 8.
+        White noise needs 1.8 bytes per coded sample at QP 0 (measured), and ffmpeg allocates one
+        byte per sample of the picture. Coded sides are multiples of 8.
         """
         coded = (-(-rows // 8) * 8) * (-(-cols // 8) * 8)
         return -(-(coded * 9 // 4 + 512) // cols)
 
     def version(self) -> dict[str, str]:
-        """See :meth:`Codec.version`."""
         ffmpeg = ffmpeg_path()
         return {
             "encoder": encoder_version(ffmpeg),
@@ -133,7 +132,7 @@ class VVenC(VideoCodec, highest=63):
         command = self._command(rows, cols, qp)
         limit = 60.0 + self.seconds_per_megasample * len(planes) * rows * cols / 1e6
         try:
-            done = subprocess.run(command, input=pictures, capture_output=True, timeout=limit)
+            result = subprocess.run(command, input=pictures, capture_output=True, timeout=limit)
         except subprocess.TimeoutExpired:
             raise CodecError(
                 f"vvenc: {len(planes)} planes of {rows} x {cols} took more than {limit:.0f} s"
@@ -142,12 +141,12 @@ class VVenC(VideoCodec, highest=63):
             raise MissingDependencyError(
                 f"vvenc: {command[0]} cannot be run ({error.strerror})"
             ) from None
-        if done.returncode:
-            raise _failure(done.stderr, f"vvenc: {rows} x {cols} at QP {qp}")
-        split = split_pictures(done.stdout)
-        if len(split) != len(planes):
-            raise CodecError(f"vvenc: sent {len(planes)} pictures, got {len(split)} back")
-        return [_stream(units) for units in split]
+        if result.returncode:
+            raise _ffmpeg_error(result.stderr, f"vvenc: {rows} x {cols} at QP {qp}")
+        encoded = split_pictures(result.stdout)
+        if len(encoded) != len(planes):
+            raise CodecError(f"vvenc: sent {len(planes)} pictures, got {len(encoded)} back")
+        return [_stream(units) for units in encoded]
 
     def _settings(self) -> str:
         return ":".join(f"{key}={value}" for key, value in self.parameters.items())
@@ -176,7 +175,7 @@ def nal_type(unit: bytes) -> int:
 def split_pictures(stream: bytes) -> list[list[bytes]]:
     """Return the NAL units of each coded picture, parameter sets included.
 
-    Every picture must bring its own SPS, which is where the stream is cut.
+    The stream is split at the SPS, which every picture must have.
     """
     pictures: list[list[bytes]] = []
     for unit in nal_units(stream):
@@ -187,13 +186,13 @@ def split_pictures(stream: bytes) -> list[list[bytes]]:
 
 
 def reset_poc(unit: bytes) -> bytes:
-    """Return an IDR slice of VVenC's with its picture order count set to 0.
+    """Return an IDR slice of VVenC with its picture order count set to 0.
 
-    The count is the only trace that the place in a batch leaves in a picture's bytes, and it
-    means nothing to an IDR picture that is alone in its stream.
+    The count is the only part of a picture's bytes that depends on its position in a batch, and a
+    single IDR picture does not need it.
 
     Raises:
-        CodecError: the slice does not start the way the encoder is set up to start it.
+        CodecError: If the slice header does not have the expected form.
     """
     header, payload = unit[:2], unit[2:].replace(b"\0\0\3", b"\0\0")
     first = int.from_bytes(payload[:2], "big")
@@ -205,16 +204,16 @@ def reset_poc(unit: bytes) -> bytes:
 
 
 class _OutputTooLarge(Exception):
-    """A picture did not fit in the buffer that ffmpeg gave to VVenC."""
+    """A bitstream did not fit into the buffer that ffmpeg allocated for VVenC."""
 
 
 def _stream(units: list[bytes]) -> bytes:
-    """Return one picture's NAL units as Annex B, the slice as if it were the first picture."""
+    """Return one picture's NAL units as Annex B, with the slice as if it were the first picture."""
     *sets, slice_unit = units
     return b"".join(b"\0\0\0\1" + unit for unit in [*sets, reset_poc(slice_unit)])
 
 
-def _failure(stderr: bytes, what: str) -> Exception:
+def _ffmpeg_error(stderr: bytes, what: str) -> Exception:
     """Return the exception for a failed ffmpeg."""
     lines = [line for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     text = "\n".join(lines)
@@ -232,7 +231,7 @@ def ffmpeg_path() -> Path:
     """Return the ffmpeg binary of imageio-ffmpeg (or of ``IMAGEIO_FFMPEG_EXE``).
 
     Raises:
-        MissingDependencyError: there is none.
+        MissingDependencyError: If there is none.
     """
     import imageio_ffmpeg
 
@@ -246,10 +245,10 @@ def ffmpeg_path() -> Path:
 
 @functools.cache
 def encoder_version(ffmpeg: Path) -> str:
-    """Return the versions of ffmpeg and of the VVenC inside it.
+    """Return the versions of ffmpeg and of the VVenC library inside it.
 
     Raises:
-        MissingDependencyError: it cannot be run, or it has no libvvenc.
+        MissingDependencyError: If ffmpeg cannot be run, or has no libvvenc.
     """
     command = [str(ffmpeg), "-nostdin", "-loglevel", "verbose", "-f", "lavfi"]
     command += ["-i", "color=size=16x16:duration=0.04", "-c:v", "libvvenc", "-f", "null", "-"]
@@ -257,8 +256,8 @@ def encoder_version(ffmpeg: Path) -> str:
         trial = subprocess.run(command, capture_output=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         raise MissingDependencyError(f"vvenc: {ffmpeg} cannot be run") from None
-    told = trial.stderr.decode(errors="replace")
-    library, program = (re.search(rf"{name} (\S+)", told) for name in VERSIONS)
+    output = trial.stderr.decode(errors="replace")
+    library, program = (re.search(rf"{name} (\S+)", output) for name in VERSION_LABELS)
     if library is None:
-        raise _failure(trial.stderr, "vvenc")
+        raise _ffmpeg_error(trial.stderr, "vvenc")
     return f"libvvenc {library[1]} in ffmpeg {program[1] if program else '?'}"

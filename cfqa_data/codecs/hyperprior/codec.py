@@ -1,9 +1,9 @@
 """The scale hyperprior as a codec: exact networks, stored tables, one ANS stream.
 
-A bitstream is the model's index in its ladder (one byte), rows and columns (varints), and the
-stream of the entropy coder: z first, whose tables are fixed, then y, whose tables z decides. All
-networks run in exact arithmetic (:mod:`cfqa_data.codecs.hyperprior.fixed_point`), so that neither
-the bitstream nor the decoded plane depends on the machine or on the number of threads.
+A bitstream consists of the model's index in its ladder (one byte), rows and columns (varints), and
+the stream of the entropy coder: z with fixed tables, then y with the tables that z selects. All
+networks run in exact arithmetic (:mod:`cfqa_data.codecs.hyperprior.fixed_point`), so neither the
+bitstream nor the decoded plane depends on the machine or the number of threads.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ __all__ = ["Hyperprior", "HyperpriorCodec", "load_hyperprior"]
 PEDESTAL = 2.0**-36
 
 SHIPPED = "package://cfqa_data.codecs/weights/{}.safetensors"
-"""URI of a ladder that comes with the package."""
+"""URI of a ladder that is part of the package."""
 
 COST: Mapping[str, float] = MappingProxyType({"cfqa": 1.0, "compressai": 14.0})
-"""Core-seconds per million points, by the convention of coding.
+"""Core-seconds per million points, by coding convention.
 
-Measured with N = 32, M = 64 in ours and N = 128, M = 192 in CompressAI's, whose rounding takes
-finer arithmetic to repeat; the time grows with the square of N.
+Measured with N = 32, M = 64 for cfqa, and N = 128, M = 192 for compressai, which needs finer
+arithmetic to reproduce CompressAI's rounding. The time grows with the square of N.
 """
 
 
 class Hyperprior:
-    """One model: planes in [0, 1) to bytes and back.
+    """One model, which codes planes of floats in [0, 1).
 
     Args:
-        weights: of the model.
-        index: its place in its ladder, 0..255; the first byte of every bitstream.
+        weights: The model's weights and tables.
+        index: The model's index in its ladder, 0..255, the first byte of every bitstream.
     """
 
     def __init__(self, weights: HyperpriorWeights, index: int = 0) -> None:
@@ -67,10 +67,10 @@ class Hyperprior:
         self.arithmetic = LONG if published else SHORT
         try:
             state = weights.state
-            self.analysis = _network(state, "g_a", self.arithmetic)
-            self.synthesis = _network(state, "g_s", self.arithmetic)
-            self.hyper_analysis = _network(state, "h_a", self.arithmetic)
-            self.hyper_synthesis = _network(state, "h_s", self.arithmetic)
+            self.analysis = _make_network(state, "g_a", self.arithmetic)
+            self.synthesis = _make_network(state, "g_s", self.arithmetic)
+            self.hyper_analysis = _make_network(state, "h_a", self.arithmetic)
+            self.hyper_synthesis = _make_network(state, "h_s", self.arithmetic)
         except (KeyError, ValueError, IndexError) as error:
             raise CodecError(f"the hyperprior's state dict is incomplete ({error})") from None
         convolutions = [layer for layer in self.analysis.layers if isinstance(layer, Conv)]
@@ -83,15 +83,15 @@ class Hyperprior:
     def encode(self, plane: np.ndarray) -> bytes:
         """Return the bitstream of a plane of floats in [0, 1), shape (rows, cols)."""
         y, z = self.latents(plane)
-        of_z = self._z_coder, z.ravel(), self._z_indexes(z.shape[1:])
-        of_y = self._y_coder, y.ravel(), self._y_indexes(z, y.shape)
-        return self._header(plane.shape) + encode_parts([of_z, of_y])
+        z_part = self._z_coder, z.ravel(), self._z_table_indexes(z.shape[1:])
+        y_part = self._y_coder, y.ravel(), self._y_table_indexes(z, y.shape)
+        return self._header(plane.shape) + encode_parts([z_part, y_part])
 
     def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
-        """Return the float64 plane in [0, 1] that a bitstream holds.
+        """Return the plane that a bitstream holds, float64 in [0, 1].
 
         Raises:
-            CodecError: the bitstream is damaged, or of another shape or model.
+            CodecError: If the bitstream is damaged, or of another shape or model.
         """
         shape = check_shape("hyperprior", shape)
         bitstream, header = check_bitstream("hyperprior", bitstream), self._header(shape)
@@ -107,16 +107,16 @@ class Hyperprior:
         y_shape = (self._y_channels, height, width)
         z_size = (-(-height // 4), -(-width // 4))
         channels = len(self.weights.medians)
-        with decoding(bitstream[len(header) :]) as part:
-            z = part(self._z_coder, self._z_indexes(z_size)).reshape(channels, *z_size)
-            y = part(self._y_coder, self._y_indexes(z, y_shape))
+        with decoding(bitstream[len(header) :]) as decode:
+            z = decode(self._z_coder, self._z_table_indexes(z_size)).reshape(channels, *z_size)
+            y = decode(self._y_coder, self._y_table_indexes(z, y_shape))
         x = self.synthesis(y.reshape(y_shape).astype(np.float64))
         return np.clip(x[0, top : top + shape[0], left : left + shape[1]], 0.0, 1.0)
 
     def latents(self, plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the integers y (M, h, w) and z (N, h', w') that stand for a plane.
+        """Return the integer latents y (M, h, w) and z (N, h', w') of a plane.
 
-        z is counted from the medians.
+        The medians are subtracted from z.
         """
         margins = self.weights.pad.margins(check_shape("hyperprior", plane.shape))
         plane = np.asarray(plane, np.float64)
@@ -126,11 +126,11 @@ class Hyperprior:
         z = self.hyper_analysis(np.abs(x)) - self.weights.medians[:, None, None]
         return np.rint(x).astype(np.int64), np.rint(z).astype(np.int64)
 
-    def _z_indexes(self, size: tuple[int, ...]) -> np.ndarray:
+    def _z_table_indexes(self, size: tuple[int, ...]) -> np.ndarray:
         return np.repeat(np.arange(len(self.weights.medians)), size[0] * size[1])
 
-    def _y_indexes(self, z: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the table index of every y: the decision that must never differ."""
+    def _y_table_indexes(self, z: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the table index of every y; encoder and decoder must agree on every one."""
         x = self.hyper_synthesis(z + self.weights.medians[:, None, None])
         scales = x[:, : shape[1], : shape[2]] * 2.0**FRACTION
         return np.searchsorted(self.weights.y_thresholds, scales.ravel().astype(np.int64))
@@ -140,12 +140,13 @@ class Hyperprior:
 
 
 class HyperpriorCodec(Codec):
-    """A ladder of models; planes hold the codes 0..255 of an 8-bit quantiser.
+    """A ladder of models for planes of the codes 0..255 of an 8-bit quantiser.
 
-    The network sees code / 256 and its output y becomes the code clip(round(256 y), 0, 255).
+    The input of the network is code / 256; its output y becomes the code clip(round(256 y), 0,
+    255).
 
     Args:
-        models: path or ``package://`` URI of the ladder.
+        models: Path or ``package://`` URI of the ladder.
     """
 
     parameter = Parameter("lambda", "higher", lowest=0.0)
@@ -162,7 +163,7 @@ class HyperpriorCodec(Codec):
 
     @property
     def lambdas(self) -> list[float]:
-        """The lambdas of the ladder."""
+        """The lambdas of the ladder's models."""
         return list(self._index)
 
     def encode(self, plane: np.ndarray, parameter: float) -> bytes:
@@ -170,9 +171,9 @@ class HyperpriorCodec(Codec):
         plane = check_plane(self.name, plane, self.peak, self.dtype)
         index = self._index.get(self.check_parameter(parameter))
         if index is None:
-            known = ", ".join(f"{lmbda:g}" for lmbda in self._index)
+            available = ", ".join(f"{lmbda:g}" for lmbda in self._index)
             raise CodecError(
-                f"{self.name}: no model for lambda {parameter!r}; available are {known}"
+                f"{self.name}: no model for lambda {parameter!r}; available are {available}"
             )
         return self._model(index).encode(plane / 256.0)
 
@@ -185,7 +186,6 @@ class HyperpriorCodec(Codec):
         return np.clip(np.rint(plane * 256.0), 0, 255).astype(np.uint8)
 
     def version(self) -> dict[str, str]:
-        """See :meth:`Codec.version`."""
         return {
             "encoder": f"cfqa-data {version('cfqa-data')} scale hyperprior",
             "models": self.models,
@@ -194,7 +194,7 @@ class HyperpriorCodec(Codec):
 
     def _model(self, index: int) -> Hyperprior:
         if index not in self._loaded:
-            self._loaded[index] = _named(self.models, self._weights[index], index)
+            self._loaded[index] = _make_model(self.models, self._weights[index], index)
         return self._loaded[index]
 
 
@@ -202,7 +202,7 @@ class MultiTask(HyperpriorCodec):
     """One ladder for all tasks.
 
     Args:
-        models: path or URI of the ladder; the shipped one if not given.
+        models: Path or URI of the ladder; the shipped one if not given.
     """
 
     name = "hyperprior_multi_task"
@@ -213,7 +213,6 @@ class MultiTask(HyperpriorCodec):
 
     @classmethod
     def weights(cls, options: Mapping[str, Any]) -> list[str]:
-        """See :meth:`Codec.weights`."""
         return [str(options.get("models") or SHIPPED.format(cls.name))]
 
 
@@ -221,8 +220,8 @@ class TaskSpecific(HyperpriorCodec):
     """A ladder for each task.
 
     Args:
-        models: path or URI of the ladder.
-        task: whose shipped ladder is used where none is given.
+        models: Path or URI of the ladder.
+        task: The task whose shipped ladder is used if ``models`` is not given.
     """
 
     name = "hyperprior_task_specific"
@@ -233,7 +232,6 @@ class TaskSpecific(HyperpriorCodec):
 
     @classmethod
     def weights(cls, options: Mapping[str, Any]) -> list[str]:
-        """See :meth:`Codec.weights`."""
         models, task = options.get("models"), options.get("task")
         if not models and task is None:
             raise CodecError(f"{cls.name}: needs models=FILE or task='cls'|'seg'|'dpt'")
@@ -244,31 +242,31 @@ def load_hyperprior(path: str | Path, lmbda: float | None = None) -> Hyperprior:
     """Return a model from a ladder file or a CompressAI checkpoint.
 
     Args:
-        path: ``.safetensors`` of :mod:`cfqa_data.codecs.hyperprior.weights`, or a checkpoint of
-            CompressAI's, alone or in what a training saved.
-        lmbda: which model of a ladder; not needed where there is one.
+        path: A ladder file (``.safetensors``, see :mod:`cfqa_data.codecs.hyperprior.weights`), or a
+            checkpoint of CompressAI, alone or inside a saved training state.
+        lmbda: The lambda of the model; optional if the ladder has only one model.
 
     Raises:
-        CodecError: the file is neither, or the ladder has no such model.
+        CodecError: If the file is neither, or the ladder has no such model.
     """
     path = absolute_path(path)
     if path.suffix != ".safetensors":
-        return _named(path, read_checkpoint(path), 0)
+        return _make_model(path, read_checkpoint(path), 0)
     _, ladder = read_ladder(path)
-    matches = [i for i, (known, _) in enumerate(ladder) if lmbda is None or known == lmbda]
+    matches = [i for i, (value, _) in enumerate(ladder) if lmbda is None or value == lmbda]
     if len(matches) != 1:
-        known = ", ".join(f"{value:g}" for value, _ in ladder)
-        raise CodecError(f"{path}: name one lambda out of {known}")
-    return _named(path, ladder[matches[0]][1], matches[0])
+        available = ", ".join(f"{value:g}" for value, _ in ladder)
+        raise CodecError(f"{path}: name one lambda out of {available}")
+    return _make_model(path, ladder[matches[0]][1], matches[0])
 
 
-def _named(path: str | Path, weights: HyperpriorWeights, index: int) -> Hyperprior:
+def _make_model(path: str | Path, weights: HyperpriorWeights, index: int) -> Hyperprior:
     with prefixed(path, CodecError, CodecError):
         return Hyperprior(weights, index)
 
 
 def _varint(value: int) -> bytes:
-    """Return seven bits per byte, the lowest first; a set top bit says that more follow."""
+    """Return 7 bits per byte, the lowest first; the top bit is set if more bytes follow."""
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -276,8 +274,8 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _network(state: Mapping[str, np.ndarray], name: str, arithmetic: Arithmetic) -> Network:
-    """Return the layers of a network: convolutions at even places, GDN or ReLU between."""
+def _make_network(state: Mapping[str, np.ndarray], name: str, arithmetic: Arithmetic) -> Network:
+    """Return the layers of a network: convolutions at even positions, GDN or ReLU between them."""
     layers: list[Layer] = []
     hyper, places = name[0] == "h", range(0, 32, 2)
     for place in places[:3] if hyper else [p for p in places if f"{name}.{p}.weight" in state]:
@@ -291,7 +289,9 @@ def _network(state: Mapping[str, np.ndarray], name: str, arithmetic: Arithmetic)
             layers.append(GDN(key, beta, gamma, name == "g_s", arithmetic))
         key = f"{name}.{place}"
         stride = 1 if key in ("h_a.0", "h_s.4") else 2
-        given = key, state[f"{key}.weight"], state[f"{key}.bias"]
-        upwards = name[2] == "s" and stride == 2
-        layers.append(Deconv(*given, arithmetic) if upwards else Conv(*given, stride, arithmetic))
+        weights = key, state[f"{key}.weight"], state[f"{key}.bias"]
+        upsamples = name[2] == "s" and stride == 2
+        layers.append(
+            Deconv(*weights, arithmetic) if upsamples else Conv(*weights, stride, arithmetic)
+        )
     return Network([*layers, ReLU()] if name == "h_s" else layers)

@@ -1,9 +1,9 @@
 """Probability tables of the hyperprior, computed once and stored as integers.
 
-A table covers the integers ``first .. first + n - 1``; its entry 0 stands for all others (the
-escape).  Entries are counts of which the coder makes probabilities ``(count + 1) / 2**24``: the
-counts of a table of m entries sum to ``2**24 - m``, for which constriction's conversion from
-floats is the identity, so the coder's numbers are the stored ones on every machine.
+A table covers the integers ``first .. first + n - 1``; its entry 0 is the escape, which stands for
+all others. The entropy coder turns counts into probabilities ``(count + 1) / 2**24``. The counts of
+a table of m entries sum to ``2**24 - m``, for which constriction's conversion from floats is the
+identity, so the coder uses exactly the stored numbers on every machine.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ __all__ = [
 
 PRECISION = 24
 TAIL = 2.0**-20
-"""Probability mass left to the escape."""
+"""Probability mass of the escape."""
 
 COMPRESSAI_TAIL = 1e-9
 COMPRESSAI_BITS = 16
-"""CompressAI's tables reach as far as COMPRESSAI_TAIL; probabilities are multiples of 2**-16."""
+"""CompressAI's tables leave out a mass of 1e-9; their probabilities are multiples of 2**-16."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Several tables behind each other.
+    """Concatenated probability tables.
 
     Attributes:
         counts: uint32, the entries of all tables.
-        sizes: int32 (tables,), entries per table, the escape included.
-        firsts: int32 (tables,), the integer that entry 1 stands for.
+        sizes: int32 (tables,), entries per table, including the escape.
+        firsts: int32 (tables,), the integer of entry 1.
     """
 
     counts: np.ndarray
@@ -52,8 +52,8 @@ class Tables:
 
     def __post_init__(self) -> None:
         ends = np.cumsum(self.sizes)
-        fit = self.sizes.ndim == 1 and self.sizes.shape == self.firsts.shape and len(self.sizes)
-        if not fit or self.sizes.min() < 2 or ends[-1] != len(self.counts):
+        valid = self.sizes.ndim == 1 and self.sizes.shape == self.firsts.shape and len(self.sizes)
+        if not valid or self.sizes.min() < 2 or ends[-1] != len(self.counts):
             raise CodecError("the probability tables are inconsistent")
         sums = np.add.reduceat(self.counts.astype(np.int64), ends - self.sizes)
         if (sums + self.sizes != 1 << PRECISION).any():
@@ -63,7 +63,7 @@ class Tables:
         return len(self.sizes)
 
     def table(self, index: int) -> tuple[np.ndarray, int]:
-        """Return counts and first integer of one table."""
+        """Return the counts and the first integer of one table."""
         start = int(self.sizes[:index].sum())
         return self.counts[start : start + int(self.sizes[index])], int(self.firsts[index])
 
@@ -71,11 +71,13 @@ class Tables:
     def from_masses(
         cls, masses: list[np.ndarray], firsts: list[int], bits: int | None = None
     ) -> Tables:
-        """Make tables of probability masses (one array per table, summing to at most 1).
+        """Make tables from probability masses, one array per table with a sum of at most 1.
 
-        With ``bits``, the probabilities are multiples of ``2**-bits``, at least one of them each.
+        With ``bits``, the probabilities are positive multiples of ``2**-bits``.
         """
-        counts = [_counts(mass) if bits is None else _coarse(mass, bits) for mass in masses]
+        counts = [
+            _counts(mass) if bits is None else _quantised_counts(mass, bits) for mass in masses
+        ]
         return cls(
             counts=np.concatenate(counts).astype(np.uint32),
             sizes=np.array([len(entry) for entry in counts], np.int32),
@@ -84,7 +86,7 @@ class Tables:
 
 
 def _counts(mass: np.ndarray) -> np.ndarray:
-    """Return integer counts, escape first, that sum to 2**PRECISION less their number."""
+    """Return integer counts, escape first, with a sum of 2**PRECISION less their number."""
     mass = np.concatenate([[max(0.0, 1.0 - mass.sum())], mass])
     free = (1 << PRECISION) - len(mass)
     counts = np.floor(mass / mass.sum() * free).astype(np.int64)
@@ -92,11 +94,11 @@ def _counts(mass: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _coarse(mass: np.ndarray, bits: int) -> np.ndarray:
-    """Return such counts for probabilities that are multiples of 2**-bits, as CompressAI's are.
+def _quantised_counts(mass: np.ndarray, bits: int) -> np.ndarray:
+    """Return such counts for probabilities that are multiples of 2**-bits, as in CompressAI.
 
-    What rounding leaves over is the escape's, which thereby gets much more than its mass; entries
-    without a share take one from the entry that has the least to give.
+    The escape gets what rounding leaves over, which is much more than its mass. Each entry of 0
+    takes one from the smallest entry that is larger than 1.
     """
     whole = 1 << bits
     shares = np.rint(np.append(mass, max(0.0, 1.0 - mass.sum())) * whole).astype(np.int64)
@@ -109,7 +111,7 @@ def _coarse(mass: np.ndarray, bits: int) -> np.ndarray:
 
 
 def scale_table(low: float = 0.11, high: float = 256.0, levels: int = 64) -> np.ndarray:
-    """Return the standard deviations of the Gaussian tables, evenly spaced in their logarithm."""
+    """Return the standard deviations of the Gaussian tables, with logarithmic spacing."""
     return np.exp(np.linspace(math.log(low), math.log(high), levels))
 
 
@@ -117,14 +119,14 @@ def gaussian_tables(scales: np.ndarray, tail: float = TAIL, bits: int | None = N
     """Return the tables of zero-mean Gaussians integrated over unit cells.
 
     Args:
-        scales: standard deviations.
-        tail: probability mass that the tables leave out.
-        bits: see :meth:`Tables.from_masses`.
+        scales: Standard deviations.
+        tail: Probability mass outside the tables.
+        bits: See :meth:`Tables.from_masses`.
     """
     return _gaussian_tables(tuple(scales.tolist()), tail, bits)
 
 
-@lru_cache(maxsize=4)  # all models of a kind have the same
+@lru_cache(maxsize=4)  # all models of a ladder share the tables
 def _gaussian_tables(scales: tuple[float, ...], tail: float, bits: int | None) -> Tables:
     masses, firsts = [], []
     for scale in scales:
@@ -141,16 +143,16 @@ class Density:
     """The learned factorised density of a state dict.
 
     It is that of Balle et al., "Variational Image Compression with a Scale Hyperprior" (ICLR 2018,
-    appendix 6.1): per channel a small monotone network whose output is the logit of the cumulative
+    appendix 6.1): per channel, a small monotone network returns the logit of the cumulative
     distribution.
 
     Args:
-        state: arrays by CompressAI's names; of each layer the matrix (channels, out, in) before the
-            softplus, the bias (channels, out, 1), and, but of the last, the factor (channels, out,
-            1) before the tanh.
+        state: Arrays by CompressAI's names: for each layer, the matrix (channels, out, in) before
+            the softplus, the bias (channels, out, 1) and, except for the last layer, the factor
+            (channels, out, 1) before the tanh.
 
     Raises:
-        CodecError: it holds no whole one.
+        CodecError: If an array is missing.
     """
 
     def __init__(self, state: Mapping[str, np.ndarray]) -> None:
@@ -179,24 +181,26 @@ class Density:
         return result
 
     def quantiles(self, tail: float = TAIL) -> np.ndarray:
-        """Return where half of ``tail`` is below, the median, and where half is above.
+        """Return the lower end, the median and the upper end of the density.
+
+        Half of ``tail`` lies below the lower end, and half above the upper end.
 
         Returns:
             float64 (channels, 3).
         """
-        target = math.log(tail / 2 / (1 - tail / 2))
-        return np.stack([self._solve(goal) for goal in (target, 0.0, -target)], axis=1)
+        low = math.log(tail / 2 / (1 - tail / 2))
+        return np.stack([self._solve(logit) for logit in (low, 0.0, -low)], axis=1)
 
-    def _solve(self, goal: float) -> np.ndarray:
-        """Return the points where the logits, which increase, reach ``goal``."""
+    def _solve(self, target: float) -> np.ndarray:
+        """Return the points where the increasing logits reach ``target``, by bisection."""
 
         def above(x: np.ndarray) -> np.ndarray:
-            return self.logits(x[:, None])[:, 0] > goal
+            return self.logits(x[:, None])[:, 0] > target
 
         low, high = np.full(self.channels, -1.0), np.full(self.channels, 1.0)
         for _ in range(40):
             low = np.where(above(low), 2 * low, low)
-            high = np.where(self.logits(high[:, None])[:, 0] < goal, 2 * high, high)
+            high = np.where(self.logits(high[:, None])[:, 0] < target, 2 * high, high)
         for _ in range(80):
             middle = (low + high) / 2
             beyond = above(middle)
@@ -210,19 +214,19 @@ def bottleneck_tables(
     """Return the tables of a learned factorised density, and their centres.
 
     Args:
-        density: of every channel.
-        quantiles: float64 (channels, 3), rising: the tables' first point, what z is counted from,
-            and their last point; the density's own lower end, median and upper end if not given.
-        bits: see :meth:`Tables.from_masses`.
+        density: The density of every channel.
+        quantiles: float64 (channels, 3), increasing: the first point, the centre and the last point
+            of the tables; by default, those of :meth:`Density.quantiles`.
+        bits: See :meth:`Tables.from_masses`.
 
     Returns:
         One table per channel for the integers ``round(z - centre)``, and the float64 centres.
 
     Raises:
-        CodecError: the density is not finite, or too wide to tabulate.
+        CodecError: If the density is not finite, or too wide to tabulate.
     """
     low, centres, high = (density.quantiles() if quantiles is None else quantiles).T
-    # Not finite, or out of order, or with an end that is out of reach: all make a sum too large.
+    # NaN, wrong order and unreachable ends all fail this comparison.
     if not np.abs(high - centres).max() + np.abs(centres - low).max() <= 20000:
         raise CodecError("the hyperprior's density of z is too wide to tabulate")
     below = np.maximum(np.ceil(centres - low), 0).astype(int)
@@ -231,7 +235,7 @@ def bottleneck_tables(
     for channel, centre in enumerate(centres):
         points = centre + np.arange(-below[channel], above[channel] + 2) - 0.5
         edges = density.logits(np.broadcast_to(points, (len(centres), len(points))))[channel]
-        # Difference of two sigmoids, on the side where both are small.
+        # The difference of two sigmoids is accurate on the side where both are small.
         sign = -np.sign(edges[:-1] + edges[1:])
         masses.append(np.abs(_sigmoid(sign * edges[1:]) - _sigmoid(sign * edges[:-1])))
     return Tables.from_masses(masses, (-below).tolist(), bits), centres

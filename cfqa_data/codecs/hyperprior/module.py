@@ -1,8 +1,8 @@
-"""The scale hyperprior as a torch module, for training; names as in CompressAI's state dicts.
+"""The scale hyperprior as a torch module, for training, with the state dict names of CompressAI.
 
-Balle, Minnen, Singh, Hwang and Johnston, "Variational Image Compression with a Scale
-Hyperprior", ICLR 2018.  One channel in and out; ``stages`` convolutions of stride 2 (the paper
-has four).  Coding does not run this module: see :mod:`cfqa_data.codecs.hyperprior.codec`.
+Balle, Minnen, Singh, Hwang and Johnston, "Variational Image Compression with a Scale Hyperprior",
+ICLR 2018. One channel in and out; ``stages`` convolutions of stride 2 (the paper has four). Coding
+does not run this module: see :mod:`cfqa_data.codecs.hyperprior.codec`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SMALLEST_LIKELIHOOD = 1e-9
 
 
 class _LowerBound(torch.autograd.Function):
-    """max(x, bound), whose gradient still lets x rise when it is below."""
+    """max(x, bound) with a gradient that can still increase x below the bound."""
 
     @staticmethod
     def forward(ctx, x: Tensor, bound: float) -> Tensor:  # type: ignore[no-untyped-def]
@@ -40,7 +40,7 @@ class _LowerBound(torch.autograd.Function):
 
 
 lower_bound: Callable[[Tensor, float], Tensor] = _LowerBound.apply
-"""max(x, bound), trainable from below the bound."""
+"""max(x, bound), with a gradient that can increase x below the bound."""
 
 
 class GDN(nn.Module):
@@ -61,12 +61,12 @@ class GDN(nn.Module):
 
     @torch.no_grad()
     def bound(self) -> None:
-        """Bring gamma back, in place, to where exact arithmetic resolves it: row sums up to 32."""
+        """Clip gamma, in place, to the range of exact arithmetic: row sums up to 32."""
         self.gamma.clamp_(max=math.sqrt(32.0 / len(self.gamma) + PEDESTAL))
 
 
 class EntropyBottleneck(nn.Module):
-    """A learned density per channel, as a monotone network of its cumulative distribution."""
+    """A learned density per channel: a monotone network computes its cumulative distribution."""
 
     def __init__(self, channels: int, filters: tuple[int, ...] = (3, 3, 3, 3)) -> None:
         super().__init__()
@@ -82,16 +82,16 @@ class EntropyBottleneck(nn.Module):
             if layer < len(filters):
                 factor = nn.Parameter(torch.zeros(channels, outputs, 1))
                 self.register_parameter(f"_factor{layer}", factor)
-        # The ends and the median of the density; see solve_quantiles.
+        # Lower end, median and upper end of the density; see solve_quantiles.
         quantiles = torch.tensor([-10.0, 0.0, 10.0]).repeat(channels, 1, 1)
         self.quantiles = nn.Parameter(quantiles, requires_grad=False)
 
     @torch.no_grad()
     def solve_quantiles(self) -> None:
-        """Set the quantiles to the density's: where CompressAI's auxiliary loss is zero."""
+        """Set the quantiles to those of the density, where CompressAI's auxiliary loss is zero."""
         state = {f"entropy_bottleneck.{k}": v.cpu().numpy() for k, v in self.state_dict().items()}
-        found = Density(state).quantiles(COMPRESSAI_TAIL)
-        self.quantiles.copy_(torch.from_numpy(found[:, None, :]))
+        quantiles = Density(state).quantiles(COMPRESSAI_TAIL)
+        self.quantiles.copy_(torch.from_numpy(quantiles[:, None, :]))
 
     def _logits(self, x: Tensor) -> Tensor:
         for layer in range(self.layers):
@@ -102,7 +102,10 @@ class EntropyBottleneck(nn.Module):
         return x
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z with uniform noise (training) or rounded, and the likelihoods, (B, C, H, W)."""
+        """Return z and its likelihoods, (B, C, H, W).
+
+        In training, z gets uniform noise; otherwise it is rounded.
+        """
         if self.training:
             z = z + torch.rand_like(z) - 0.5
         else:
@@ -117,9 +120,10 @@ class EntropyBottleneck(nn.Module):
 
 
 def gaussian_conditional(y: Tensor, scales: Tensor, training: bool) -> tuple[Tensor, Tensor]:
-    """Return y with uniform noise (training) or rounded, and its likelihoods.
+    """Return y, with uniform noise in training and rounded otherwise, and its likelihoods.
 
-    They are those of zero-mean Gaussians of given scales, integrated over unit cells.
+    The likelihoods are those of zero-mean Gaussians with the given scales, integrated over unit
+    cells.
     """
     y = y + torch.rand_like(y) - 0.5 if training else torch.round(y)
     size, unit = y.abs(), -(2**-0.5) / lower_bound(scales, SMALLEST_SCALE)
@@ -136,12 +140,12 @@ def _deconv(inputs: int, outputs: int) -> nn.ConvTranspose2d:
 
 
 class ScaleHyperprior(nn.Module):
-    """Analysis, synthesis and their hyper versions.
+    """Analysis and synthesis transforms, the hyper transforms, and the entropy bottleneck.
 
     Args:
-        n: channels of the inner layers and of z.
-        m: channels of y.
-        stages: convolutions of stride 2 between a plane and y.
+        n: Channels of the inner layers and of z.
+        m: Channels of y.
+        stages: Convolutions of stride 2 between a plane and y.
     """
 
     def __init__(self, n: int = 128, m: int = 192, stages: int = 4) -> None:
@@ -160,9 +164,9 @@ class ScaleHyperprior(nn.Module):
         self.entropy_bottleneck = EntropyBottleneck(n)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the decoded x and the likelihoods of y and z, for x (B, 1, H, W).
+        """Return the decoded x (B, 1, H, W) and the likelihoods of y and z.
 
-        H and W are multiples of ``2**stages``.
+        H and W must be multiples of ``2**stages``.
         """
         y = self.g_a(x).float()
         z = self.h_a(y.abs()).float()

@@ -1,8 +1,8 @@
 """Files of hyperprior models: one ladder per safetensors file.
 
-A ladder file holds, for each lambda i, the state dict under the prefix ``i.`` and the tables of
-z under ``i.tables.``; the tables of y, shared by all, under ``tables.``.  Its metadata is one
-JSON text, ``hyperprior``: name, lambdas, n, m, stages, pad, and convention if it is not cfqa.
+A ladder file holds, for each lambda i, the state dict under the prefix ``i.`` and the tables of z
+under ``i.tables.``. The tables of y, which all models share, are under ``tables.``. Its metadata is
+one JSON text, ``hyperprior``: name, lambdas, n, m, stages, pad, and convention if it is not cfqa.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ __all__ = [
     "write_ladder",
 ]
 
-KEY = "hyperprior"
+METADATA_KEY = "hyperprior"
 CONVENTIONS = ("cfqa", "compressai")
 
 
 @dataclass(frozen=True)
 class Pad:
-    """How a plane is brought to a size the network takes.
+    """How a plane is padded to a size that the network accepts.
 
     Attributes:
-        multiple: both sides become multiples of this.
+        multiple: Both sides become multiples of this.
         mode: ``edge`` repeats the outer samples, ``zero`` adds zeros.
         align: ``start`` adds at the bottom and right, ``centre`` half on each side.
     """
@@ -58,8 +58,8 @@ class Pad:
     align: str
 
     def __post_init__(self) -> None:
-        choices = self.mode in ("edge", "zero") and self.align in ("start", "centre")
-        if not 1 <= self.multiple <= 1024 or not choices:
+        known = self.mode in ("edge", "zero") and self.align in ("start", "centre")
+        if not 1 <= self.multiple <= 1024 or not known:
             raise CodecError(f"unknown padding: {self}")
 
     def margins(self, shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -78,15 +78,15 @@ class HyperpriorWeights:
     """All that encoder and decoder share for one lambda.
 
     Attributes:
-        state: the state dict, arrays by CompressAI's names.
-        pad: how planes are padded.
-        y_tables: one table per scale.
-        y_thresholds: int64 (scales - 1,), in units of 2**-FRACTION: a scale takes the table
-            whose index is the number of thresholds below it.
-        z_tables: one table per channel of z.
+        state: The state dict, arrays by CompressAI's names.
+        pad: How planes are padded.
+        y_tables: One table per scale.
+        y_thresholds: int64 (scales - 1,), in units of 2**-FRACTION; a scale uses the table whose
+            index is the number of thresholds below it.
+        z_tables: One table per channel of z.
         medians: float64 (channels,), multiples of 2**-FRACTION.
-        convention: ``cfqa``, or ``compressai`` where results are compared with CompressAI's: the
-            arithmetic is then as fine as float32, and escapes are coded as in CompressAI.
+        convention: ``cfqa``, or ``compressai`` for results that are comparable with CompressAI's:
+            the arithmetic is then as precise as float32, and escapes are coded as in CompressAI.
     """
 
     state: Mapping[str, np.ndarray]
@@ -109,18 +109,19 @@ class HyperpriorWeights:
         scales: np.ndarray | None = None,
         published: bool = False,
     ) -> HyperpriorWeights:
-        """Make the tables of a state dict.
+        """Compute the tables of a state dict.
 
         Args:
-            state: arrays by CompressAI's names.
-            pad: how planes are padded.
-            scales: float64 (scales,), rising: the deviations of y's tables; the standard ones if
-                not given.
-            published: make them as CompressAI does: a scale takes the table next above it, not the
-                nearest, and z is counted from the state's quantiles, not from the density's own.
+            state: Arrays by CompressAI's names.
+            pad: How planes are padded.
+            scales: float64 (scales,), increasing: the standard deviations of y's tables; those of
+                :func:`scale_table` by default.
+            published: Whether to follow CompressAI: a scale then uses the next larger table, not
+                the nearest, and the offsets of z are the state's quantiles, not the density's own
+                median.
 
         Raises:
-            CodecError: it lacks an entry.
+            CodecError: If an entry is missing.
         """
         scales = scale_table() if scales is None else scales
         if published:
@@ -135,14 +136,14 @@ class HyperpriorWeights:
             state=state,
             pad=pad,
             y_tables=y_tables,
-            y_thresholds=_fixed(thresholds),
+            y_thresholds=_to_fixed_point(thresholds),
             z_tables=z_tables,
-            medians=_fixed(medians) * 2.0**-FRACTION,
+            medians=_to_fixed_point(medians) * 2.0**-FRACTION,
             convention="compressai" if published else "cfqa",
         )
 
 
-def _fixed(values: np.ndarray) -> np.ndarray:
+def _to_fixed_point(values: np.ndarray) -> np.ndarray:
     """Return values as int64, in units of 2**-FRACTION."""
     return np.rint(values * 2.0**FRACTION).astype(np.int64)
 
@@ -153,14 +154,14 @@ def write_ladder(
     models: Sequence[tuple[float, HyperpriorWeights]],
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write models of one architecture to a file, whole or not at all.
+    """Write models of one architecture to a file atomically.
 
     Args:
-        path: of the safetensors file.
-        name: of the ladder.
-        models: (lambda, weights), the lambdas all different; tables of y, padding and
-            convention all the same.
-        facts: further metadata, JSON-safe.
+        path: The safetensors file.
+        name: Name of the ladder.
+        models: Pairs (lambda, weights) with distinct lambdas, which share the tables of y, the
+            padding and the convention.
+        facts: Further metadata, JSON-serialisable.
     """
     first = models[0][1]
     tensors = vars(first.y_tables) | {"thresholds": first.y_thresholds}
@@ -176,21 +177,21 @@ def write_ladder(
         **({} if first.convention == "cfqa" else {"convention": first.convention}),
         **(facts or {}),
     }
-    write_tensors(absolute_path(path), tensors, header, key=KEY)
+    write_tensors(absolute_path(path), tensors, header, key=METADATA_KEY)
 
 
 def read_ladder(path: str | Path) -> tuple[dict[str, Any], list[tuple[float, HyperpriorWeights]]]:
-    """Return the facts and the models, (lambda, weights), of a ladder file.
+    """Return the metadata and the models, (lambda, weights), of a ladder file.
 
     Raises:
-        CodecError: the file is not one.
+        CodecError: If the file is no such file.
     """
     from safetensors import SafetensorError, safe_open
 
     path = absolute_path(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})[KEY])
+            header = json.loads((file.metadata() or {})[METADATA_KEY])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         pad = Pad(**header["pad"])
         y_tables, thresholds = _tables(tensors, "tables.y."), tensors["tables.y.thresholds"]

@@ -1,1 +1,1 @@
-"""Codecs on inputs: image codecs before the backbone."""
+"""Codecs on inputs: image codecs that run before the backbone."""

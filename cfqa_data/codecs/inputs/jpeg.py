@@ -1,8 +1,9 @@
 """JPEG of the images that the backbone takes.
 
-Encoders disagree on what a quality is: tables, subsampling and Huffman coding differ between
-libraries. Here all three are given to the encoder: the tables of ITU-T T.81, Annex K, scaled by the
-Independent JPEG Group's rule; baseline; Huffman tables of each image's own.
+The quality parameter of JPEG encoders is not portable: tables, subsampling and Huffman coding
+differ between libraries. This codec passes all three to the encoder: the tables of ITU-T T.81,
+Annex K, scaled by the Independent JPEG Group's rule; baseline coding; and optimised Huffman tables
+per image.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cfqa_data.codecs.base import Bitstream, InputCodec, check_bitstream
-from cfqa_data.codecs.inputs.picture import MOST_PIXELS, Layout, lay_out, views_of
+from cfqa_data.codecs.inputs.picture import MAX_PIXELS, Layout, merge_views, split_views
 from cfqa_data.errors import CodecError
 from cfqa_data.extras import extras
 from cfqa_data.format.facts import Parameter
@@ -32,11 +33,11 @@ _CHROMINANCE = """
     99 99 99 99 99 99 99 99        99 99 99 99 99 99 99 99
     99 99 99 99 99 99 99 99        99 99 99 99 99 99 99 99"""
 
-_MOST_ROWS = 65500  # of libjpeg, and columns
+_MAX_SIDE = 65500  # rows or columns, the limit of libjpeg
 
 
 def quantization_tables(quality: int) -> list[list[int]]:
-    """Return the tables of luminance and chrominance at a quality of 1 to 100, row by row."""
+    """Return the luminance and chrominance tables at a quality of 1 to 100, in row-major order."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     return [
         [min(max((int(step) * scale + 50) // 100, 1), 255) for step in table.split()]
@@ -47,11 +48,11 @@ def quantization_tables(quality: int) -> list[list[int]]:
 class Jpeg(InputCodec):
     """JPEG of the views of an image, which share one file.
 
-    A bitstream is a JPEG file of the picture that the views are windows of. Where there is more
-    than one, or a margin of zeros, a comment in the file says where they lie.
+    A bitstream is a JPEG file of one picture; each view is a window of it. Where there are several
+    views or a margin of zeros, a comment in the file holds their layout.
 
     Args:
-        subsampling: of chrominance.
+        subsampling: Chroma subsampling.
     """
 
     name = "jpeg"
@@ -64,7 +65,9 @@ class Jpeg(InputCodec):
 
     @classmethod
     def grid(cls) -> tuple[float, ...]:
-        """Return qualities that lie closer where more is lost."""
+        """Return the qualities of a calibration, denser at low qualities, where the error grows
+        faster.
+        """
         return 95.0, 75.0, 50.0, 30.0, 20.0, 10.0, 5.0, 3.0, 1.0
 
     @extras("build")
@@ -72,20 +75,24 @@ class Jpeg(InputCodec):
         """Return a JPEG file.
 
         Args:
-            inputs: float32 (N, 3, H, W), N views of an image, normalised by ImageNet's statistics.
-            parameter: quality.
+            inputs: float32 (N, 3, H, W), N views of an image, normalised with ImageNet's
+                statistics.
+            parameter: The JPEG quality, 1 to 100.
+
+        Raises:
+            CodecError: If the inputs are not such views, or are too large.
         """
         quality = int(self.check_parameter(parameter))
         values = np.asarray(inputs)
         if values.dtype != np.float32 or values.ndim != 4 or values.shape[1] != 3:
-            raise self._wrong(f"not {values.dtype} {values.shape}")
-        if not 0 < values.size <= 3 * MOST_PIXELS:
-            raise self._wrong(f"of 1 to {MOST_PIXELS} pixels, not {values.shape}")
-        if (found := lay_out(values)) is None:
-            raise self._wrong("and these have other values")
-        picture, layout = found
-        if max(picture.shape) > _MOST_ROWS:
-            raise self._wrong(f"of at most {_MOST_ROWS} rows, not {values.shape}")
+            raise self._input_error(f"not {values.dtype} {values.shape}")
+        if not 0 < values.size <= 3 * MAX_PIXELS:
+            raise self._input_error(f"of 1 to {MAX_PIXELS} pixels, not {values.shape}")
+        if (merged := merge_views(values)) is None:
+            raise self._input_error("and these have other values")
+        picture, layout = merged
+        if max(picture.shape) > _MAX_SIDE:
+            raise self._input_error(f"of at most {_MAX_SIDE} rows, not {values.shape}")
         from PIL import Image
 
         file = io.BytesIO()
@@ -102,13 +109,18 @@ class Jpeg(InputCodec):
 
     @extras("build")
     def decode(self, bitstream: Bitstream) -> np.ndarray:
-        """Return the views, float32 (N, 3, H, W), normalised by ImageNet's statistics."""
+        """Return the views, float32 (N, 3, H, W), normalised with ImageNet's statistics.
+
+        Raises:
+            CodecError: If the bytes are damaged, truncated, or not a JPEG file of this codec.
+        """
         from PIL import Image
 
         data = check_bitstream(self.name, bitstream)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of sizes, checked below, and of damaged metadata
+                # Pillow warns about sizes, which _check bounds, and about damaged metadata.
+                warnings.simplefilter("ignore")
                 with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
                     self._check(image, data)
                     layout = Layout.of(image.info.get("comment", b""), image.height, image.width)
@@ -117,33 +129,33 @@ class Jpeg(InputCodec):
             raise
         except Image.UnidentifiedImageError:
             raise CodecError(f"{self.name}: the bitstream is not a JPEG file") from None
-        except Exception as error:  # Pillow's decoders raise all kinds on damaged bytes
+        except Exception as error:  # Pillow's decoders raise many types on damaged bytes
             raise CodecError(f"{self.name}: the bitstream is damaged ({error})") from None
-        return views_of(picture, layout)
+        return split_views(picture, layout)
 
     @extras("build")
     def version(self) -> dict[str, str]:
-        """Return the JPEG library that Pillow has, and what it is told."""
+        """Return the JPEG library inside Pillow and the encoder settings."""
         import PIL
         from PIL import features
 
         kinds = ("mozjpeg", "libjpeg_turbo")
-        known = (kind for kind in kinds if kind in features.features and features.check(kind))
-        kind = next(known, "jpg")
+        present = (kind for kind in kinds if kind in features.features and features.check(kind))
+        kind = next(present, "jpg")
         library = f"{kind} {features.version(kind)} in Pillow {PIL.__version__}"
         tables = "ITU-T T.81 Annex K by the IJG's quality, baseline, Huffman tables per image"
         return {"library": library, "tables": tables, "subsampling": self.subsampling}
 
     def _check(self, image: Any, data: bytes) -> None:
-        """Check, before its pixels are decoded, that a file is one like those that are made."""
-        if image.width * image.height > MOST_PIXELS:
-            size = f"{image.width}x{image.height} pixels exceed the limit of {MOST_PIXELS}"
+        """Check, before decoding any pixel, that a file has the form that :meth:`encode` writes."""
+        if image.width * image.height > MAX_PIXELS:
+            size = f"{image.width}x{image.height} pixels exceed the limit of {MAX_PIXELS}"
             raise CodecError(f"{self.name}: {size}")
         if image.format != "JPEG" or image.mode != "RGB" or "progressive" in image.info:
             raise CodecError(f"{self.name}: the bitstream is not a baseline JPEG file in RGB")
         if not data.endswith(b"\xff\xd9"):
             raise CodecError(f"{self.name}: the bitstream is cut short")
 
-    def _wrong(self, why: str) -> CodecError:
+    def _input_error(self, why: str) -> CodecError:
         what = "inputs must be image views, float32 (N, 3, H, W) with ImageNet's statistics"
         return CodecError(f"{self.name}: {what}, {why}")

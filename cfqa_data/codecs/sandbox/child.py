@@ -1,7 +1,7 @@
-"""Entry point of the child process in which an isolated codec decodes.
+"""Entry point of the child process in which a sandboxed codec decodes.
 
-It reads requests from its standard input and answers on its standard output, in the plain frames
-that are defined here. What codecs print goes nowhere.
+The child reads requests from its standard input and writes replies to its standard output, in the
+binary frames that this module defines. It discards what codecs print.
 """
 
 from __future__ import annotations
@@ -23,27 +23,30 @@ from cfqa_data.errors import CfqaError, MissingDependencyError
 __all__ = ["main"]
 
 START = struct.Struct("<dQQI")
-"""Seconds to start, bytes of memory, seconds of processor time, length of the JSON that follows."""
+"""First request: seconds to start, bytes of memory, seconds of processor time, length of the JSON
+that follows."""
 
 READY = struct.Struct("<BI")
-"""Payload of the first reply: bytes of a sample, and the largest sample."""
+"""Payload of the first reply: bytes per sample, and the largest sample."""
 
 REQUEST = struct.Struct("<IIdQ")
-"""Before a bitstream: rows, columns, seconds that decoding may take, length."""
+"""Header of each later request: rows, columns, time limit in seconds, length of the bitstream that
+follows."""
 
 REPLY = struct.Struct("<BQ")
-"""Before every reply: what became of it, and the length of what follows."""
+"""Header of each reply: its status, and the length of the payload that follows."""
 
 OK, REFUSED, MISSING, FAILED = range(4)
-"""Samples follow; or the words of a CodecError, of a MissingDependencyError, of another error."""
+"""The payload holds samples, or the message of a CodecError, a MissingDependencyError, another
+error."""
 
-MOST_TEXT = 1000
-"""Bytes of words."""
+MAX_MESSAGE_BYTES = 1000
+"""Length to which error messages are truncated."""
 
 
 def main() -> None:
-    """Serve until the standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what becomes of this process
+    """Serve requests until the standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when this process ends
     requests, replies = _take_pipes()
     seconds, memory, processor_seconds, length = START.unpack(requests.read(START.size))
     codec: Codec
@@ -51,47 +54,49 @@ def main() -> None:
     def start() -> bytes:
         nonlocal codec
         set_limits(memory, processor_seconds)
-        codec = _make(**json.loads(requests.read(length)))
+        codec = _make_codec(**json.loads(requests.read(length)))
         filter_calls()
         return READY.pack(codec.dtype.itemsize, codec.peak)
 
     def decode(rows: int, cols: int, length: int) -> bytes:
         return codec.decode(requests.read(length), (rows, cols)).tobytes()
 
-    served = _answer(replies, seconds, start)
-    while served and (header := requests.read(REQUEST.size)):
+    started = _reply(replies, seconds, start)
+    while started and (header := requests.read(REQUEST.size)):
         rows, cols, seconds, length = REQUEST.unpack(header)
-        _answer(replies, seconds, decode, rows, cols, length)
+        _reply(replies, seconds, decode, rows, cols, length)
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Return the pipes, and put nothing in their place."""
+    """Return duplicates of standard input and output; redirect the originals to the null device."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDWR)
+    null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
-        os.dup2(nothing, standard)
-    os.close(nothing)
+        os.dup2(null, standard)
+    os.close(null)
     return requests, replies
 
 
-def _make(factory: str, name: str, options: dict[str, object]) -> Codec:
-    """Return the codec, with all imported that it imports when it decodes: no file opens later."""
+def _make_codec(factory: str, name: str, options: dict[str, object]) -> Codec:
+    """Return the codec, after importing all that decoding needs: later, no file can be opened."""
     codec: Codec = pkgutil.resolve_name(factory)(name, **options)
-    for needed in ("concurrent.futures.thread", "av", "constriction"):
+    for module in ("concurrent.futures.thread", "av", "constriction"):
         with contextlib.suppress(ImportError):
-            importlib.import_module(needed)
+            importlib.import_module(module)
     return codec
 
 
-def _answer(replies: BinaryIO, seconds: float, work: Callable[..., bytes], *arguments: int) -> bool:
-    """Send what some work gives, or what goes wrong in it; return whether nothing did.
+def _reply(
+    replies: BinaryIO, seconds: float, function: Callable[..., bytes], *arguments: int
+) -> bool:
+    """Send the result of a function, or its error; return whether it succeeded.
 
-    The end of the time is the end of this process.
+    This process is killed if the function takes longer than ``seconds``.
     """
     signal.setitimer(signal.ITIMER_REAL, seconds)
     status, text = OK, ""
     try:
-        payload = work(*arguments)
+        payload = function(*arguments)
     except MissingDependencyError as error:
         status, text = MISSING, str(error)
     except CfqaError as error:
@@ -99,7 +104,7 @@ def _answer(replies: BinaryIO, seconds: float, work: Callable[..., bytes], *argu
     except Exception as error:
         status, text = FAILED, f"{type(error).__name__}: {error}"
     if status != OK:
-        payload = text.encode(errors="replace")[:MOST_TEXT]
+        payload = text.encode(errors="replace")[:MAX_MESSAGE_BYTES]
     replies.write(REPLY.pack(status, len(payload)))
     replies.write(payload)
     replies.flush()

@@ -1,9 +1,9 @@
 """Restrict a process (resource limits, system call filter) before it reads untrusted bytes.
 
-Limits of memory, files and processor time hold on every POSIX system that honours them. On Linux
-(x86-64 and ARM64) a system call filter comes on top, of the kind that only lets through what is
-named: threads, memory, clocks, and reading and writing what is open already. A process behind it
-opens no file, no socket and no other process, not even to read, and cannot undo any of this.
+Limits of memory, file size and processor time hold on every POSIX system that enforces them. On
+Linux (x86-64 and ARM64), an allow-list filter of system calls is added: threads, memory, clocks,
+and reads and writes of open files. A process behind the filter cannot open files or sockets, even
+for reading, start another process, or remove the filter.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _EPERM, _ENOSYS = 1, 38
 _NUMBER, _MACHINE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
 
 FILTERED = sys.platform == "linux" and platform.machine() in _MACHINES and sys.maxsize > 2**32
-"""Whether system calls are filtered on this machine."""
+"""Whether system calls are filtered on this platform."""
 
 
 def set_limits(memory: int, seconds: int) -> None:
-    """Limit this process for good: it can lower the limits later, not raise them.
+    """Set resource limits of this process, which can lower but not raise them afterwards.
 
     Args:
-        memory: bytes of address space. (macOS does not hold a process to it.)
-        seconds: of processor time, over all threads.
+        memory: Bytes of address space. (macOS does not enforce this limit.)
+        seconds: Seconds of processor time, over all threads.
     """
     import resource
 
@@ -70,10 +70,10 @@ def set_limits(memory: int, seconds: int) -> None:
 
 
 def filter_calls() -> None:
-    """Let this process and its threads make harmless system calls only, where that is possible.
+    """Restrict this process and its threads to harmless system calls, on platforms with a filter.
 
     Raises:
-        CodecError: this kernel should be able to filter calls, and does not.
+        CodecError: If the kernel rejects the filter although the platform should support it.
     """
     if not FILTERED:
         return
@@ -98,7 +98,7 @@ def filter_calls() -> None:
 
 
 def _program(column: int, machine: int) -> bytes:
-    """Return the filter: instructions of (code, jump if true, jump if false, operand)."""
+    """Return the filter, a BPF program of (code, jump if true, jump if false, operand)."""
     allowed = [int(call.split()[1 + column]) for call in re.split(r"[|\n]", _CALLS.strip())]
     size = len(allowed)
     code = [
@@ -106,9 +106,9 @@ def _program(column: int, machine: int) -> bytes:
         (_IF_EQUAL, 1, 0, machine),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER),
-        # To "allow", behind the rest of this list and the six instructions that follow it.
+        # Jump to _ALLOW, past the rest of this list and the six instructions that follow it.
         *((_IF_EQUAL, size - place + 5, 0, number) for place, number in enumerate(allowed)),
-        (_IF_EQUAL, 3, 0, _CLONE3[column]),  # the C library then takes clone
+        (_IF_EQUAL, 3, 0, _CLONE3[column]),  # the C library falls back to clone
         (_IF_EQUAL, 0, 3, _CLONE[column]),
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
         (_IF_SET, 2, 1, _CLONE_THREAD),

@@ -1,10 +1,10 @@
 """Decode untrusted bitstreams in a child process that can do nothing but decode.
 
-The child is a fresh interpreter with limits on memory and time, without files, network and
-environment (:mod:`cfqa_data.codecs.sandbox.confinement`), with one codec and two pipes. Once it
-has read hostile bytes it counts as taken over: see :mod:`cfqa_data.codecs.sandbox.process` for what
-it can still say. A child that ends, hangs or says anything else is killed, and the next call starts
-another.
+The child is a fresh interpreter with limits on memory and time, one codec and two pipes, but
+without files, network or environment (:mod:`cfqa_data.codecs.sandbox.confinement`). The parent
+treats it as compromised once it has read untrusted bytes; :mod:`cfqa_data.codecs.sandbox.process`
+validates its replies. A child that exits, hangs or sends an invalid reply is killed, and the next
+call starts another.
 """
 
 from __future__ import annotations
@@ -30,43 +30,48 @@ from cfqa_data.paths import absolute_path, absolute_program
 __all__ = ["IsolatedCodec", "memory_limit", "time_limit"]
 
 POSIX = os.name == "posix"
-SMALLEST = 1 << 20  # samples: the limits of a smaller plane are those of one of this size
-MOST_CHILDREN = min(8, os.cpu_count() or 1)  # of a codec; more threads wait for one another
+MIN_SAMPLES = 1 << 20
+"""Planes of fewer samples get the limits of a plane of this size."""
+
+MAX_CHILDREN = min(8, os.cpu_count() or 1)
+"""Children per codec; further threads wait for a free one."""
+
 ABSOLUTE: Mapping[str, Callable[[str], str | Path]] = {
     "models": locate,
     "encoder": absolute_program,
     "config": absolute_path,
 }
-"""Options that are paths -> what makes them absolute."""
+"""Options that are paths -> functions that make their values absolute."""
 
-LIFE_SECONDS = 1800.0  # of decoding; then a child is replaced, so that it can have a limit
+MAX_CHILD_SECONDS = 1800.0
+"""Decoding time after which a child is replaced, since its processor time must have a limit."""
 
 
 def memory_limit(samples: int) -> int:
-    """Return the bytes of address space that a child has to decode planes of ``samples``."""
-    return (1 << 30) + 256 * max(samples, SMALLEST)
+    """Return the address space, in bytes, of a child that decodes planes of ``samples`` samples."""
+    return (1 << 30) + 256 * max(samples, MIN_SAMPLES)
 
 
 def time_limit(samples: int) -> float:
-    """Return the seconds that decoding a plane of ``samples`` may take."""
+    """Return the time limit, in seconds, for decoding a plane of ``samples`` samples."""
     return 10.0 + 100e-6 * samples
 
 
 class IsolatedCodec(Codec):
-    """A codec that decodes in child processes, and encodes, like any other, in this one.
+    """A codec that decodes in child processes and encodes in this one.
 
-    Threads decode in a child each, as many as there are processors, up to eight. The children end
-    with this object. Another process, whether it was forked or got this object by pickle, starts
-    its own.
+    Each decoding thread uses a child of its own, up to the number of processors and at most eight.
+    The children end with this object. A forked process, or one that unpickles this object, starts
+    its own children.
 
     Args:
-        name: of the codec.
-        options: of the codec.
+        name: The codec's name.
+        options: The codec's options.
         factory: ``module:function`` that makes the codec from its name and options.
 
     Raises:
-        CodecError: there is no such codec or option, or this system cannot isolate.
-        MissingDependencyError: what the codec needs is not installed.
+        CodecError: If there is no such codec or option, or this system cannot isolate processes.
+        MissingDependencyError: If a dependency of the codec is not installed.
     """
 
     def __init__(
@@ -93,14 +98,14 @@ class IsolatedCodec(Codec):
         ):
             self._start = json.dumps(start, default=os.fspath)
         self._open()
-        child = self._new_child(SMALLEST)
+        child = self._new_child(MIN_SAMPLES)
         self.dtype = np.dtype(f"<u{child.itemsize}")
         self.peak = child.peak
         self._idle.append(child)
 
     def _open(self) -> None:
         self._idle: list[DecoderProcess] = []
-        self._slots = threading.Semaphore(MOST_CHILDREN)
+        self._slots = threading.Semaphore(MAX_CHILDREN)
         self._owner = os.getpid()
         weakref.finalize(self, _close_all, self._idle)
 
@@ -120,11 +125,11 @@ class IsolatedCodec(Codec):
         """See :meth:`Codec.decode`.
 
         Raises:
-            CodecError: also where the decoder crashed, took too long or needed too much memory.
+            CodecError: Also if the decoder crashed, took too long or needed too much memory.
         """
         rows, cols = check_shape(self.name, shape)
         stream = check_bitstream(self.name, bitstream)
-        if self._owner != os.getpid():  # forked: those children are another process's
+        if self._owner != os.getpid():  # after a fork, the children belong to the other process
             self.close()
             self._open()
         with self._slots:
@@ -135,20 +140,17 @@ class IsolatedCodec(Codec):
         return plane.reshape(rows, cols)
 
     def encode(self, plane: np.ndarray, parameter: float) -> bytes:
-        """See :meth:`Codec.encode`."""
         return self._direct.encode(plane, parameter)
 
     def encode_many(self, planes: Sequence[np.ndarray], parameter: float) -> list[bytes]:
-        """See :meth:`Codec.encode_many`."""
         return self._direct.encode_many(planes, parameter)
 
     def version(self) -> dict[str, str]:
-        """See :meth:`Codec.version`."""
         return self._direct.version()
 
     @cached_property
     def _direct(self) -> Codec:
-        """The codec in this process, which is given nothing to decode."""
+        """The codec in this process, which must not decode untrusted bitstreams."""
         codec: Codec = pkgutil.resolve_name(self._factory)(self.name, **self._options)
         return codec
 
@@ -159,30 +161,30 @@ class IsolatedCodec(Codec):
             size = self.dtype.itemsize * samples
             return child.decode(bitstream, shape, size, time_limit(samples))
         finally:
-            if child.sound and child.spent < LIFE_SECONDS:
+            if child.sound and child.spent < MAX_CHILD_SECONDS:
                 self._idle.append(child)
             else:
                 child.close()
 
     def _take(self, samples: int) -> DecoderProcess:
-        """Return a child that is large enough and has said nothing since its last reply."""
+        """Return a child that is large enough and has sent nothing since its last reply."""
         while self._idle:
             try:
                 child = self._idle.pop()
-            except IndexError:  # another thread was faster
+            except IndexError:  # another thread took the last one
                 break
             if child.samples >= samples and child.is_quiet():
                 return child
             child.close()
-        return self._new_child(max(samples, SMALLEST))
+        return self._new_child(max(samples, MIN_SAMPLES))
 
     def _new_child(self, samples: int) -> DecoderProcess:
-        life = LIFE_SECONDS + time_limit(samples)
+        life = MAX_CHILD_SECONDS + time_limit(samples)
         return DecoderProcess(self.name, self._start, samples, memory_limit(samples), life)
 
 
 def _absolute(option: str, value: Any) -> Any:
-    """Return an option's value; a path is made one that also holds later, and in other folders."""
+    """Return an option's value, with a path made absolute, independent of the working directory."""
     if option not in ABSOLUTE or not isinstance(value, str | Path) or not str(value):
         return value
     text = str(value)

@@ -1,8 +1,7 @@
-"""The parent's side of a decoding child process: framing, limits and validation of replies.
+"""Parent side of a decoding child process: framing, limits and validation of replies.
 
-Frames are fixed structures and bytes; nothing is unpickled. A reply is either exactly as many bytes
-as the plane has, or a short text, which an error shows as it shows every text: in printable
-characters.
+Frames are fixed structures and bytes; nothing is unpickled. A reply has either exactly as many
+bytes as the plane or a short message, of which errors show only printable characters.
 """
 
 from __future__ import annotations
@@ -17,41 +16,43 @@ import time
 from contextlib import suppress
 from typing import IO
 
-from cfqa_data.codecs.sandbox import child as wire
+from cfqa_data.codecs.sandbox import child as protocol
 from cfqa_data.errors import CodecError, MissingDependencyError
 
 __all__ = ["DecoderProcess"]
 
 START_SECONDS = 60.0
-"""Time to start an interpreter, import a decoder and read its weights."""
+"""Time limit for starting an interpreter, importing a decoder and reading its weights."""
 
-LINGER_SECONDS = 1.0  # a child that closed its pipe has to end
-PASSED_ON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
+EXIT_SECONDS = 1.0
+"""Time for a child to exit after it closed its pipe."""
 
-# More threads, or a heap for each, would need more memory than a plane's size tells.
-ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+INHERITED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
+
+# More threads, or a heap per thread, would need more memory than memory_limit() allows.
+SINGLE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 
 
 class DecoderProcess:
-    """One child and its pipes; used by one thread at a time.
+    """A child process and its pipes; only one thread may use it at a time.
 
     Args:
-        name: of the codec, for messages.
-        start: JSON that tells the child its codec.
-        samples: of the largest plane that it is to decode.
-        memory: bytes of address space that it has.
-        life: seconds that it may decode for in all.
+        name: The codec's name, for messages.
+        start: JSON that tells the child which codec to make.
+        samples: Samples of the largest plane that it can decode.
+        memory: Bytes of address space that it may use.
+        life: Seconds of decoding that it may use in total.
 
     Attributes:
-        samples: as given.
-        itemsize: bytes of a sample, 1 or 2.
-        peak: the largest sample.
-        spent: seconds that it has decoded for.
-        sound: whether it gave a proper answer to the last request, and can be asked again.
+        samples: As passed to the constructor.
+        itemsize: Bytes per sample, 1 or 2.
+        peak: The largest sample.
+        spent: Seconds of decoding so far.
+        sound: Whether the last reply was valid, so that the child can be used again.
 
     Raises:
-        CodecError: it did not start, or cannot make the codec.
-        MissingDependencyError: something is not installed.
+        CodecError: If the child does not start, or cannot make the codec.
+        MissingDependencyError: If a dependency of the codec is not installed.
     """
 
     def __init__(self, name: str, start: str, samples: int, memory: int, life: float) -> None:
@@ -61,17 +62,17 @@ class DecoderProcess:
         self._memory = memory
         self._owner = os.getpid()
         text = start.encode()
-        processor = int(2 * life + START_SECONDS)  # no decoder takes more than two threads
-        first = wire.START.pack(START_SECONDS, memory, processor, len(text)) + text
+        processor = int(2 * life + START_SECONDS)  # no decoder uses more than two threads
+        first = protocol.START.pack(START_SECONDS, memory, processor, len(text)) + text
         try:
-            # Gone when the child is in it: there it cannot make anything either.
-            with tempfile.TemporaryDirectory(prefix="cfqa-decode-") as nowhere:
-                self._spawn(nowhere)
+            # The child's working directory is deleted, so it cannot create files there.
+            with tempfile.TemporaryDirectory(prefix="cfqa-decode-") as folder:
+                self._spawn(folder)
                 try:
-                    ready = self._ask(first, wire.READY.size, START_SECONDS)
-                    self.itemsize, self.peak = wire.READY.unpack(ready)
+                    ready = self._request(first, protocol.READY.size, START_SECONDS)
+                    self.itemsize, self.peak = protocol.READY.unpack(ready)
                     if self.itemsize not in (1, 2) or self.peak >= 1 << 8 * self.itemsize:
-                        raise self._nonsense()
+                        raise self._invalid_reply()
                 except BaseException:
                     self.close()
                     raise
@@ -82,15 +83,15 @@ class DecoderProcess:
 
     def _spawn(self, folder: str) -> None:
         paths = os.pathsep.join(map(os.path.abspath, sys.path))
-        passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-B", "-m", wire.__name__],
+            [sys.executable, "-P", "-B", "-m", protocol.__name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
             cwd=folder,
-            env=passed_on | ALONE | {"PYTHONPATH": paths},
+            env=inherited | SINGLE_THREAD | {"PYTHONPATH": paths},
             start_new_session=True,
         )
         assert self._process.stdin is not None
@@ -104,12 +105,12 @@ class DecoderProcess:
         """Return the ``size`` bytes of the plane that a bitstream holds.
 
         Raises:
-            CodecError: the bitstream is damaged, or the child did not answer, or not with that.
+            CodecError: If the bitstream is damaged, or the child sends no reply or an invalid one.
         """
         started = time.monotonic()
-        request = wire.REQUEST.pack(*shape, seconds, len(bitstream)) + bitstream
+        request = protocol.REQUEST.pack(*shape, seconds, len(bitstream)) + bitstream
         try:
-            return self._ask(request, size, seconds)
+            return self._request(request, size, seconds)
         finally:
             self.spent += time.monotonic() - started
 
@@ -118,13 +119,13 @@ class DecoderProcess:
         return self._process.poll() is None and not _ready(self._pipes[1], select.POLLIN, 0.0)
 
     def close(self) -> None:
-        """Kill the child, with all that it may have started, and wait for its end.
+        """Kill the child and all processes that it may have started, and wait for its end.
 
-        That of another process, which this one was forked from, is only forgotten.
+        In a forked process, only the reference to the parent's child is dropped.
         """
         if self._owner != os.getpid():
             self._process.returncode = 0  # so that `subprocess` does not wait for it
-        elif self._process.returncode is None:  # or else its number may be another's already
+        elif self._process.returncode is None:  # otherwise its number may have been reused
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.kill()
@@ -132,27 +133,28 @@ class DecoderProcess:
         for pipe in self._pipes:
             pipe.close()
 
-    def _ask(self, request: bytes, size: int, seconds: float) -> bytearray:
-        """Send a request and return its answer of ``size`` bytes."""
+    def _request(self, request: bytes, size: int, seconds: float) -> bytearray:
+        """Send a request and return the payload of its reply, which must have ``size`` bytes."""
         deadline, self.sound = time.monotonic() + seconds, False
         try:
             self._send(request, deadline)
-            status, length = wire.REPLY.unpack(self._receive(wire.REPLY.size, deadline))
-            if (status, length) != (wire.OK, size) and (
-                status not in (wire.REFUSED, wire.MISSING, wire.FAILED) or length > wire.MOST_TEXT
+            status, length = protocol.REPLY.unpack(self._receive(protocol.REPLY.size, deadline))
+            if (status, length) != (protocol.OK, size) and (
+                status not in (protocol.REFUSED, protocol.MISSING, protocol.FAILED)
+                or length > protocol.MAX_MESSAGE_BYTES
             ):
-                raise self._nonsense()
+                raise self._invalid_reply()
             answer = self._receive(length, deadline)
         except TimeoutError:
             raise CodecError(f"{self.name}: decoding took more than {seconds:.0f} s") from None
         except (EOFError, BrokenPipeError):
-            raise self._ended(seconds) from None
-        self.sound = status != wire.FAILED
-        if status == wire.OK:
+            raise self._exit_error(seconds) from None
+        self.sound = status != protocol.FAILED
+        if status == protocol.OK:
             return answer
         text = answer.decode(errors="replace")
         if self.sound:
-            raise MissingDependencyError(text) if status == wire.MISSING else CodecError(text)
+            raise MissingDependencyError(text) if status == protocol.MISSING else CodecError(text)
         hint = f" with {self._memory >> 20} MiB of memory" if "Memory" in text else ""
         raise CodecError(f"{self.name}: the decoder failed{hint} ({text})")
 
@@ -174,15 +176,15 @@ class DecoderProcess:
             rest = rest[count:]
         return received
 
-    def _nonsense(self) -> CodecError:
+    def _invalid_reply(self) -> CodecError:
         return CodecError(f"{self.name}: the decoder gave an invalid answer")
 
-    def _ended(self, seconds: float) -> CodecError:
+    def _exit_error(self, seconds: float) -> CodecError:
         """Return the error for a child that closed its pipe."""
         try:
-            status = self._process.wait(LINGER_SECONDS)
+            status = self._process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
-            return self._nonsense()
+            return self._invalid_reply()
         if -status in (signal.SIGALRM, signal.SIGXCPU):
             return CodecError(f"{self.name}: decoding took more than {seconds:.0f} s")
         how = f"status {status}"
@@ -192,7 +194,7 @@ class DecoderProcess:
 
 
 def _ready(pipe: IO[bytes], event: int, seconds: float) -> bool:
-    """Return whether a pipe is ready to be read or written, or closed, within some time."""
+    """Return whether a pipe becomes readable, writable or closed within some seconds."""
     poll = select.poll()
     poll.register(pipe, event)
     return bool(poll.poll(seconds * 1000))
