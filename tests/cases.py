@@ -1,4 +1,4 @@
-"""Cases of a test: many quick ones in one test, and those that only a release tries."""
+"""Parametrisation of tests: many quick cases in one test, and cases for releases only."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ __all__ = ["each", "release"]
 
 
 def each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Any], Any]:
-    """Run a test for every case, as `pytest.mark.parametrize` does, but as one test.
+    """Run a test for every case, as `pytest.mark.parametrize` does, but as a single test.
 
-    All cases are run, those that fail are told together, each with its values. Fixtures are made
-    once, so that a test which changes what it is given must not use this.
+    All cases are run; failures are reported together, each with its values. Fixtures are created
+    once, so a test that modifies its fixtures must not use this.
 
     Args:
-        names: of the parameters that a case gives.
-        cases: their values.
+        names: Names of the parameters.
+        cases: Values of the parameters for each case.
     """
-    wanted = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
-    rows = [dict(zip(wanted, case if len(wanted) > 1 else [case], strict=True)) for case in cases]
+    parameters = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+    rows = [
+        dict(zip(parameters, case if len(parameters) > 1 else [case], strict=True))
+        for case in cases
+    ]
     assert rows
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
@@ -42,7 +45,7 @@ def each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Any], 
                 raise BaseExceptionGroup(f"{len(failures)} of {len(rows)} cases", failures)
 
         signature = inspect.signature(test)
-        kept = [value for name, value in signature.parameters.items() if name not in wanted]
+        kept = [value for name, value in signature.parameters.items() if name not in parameters]
         run_all.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
         return run_all
 
@@ -50,5 +53,5 @@ def each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Any], 
 
 
 def release(*values: Any) -> list[Any]:
-    """Return values of a parameter that are tried before a release only."""
+    """Return parameter values that are tested only before a release."""
     return [pytest.param(value, marks=pytest.mark.release) for value in values]

@@ -1,4 +1,4 @@
-"""What holds for every test: nothing is noted in anybody's home, and what makes the suite quick."""
+"""Fixtures and settings of all tests: no files in the home folder, and a fast suite."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ import pytest
 from hypothesis import settings
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-MEMORY, ROOM = Path("/dev/shm"), 4 << 30
+MEMORY_FOLDER, MIN_FREE = Path("/dev/shm"), 4 << 30
 
-# xdist's workers share the processors, so that each has one thread of the libraries that read this
-# when they are loaded; what a test starts has it from there.
+# xdist's workers share the processors, so each uses one thread. Libraries read these variables when
+# they are loaded; processes that tests start inherit them.
 if "PYTEST_XDIST_WORKER" in os.environ:
     for name in THREADS:
         os.environ.setdefault(name, "1")
 
-# What a test starts imports the package once it is compiled, and not from its source each time.
+# Processes that tests start should use compiled modules instead of compiling the package each time.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# A sync costs nothing in memory. What `tmp_path` and the like give is there, if there is room.
-if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM:
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+# Put temporary folders into memory, where a sync costs nothing, if there is enough space.
+if os.access(MEMORY_FOLDER, os.W_OK) and shutil.disk_usage(MEMORY_FOLDER).free >= MIN_FREE:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY_FOLDER))
 
 
-# As cfqa_data/processes/executor.py does for its workers: else the kernel clears the same pages
-# again and again. Read when a process starts, which xdist's workers do after this.
+# As cfqa_data/processes/executor.py does for its workers: otherwise the kernel clears the same pages
+# again and again. Processes read these variables at their start, so xdist's workers use them.
 for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
     os.environ.setdefault(name, str(64 << 20))
 
 
-# Fewer examples of what Hypothesis draws, and no limit of time, which a busy machine exceeds;
-# `.ci/release` has many.
+# The suite draws few Hypothesis examples, `.ci/release` many. There is no deadline, because a busy
+# machine would exceed it.
 settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.register_profile("quick", max_examples=40, deadline=None)
 settings.load_profile("quick")
 
 
 def pytest_collection_finish() -> None:
-    """Collections come less often, and leave out what the libraries made when imported."""
+    """Run the garbage collector less often, and exclude objects of imported libraries."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
@@ -52,7 +52,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def short_collections() -> Iterator[None]:
-    """Let collections, which some tests ask for, pass over what the tests of other files left."""
+    """Exclude objects of other files' tests from garbage collections that tests request."""
     yield
     gc.collect()
     gc.freeze()
@@ -60,7 +60,7 @@ def short_collections() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep where a test's datasets were built from in a folder of the run."""
+    """Keep the record of where datasets were built from in a folder of this run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -68,7 +68,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def quick_statistics() -> Iterator[None]:
-    """Fit no curve for PLCC, and draw few resamples: evaluations take much less without."""
+    """Speed up evaluations: fit no curve for PLCC, and draw few bootstrap resamples."""
     from cfqa_data.eval import results
     from cfqa_data.eval.statistics import mapping
 

@@ -21,7 +21,7 @@ from cfqa_data.recipe.load import Recipe
 
 
 def build_toy(folder: Path) -> Path:
-    """Build the toy below a folder, of dpt by two codecs, and return the dataset."""
+    """Build the toy dataset below a folder, dpt with two codecs, and return its path."""
     write_networks(folder)
     write_models(folder)
     learned = {"parameter_name": "lambda", "levels": list(LAMBDAS)}
@@ -36,7 +36,7 @@ def build_toy(folder: Path) -> Path:
 
 
 def flip(path: Path, at: int | None = None) -> None:
-    """Flip a bit, in the middle if not told where."""
+    """Flip a bit, by default in the middle."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2 if at is None else at] ^= 4
     path.write_bytes(data)
@@ -53,7 +53,7 @@ def as_folder(path: Path) -> None:
 
 
 def as_link_away(path: Path) -> None:
-    """Move the file out of the folder, with a link to it."""
+    """Move the file out of the folder and replace it by a link."""
     root = next(p for p in path.parents if (p / "manifest.json").exists())
     away = root.parent / f"away-{path.name}"
     shutil.move(path, away)
@@ -87,11 +87,11 @@ KINDS = {
     "metadata": "compressed/dpt/x265.zarr/zarr.json",
     "codes": "compressed/seg/x265.zarr/c/1/0/0/0/0/0",
 }
-"""A file of every kind."""
+"""One file of every kind."""
 
 
 def rehash(root: Path) -> None:
-    """Let the manifest say what is there now, as somebody who edits files would."""
+    """Update the manifest to the current files, as somebody who edits files would."""
     path = root / "manifest.json"
     manifest = json.loads(path.read_text())
     for name, entry in manifest["files"].items():
@@ -105,7 +105,7 @@ def edit_manifest(root: Path, **changes: Any) -> None:
 
 
 def edit_labels(root: Path, task: str, edit: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Change rows of the labels, and the manifest with them."""
+    """Change rows of the labels, and update the manifest."""
     path = root / "labels" / f"{task}.parquet"
     rows = pq.read_table(path).to_pylist()
     edit(rows)

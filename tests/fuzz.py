@@ -37,10 +37,10 @@ class Result:
     """What became of the cases of a target.
 
     Attributes:
-        target: its name.
-        outcomes: how many were read, or refused with which error.
+        target: Its name.
+        outcomes: How many were read, or refused with which error.
         faults: (case, what is against the law).
-        seconds: what they took.
+        seconds: What they took.
     """
 
     target: str
@@ -67,10 +67,10 @@ def fuzz(
     """Run cases of targets in child processes, which are replaced when they end or hang.
 
     Args:
-        names: of the targets.
-        cases: of each cheap one; of a dear one as many fewer as its cost says; or of each by name.
-        seed: decides them, with their number and the target's name.
-        first: number of the first case.
+        names: Of the targets.
+        cases: Of each cheap one; of a dear one as many fewer as its cost says; or of each by name.
+        seed: Decides them, with their number and the target's name.
+        first: Number of the first case.
     """
     targets, results = load_targets(), {name: Result(name) for name in names}
     todo = [

@@ -42,20 +42,20 @@ class Target:
     """Something that reads bytes which may come from anyone.
 
     Attributes:
-        name: what the runner calls it.
+        name: What the runner calls it.
         samples: (folder) -> real bytes by name; called once, in an empty folder, where it may lay
             out what the reading needs.
         read: (name, data, folder) reads the sample of that name with other bytes.
-        mutations: how the bytes are changed; each is as likely.
-        memory: bytes that the resident memory of a case may grow by.
-        seconds: what a case may take.
-        writes: whether reading may write into the folder.
-        cost: how many cases of a cheap target take as long as one of this; the runner's default
+        mutations: How the bytes are changed; each is as likely.
+        memory: Bytes that the resident memory of a case may grow by.
+        seconds: What a case may take.
+        writes: Whether reading may write into the folder.
+        cost: How many cases of a cheap target take as long as one of this; the runner's default
             number of cases is divided by it.
-        connects: whether reading may connect to an address of this machine.
-        in_place: whether the samples are files of the folder, named relative to it; a case is
+        connects: Whether reading may connect to an address of this machine.
+        in_place: Whether the samples are files of the folder, named relative to it; a case is
             written in the place of its sample, and the sample put back.
-        isolates: whether reading may start the processes of an isolated codec.
+        isolates: Whether reading may start the processes of an isolated codec.
     """
 
     name: str
@@ -90,9 +90,9 @@ class Session:
     """A target that is ready for cases, in a folder of its own.
 
     Attributes:
-        target: what is read.
-        folder: where.
-        samples: real bytes by name.
+        target: What is read.
+        folder: Where.
+        samples: Real bytes by name.
     """
 
     target: Target

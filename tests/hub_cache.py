@@ -20,10 +20,10 @@ def move_into_cache(
     """Move a folder's files into a cache, and return the snapshot of links to them.
 
     Args:
-        folder: a dataset folder; nothing of it is left.
-        cache: the cache's folder.
+        folder: A dataset folder; nothing of it is left.
+        cache: The cache's folder.
         repo: "org/name" that the files are said to be of.
-        local: files that stay blobs of the repo, as those that are not in Xet do; all others go to
+        local: Files that stay blobs of the repo, as those that are not in Xet do; all others go to
             the store that all repos share.
     """
     shared = pytest.importorskip(

@@ -28,12 +28,12 @@ class LoopbackHub:
     """The server, what tests set, and what they read.
 
     Attributes:
-        endpoint: its address, for `HF_ENDPOINT`.
-        repos: what there is, by "org/name"; each answers as a dataset repo, and files as a model's.
-        blobs: content by its SHA-256.
-        requests: every request so far.
-        page: most entries in one answer of a tree.
-        ranges: whether it honours ranges, as it should.
+        endpoint: Its address, for `HF_ENDPOINT`.
+        repos: What there is, by "org/name"; each answers as a dataset repo, and files as a model's.
+        blobs: Content by its SHA-256.
+        requests: Every request so far.
+        page: Most entries in one answer of a tree.
+        ranges: Whether it honours ranges, as it should.
     """
 
     def __init__(self) -> None:
@@ -54,9 +54,9 @@ class LoopbackHub:
         """Let the next requests for paths like `pattern` fail.
 
         Args:
-            pattern: of the whole decoded path, as `*/labels/cls.parquet`; a file in LFS is sent
+            pattern: Of the whole decoded path, as `*/labels/cls.parquet`; a file in LFS is sent
                 from `/cdn/{sha256}/{path}`, so this matches the redirect and what follows it.
-            times: how many of them.
+            times: How many of them.
             what: `status=503`; or, of answers that carry content, `drop_after=100`, to close the
                 connection after so many bytes, `corrupt=True`, to flip the bits of the last byte,
                 or `headers={...}`, to answer with other headers.
@@ -110,8 +110,8 @@ class LoopbackHub:
         """Return the first fault that is due for a path, and count it.
 
         Args:
-            path: what was asked for.
-            content: whether content is being sent; if not, only faults with a status are due.
+            path: What was asked for.
+            content: Whether content is being sent; if not, only faults with a status are due.
         """
         with self.lock:
             for fault in self.faults:
@@ -142,10 +142,10 @@ def point_clients_at(
     """Send the clients of this process, and of those it starts, to a Hub, and nowhere else.
 
     Args:
-        hub: the one.
-        monkeypatch: pytest's.
-        cache: a folder for the clients' caches.
-        token: what they say who they are with; None for nobody.
+        hub: The one.
+        monkeypatch: Pytest's.
+        cache: A folder for the clients' caches.
+        token: What they say who they are with; None for nobody.
     """
     values = {
         "HF_ENDPOINT": hub.endpoint,

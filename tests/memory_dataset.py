@@ -1,4 +1,4 @@
-"""A small dataset in memory that counts its reads."""
+"""A small in-memory dataset that counts reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ LEVELS = 10
 
 
 class MemoryDataset:
-    """Noise that grows with the level, twice as fast for one codec; labels that follow it."""
+    """Features with noise that grows with the level, and labels that follow the noise.
+
+    The noise of the codec vvenc is twice as large.
+    """
 
     def __init__(self, sources: int = 3, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -47,7 +50,7 @@ class MemoryDataset:
 
 
 class Stops:
-    """Progress that interrupts after some features."""
+    """A progress object that interrupts after some features."""
 
     def __init__(self, after: int) -> None:
         self.left = after

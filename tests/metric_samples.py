@@ -1,4 +1,4 @@
-"""Features and statistics on which all metrics are tested."""
+"""Features and statistics for tests of all metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ devices = pytest.mark.parametrize("device", DEVICES)
 
 
 def stumps() -> Forest:
-    """Return a forest of one split a tree, at every size of every gap."""
+    """Return a forest of trees with one split each, over all inputs and many thresholds."""
     names = tuple(one.name for one in INPUTS)
     splits = [(place, size) for place in range(len(names)) for size in np.linspace(-9, 9, 40)]
     trees = {
@@ -34,15 +34,15 @@ def stumps() -> Forest:
 
 
 TRAINED = {"gap_mean": {"exponents": (0.2, 0.3, 0.5)}, "stack": {"forest": stumps()}}
-"""What training could have found for each trained metric."""
+"""Options that training could have determined, for each trained metric."""
 
 
 def outliers(
     shape: tuple[int, ...], seed: int = 0, noise: float = 0.3, batch: int = 3
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a pair as large ViTs make them: one channel near -500, the others about 0.5.
+    """Return a pair with the outliers of large ViTs: one channel near -500, the others about 0.5.
 
-    The noise is in proportion to each channel's deviation.
+    The noise is proportional to each channel's standard deviation.
     """
     rng = np.random.default_rng(seed)
     full = (batch, *shape)

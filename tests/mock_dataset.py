@@ -1,7 +1,8 @@
-"""A small dataset folder through the real writers, with invented features and no encoder.
+"""A small dataset folder with random features, written by the real writers without encoders.
 
-Features are random tokens; level `l` of a codec adds noise that grows with `l` and with the codec,
-and the labels follow the noise, differently per source, so that correlations mean something.
+Features are random tokens. Level `l` of a codec adds noise that increases with `l` and differs
+between codecs. The labels depend on the noise, differently for each source, so that correlations
+are meaningful.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ NOISE = {
     "hyperprior_multi_task": 0.08,
     "hyperprior_task_specific": 0.06,
 }
-"""Standard deviation that one level adds, per codec."""
+"""Standard deviation of the noise that one level adds, per codec."""
 
 
 def toy_recipe(sources: int = 3, **changes: Any) -> Recipe:
@@ -60,7 +61,7 @@ def toy_recipe(sources: int = 3, **changes: Any) -> Recipe:
 
 
 def toy_recipe_dict(sources: int = 3) -> dict[str, Any]:
-    """Return the toy recipe as data, to spoil in tests."""
+    """Return the toy recipe as data, for tests that modify it."""
     tasks = {}
     for seed, name in enumerate(TASKS):
         layers = LAYERS[name]
@@ -100,31 +101,32 @@ def write_mock_dataset(
     recipe: Recipe | None = None,
     weak: Collection[tuple[str, str]] = (),
 ) -> Path:
-    """Write a dataset folder of all tasks, codecs and levels, and return it.
+    """Write a dataset folder of all tasks, codecs and levels, and return its path.
 
     Args:
-        root: the folder.
-        sources: originals per task.
-        seed: of the features and the noise.
+        root: The folder.
+        sources: Originals per task.
+        seed: Seed of the features and the noise.
         tier: "light" or "full".
-        recipe: one like :func:`toy_recipe`'s; fewer tasks or codecs give a smaller folder.
-        weak: (task, codec) of ladders whose levels do no harm to the score, so that they are not
+        recipe: A recipe like that of :func:`toy_recipe`; fewer tasks or codecs give a smaller
+            folder.
+        weak: (task, codec) of ladders whose levels do not affect the score, so that they are not
             healthy.
     """
     recipe = recipe or toy_recipe(sources)
     weak = frozenset(weak)
     key = json.dumps([sources, seed, tier, recipe.to_dict(), sorted(weak), TOY_SHAPES])
-    made = _kept() / hashlib.sha256(key.encode()).hexdigest()[:16]
-    if not made.exists():
-        begun = made.with_suffix(".begun")
-        _write(begun, recipe, sources, seed, tier, weak)
-        begun.rename(made)
-    return shutil.copytree(made, root, dirs_exist_ok=True)
+    cached = _cache_folder() / hashlib.sha256(key.encode()).hexdigest()[:16]
+    if not cached.exists():
+        partial = cached.with_suffix(".partial")
+        _write(partial, recipe, sources, seed, tier, weak)
+        partial.rename(cached)
+    return shutil.copytree(cached, root, dirs_exist_ok=True)
 
 
 @functools.cache
-def _kept() -> Path:
-    """Return the folder of what this process has written, which goes with it."""
+def _cache_folder() -> Path:
+    """Return the folder of datasets that this process has written, which is removed at its end."""
     folder = tempfile.mkdtemp(prefix="cfqa-mock-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
@@ -212,17 +214,18 @@ def _compress(
     rng: np.random.Generator,
     harmful: float,
 ) -> list[dict[str, Any]]:
-    """Write one codec's bitstreams and codes; return its label rows, of harm times `harmful`."""
+    """Write one codec's bitstreams and codes; return its label rows, with harm times `harmful`."""
     quantizer = ladder.quantizer
     shape = features.shape[1:]
     codec = MockCodec(quantizer.dtype)
-    noise = rng.standard_normal((len(ids), 1, *shape))  # one direction per source,
-    noise = noise + 0.3 * rng.standard_normal((len(ids), LEVELS, *shape))  # not quite kept to
+    # Noise mostly has one direction per source.
+    noise = rng.standard_normal((len(ids), 1, *shape))
+    noise = noise + 0.3 * rng.standard_normal((len(ids), LEVELS, *shape))
     noise *= NOISE[ladder.codec] * np.arange(1, LEVELS + 1)[:, None, None, None, None]
     severity = np.exp(0.1 * rng.standard_normal((len(ids), LEVELS)))
     codes = quantizer.quantize(features[:, None] + noise)
     streams = {
-        f"{ids[i]}/{level}": _padded(codec.encode(pack(codes[i, level])), level)
+        f"{ids[i]}/{level}": _pad_stream(codec.encode(pack(codes[i, level])), level)
         for i in range(len(ids))
         for level in range(LEVELS)
     }
@@ -281,8 +284,8 @@ def _compress(
     return rows
 
 
-def _padded(stream: bytes, level: int) -> np.ndarray:
-    """Return a bitstream with zeros behind it, which do not matter, so that the rate falls."""
+def _pad_stream(stream: bytes, level: int) -> np.ndarray:
+    """Return a bitstream padded with zeros, which MockCodec ignores, so that the rate falls."""
     size = max(256 * (18 - level), len(stream))  # large features are larger than any of them
     return np.frombuffer(stream.ljust(size, b"\0"), np.uint8)
 

@@ -23,10 +23,10 @@ class Doubling(Stage):
     """Doubles numbers.
 
     Attributes:
-        count: how many.
-        deadly: those that end the process as the kernel does when memory is out.
-        refused: those that are refused.
-        variable: of the environment, whose value is returned instead.
+        count: How many.
+        deadly: Those that end the process as the kernel does when memory is out.
+        refused: Those that are refused.
+        variable: Of the environment, whose value is returned instead.
     """
 
     count: int

@@ -38,10 +38,10 @@ class Run:
     """How one run of a build ended.
 
     Attributes:
-        fault: what was done to it.
-        status: of the process; negative for a signal, 0 done, 2 refused.
-        told: what it said.
-        events: what it did below its folder.
+        fault: What was done to it.
+        status: Of the process; negative for a signal, 0 done, 2 refused.
+        told: What it said.
+        events: What it did below its folder.
     """
 
     fault: Fault
@@ -125,7 +125,7 @@ def check(
     """Build with faults one after the other, then without, and compare every byte.
 
     Raises:
-        AssertionError: a run ended otherwise than its fault has it end, or the bytes differ.
+        AssertionError: If a run ended otherwise than its fault has it end, or the bytes differ.
     """
     from pipeline_toy import tree
 

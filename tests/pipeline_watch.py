@@ -38,9 +38,9 @@ class Fault:
     """What happens to one run of a build.
 
     Attributes:
-        kind: one of `KINDS`, or "none".
-        at: number of the event before which it happens; of "timer", thousandths of the time.
-        size: bytes of a file that still get written.
+        kind: One of `KINDS`, or "none".
+        at: Number of the event before which it happens; of "timer", thousandths of the time.
+        size: Bytes of a file that still get written.
     """
 
     kind: str = "none"

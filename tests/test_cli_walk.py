@@ -25,9 +25,9 @@ class Walked:
     """A command as it is walked.
 
     Attributes:
-        good: arguments with which it does its work; `{data}` and the like are the sandbox's.
-        kinds: of each parameter that takes a value, the kind of its bad ones.
-        needs: of a parameter, arguments in place of the good ones, without the parameter itself.
+        good: Arguments with which it does its work; `{data}` and the like are the sandbox's.
+        kinds: Of each parameter that takes a value, the kind of its bad ones.
+        needs: Of a parameter, arguments in place of the good ones, without the parameter itself.
     """
 
     good: tuple[str, ...]

@@ -49,10 +49,10 @@ class Case:
     """What an operation is tried on.
 
     Attributes:
-        rows: attached rows, the first of a folder.
-        other: as many attached rows of another folder, with other arrays under the same names.
-        root: the folder of `rows`.
-        tmp: a folder to write to.
+        rows: Attached rows, the first of a folder.
+        other: As many attached rows of another folder, with other arrays under the same names.
+        root: The folder of `rows`.
+        tmp: A folder to write to.
     """
 
     rows: Any

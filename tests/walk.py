@@ -30,8 +30,8 @@ class Sandbox:
     """A folder with good things and bad ones; the working directory of a walk is `work` in it.
 
     Attributes:
-        names: what `{name}` in arguments stands for.
-        bad: paths by the kind of thing they should have been, with what is wrong with them.
+        names: What `{name}` in arguments stands for.
+        bad: Paths by the kind of thing they should have been, with what is wrong with them.
     """
 
     def __init__(self, root: Path) -> None:

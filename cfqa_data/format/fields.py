@@ -53,8 +53,8 @@ class Checked:
     Attributes:
         error: The exception to raise.
         complete: Whether tables must also contain the keys of fields with defaults.
-        where_format: Format string of the object's name in messages, with its attributes as ``{0.name}``;
-            the name of the class by default.
+        where_format: Format string of the object's name in messages, with its attributes as
+            ``{0.name}``; the name of the class by default.
     """
 
     error: ClassVar[type[CfqaError]] = FormatError
