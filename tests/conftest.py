@@ -30,8 +30,8 @@ if os.access(MEMORY_FOLDER, os.W_OK) and shutil.disk_usage(MEMORY_FOLDER).free >
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY_FOLDER))
 
 
-# As cfqa_data/processes/executor.py does for its workers: otherwise the kernel clears the same pages
-# again and again. Processes read these variables at their start, so xdist's workers use them.
+# As cfqa_data/processes/executor.py does for its workers: otherwise the kernel clears the same
+# pages again and again. Processes read these variables at their start, so xdist's workers use them.
 for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
     os.environ.setdefault(name, str(64 << 20))
 
