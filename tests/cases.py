@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """Parametrisation of tests: many quick cases in one test, and cases for releases only."""
+=======
+"""Helpers for parametrised tests: many quick cases in one test, and cases for releases only."""
+>>>>>>> main
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ __all__ = ["each", "release"]
 
 
 def each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Any], Any]:
+<<<<<<< HEAD
     """Run a test for every case, as `pytest.mark.parametrize` does, but as a single test.
 
     All cases are run; failures are reported together, each with its values. Fixtures are created
@@ -21,6 +26,16 @@ def each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Any], 
     Args:
         names: Names of the parameters.
         cases: Values of the parameters for each case.
+=======
+    """Run a test for every case like `pytest.mark.parametrize`, but as a single test.
+
+    All cases run, and failures are reported together with the values of their cases. Fixtures are
+    created once for all cases, so the test must not modify them.
+
+    Args:
+        names: Names of the parameters of a case.
+        cases: Values of the parameters.
+>>>>>>> main
     """
     parameters = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
     rows = [

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """A small in-memory dataset that counts reads."""
+=======
+"""A small dataset in memory that counts its reads, for tests of the evaluator."""
+>>>>>>> main
 
 from __future__ import annotations
 
@@ -14,10 +18,14 @@ LEVELS = 10
 
 
 class MemoryDataset:
+<<<<<<< HEAD
     """Features with noise that grows with the level, and labels that follow the noise.
 
     The noise of the codec vvenc is twice as large.
     """
+=======
+    """Features with noise that grows with the level, twice as fast for vvenc; labels follow it."""
+>>>>>>> main
 
     def __init__(self, sources: int = 3, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -26,7 +34,7 @@ class MemoryDataset:
         self.reads: Counter[Any] = Counter()
         rows = []
         for task, shape in TASKS.items():
-            for codec in CODECS:  # codec outermost: a source's rows are not neighbours
+            for codec in CODECS:  # the outer loop, so that the rows of a source are not adjacent
                 for index in range(sources):
                     source = f"{task}-{index}"
                     x = self.originals.setdefault(source, rng.normal(size=shape).astype("f4"))
@@ -49,8 +57,13 @@ class MemoryDataset:
         return self.versions[source_id, codec, level]
 
 
+<<<<<<< HEAD
 class Stops:
     """A progress object that interrupts after some features."""
+=======
+class InterruptAfter:
+    """A progress listener that raises KeyboardInterrupt after some features."""
+>>>>>>> main
 
     def __init__(self, after: int) -> None:
         self.left = after

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """Features and statistics for tests of all metrics."""
+=======
+"""Features and statistics for the tests of all metrics."""
+>>>>>>> main
 
 from __future__ import annotations
 
@@ -19,12 +23,16 @@ devices = pytest.mark.parametrize("device", DEVICES)
 
 
 def stumps() -> Forest:
+<<<<<<< HEAD
     """Return a forest of trees with one split each, over all inputs and many thresholds."""
+=======
+    """Return a forest of stumps: one split per tree, at many thresholds of every input."""
+>>>>>>> main
     names = tuple(one.name for one in INPUTS)
-    splits = [(place, size) for place in range(len(names)) for size in np.linspace(-9, 9, 40)]
+    splits = [(index, value) for index in range(len(names)) for value in np.linspace(-9, 9, 40)]
     trees = {
-        "input": [[place, 0, 0] for place, _ in splits],
-        "threshold": [[size, 0, 0] for _, size in splits],
+        "input": [[index, 0, 0] for index, _ in splits],
+        "threshold": [[value, 0, 0] for _, value in splits],
         "left": [[1, 1, 2]] * len(splits),
         "right": [[2, 1, 2]] * len(splits),
         "value": [[0.0, 0.0, 0.01]] * len(splits),
@@ -34,15 +42,25 @@ def stumps() -> Forest:
 
 
 TRAINED = {"gap_mean": {"exponents": (0.2, 0.3, 0.5)}, "stack": {"forest": stumps()}}
+<<<<<<< HEAD
 """Options that training could have determined, for each trained metric."""
+=======
+"""Trained metric -> plausible trained parameters."""
+>>>>>>> main
 
 
 def outliers(
     shape: tuple[int, ...], seed: int = 0, noise: float = 0.3, batch: int = 3
 ) -> tuple[torch.Tensor, torch.Tensor]:
+<<<<<<< HEAD
     """Return a pair with the outliers of large ViTs: one channel near -500, the others about 0.5.
 
     The noise is proportional to each channel's standard deviation.
+=======
+    """Return a pair like those of large ViTs: one channel near -500, the others about 0.5.
+
+    The noise is proportional to the standard deviation of each channel.
+>>>>>>> main
     """
     rng = np.random.default_rng(seed)
     full = (batch, *shape)
@@ -54,5 +72,5 @@ def outliers(
 
 
 def ready(metric: Metric, shape: tuple[int, ...]) -> Metric:
-    """Return the metric with the statistics that it needs, for features (N, C, T, D)."""
+    """Return the metric with its required statistics, for features of shape (N, C, T, D)."""
     return metric.with_options(**made_statistics(metric, shape))

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """A recipe that is small enough for tests: real scenes, random networks, and matching heads."""
+=======
+"""A small recipe for tests: rendered scenes, random networks, and matching heads."""
+>>>>>>> main
 
 from __future__ import annotations
 
@@ -22,14 +26,22 @@ DIM, DEPTH, HEADS, CLASSES = 48, 4, 3, 960
 
 
 def write_networks(folder: Path) -> None:
+<<<<<<< HEAD
     """Write a random backbone and three heads; cls classifies the first scenes correctly."""
+=======
+    """Write a random backbone and three heads; the cls head classifies the first scenes right."""
+>>>>>>> main
     for name, data in _networks().items():
         (folder / name).write_bytes(data)
 
 
 @functools.cache
 def _networks() -> dict[str, bytes]:
+<<<<<<< HEAD
     """Return the files of the networks by name."""
+=======
+    """Return the files by name, created once per process."""
+>>>>>>> main
     with TemporaryDirectory() as folder:
         _write_networks(Path(folder))
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
@@ -74,7 +86,11 @@ def _save(path: Path, tensors: dict[str, torch.Tensor], geometry: Any = None) ->
 
 @torch.inference_mode()
 def _prototypes(backbone: VisionTransformer) -> dict[str, torch.Tensor]:
+<<<<<<< HEAD
     """Return a linear head whose weights are features of the first scenes."""
+=======
+    """Return a nearest-prototype classifier of the first scenes' features."""
+>>>>>>> main
     weight, bias = torch.randn(CLASSES, 2 * DIM) * 0.01, torch.full((CLASSES,), -100.0)
     candidates = get_source("scenes")("cls", 1).samples()
     for sample in (next(candidates) for _ in range(8)):
@@ -125,7 +141,11 @@ def toy_recipe(folder: Path, codecs: dict[str, Any], **changes: Any) -> Recipe:
 
 
 def tree(root: Path) -> dict[str, str]:
+<<<<<<< HEAD
     """Return the SHA-256 of every file below a folder."""
+=======
+    """Return the SHA-256 of every file in a folder."""
+>>>>>>> main
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
@@ -134,7 +154,11 @@ def tree(root: Path) -> dict[str, str]:
 
 
 def qp(*levels: float) -> dict[str, Any]:
+<<<<<<< HEAD
     """Return a recipe's entry of a codec with QPs."""
+=======
+    """Return the recipe entry of a codec with QPs."""
+>>>>>>> main
     return {"parameter_name": "qp", "levels": list(levels)}
 
 
@@ -143,7 +167,7 @@ TEN_QPS = qp(*range(14, 51, 4))
 
 
 def write_toml(recipe: Recipe, path: Path) -> Path:
-    """Write a recipe as the TOML file that `load_recipe` reads."""
+    """Write a recipe as a TOML file for `load_recipe`."""
 
     def text(value: Any) -> str:
         if isinstance(value, dict):

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from cases import release
-from memory_dataset import CODECS, LEVELS, MemoryDataset, Stops, rows_of
+from memory_dataset import CODECS, LEVELS, InterruptAfter, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
 
 from cfqa_data import load
@@ -431,7 +431,7 @@ def test_an_interrupted_run_is_gone_on_from(tmp_path: Path, name: str) -> None:
     out, dataset = tmp_path / name, MemoryDataset()
     metrics = ["mse", mean_error]
     with pytest.raises(KeyboardInterrupt):
-        evaluate(dataset, metrics, out=out, batch=5, progress=Stops(50))
+        evaluate(dataset, metrics, out=out, batch=5, progress=InterruptAfter(50))
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.unfinished"]
     read = sum(type(key) is tuple for key in dataset.reads)
     fresh = MemoryDataset()
@@ -463,7 +463,7 @@ def test_labels_may_hold_texts_of_any_kind(tmp_path: Path, text: pa.DataType) ->
 
     out = tmp_path / "scores.parquet"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(Other(), ["mse"], out=out, batch=5, progress=Stops(50))
+        evaluate(Other(), ["mse"], out=out, batch=5, progress=InterruptAfter(50))
     fresh = Other()
     result = evaluate(fresh, ["mse"], out=out, batch=5)
     assert sum(type(key) is tuple for key in fresh.reads) <= len(fresh.versions) - 50
@@ -477,7 +477,7 @@ def unfinished(tmp_path: Path, metrics: Any, after: int = 50, **how: Any) -> Pat
     tmp_path.mkdir(exist_ok=True)
     out = tmp_path / "scores.parquet"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(MemoryDataset(), metrics, out=out, progress=Stops(after), **how)
+        evaluate(MemoryDataset(), metrics, out=out, progress=InterruptAfter(after), **how)
     return out
 
 
@@ -541,7 +541,7 @@ def test_scores_that_other_sources_decide_are_taken_up_with_the_same_ones_only(
     folder, out = write_mock_dataset(tmp_path / "cfqa"), tmp_path / "scores.parquet"
     metrics = ["mse", "gap_mean"]
     with pytest.raises(KeyboardInterrupt):  # trained on one codec
-        evaluate(folder, metrics, codec="x265", task="cls", out=out, progress=Stops(10))
+        evaluate(folder, metrics, codec="x265", task="cls", out=out, progress=InterruptAfter(10))
     result = evaluate(folder, metrics, task="cls", out=out)
     assert result.scores.equals(evaluate(folder, metrics, task="cls").scores)
 
@@ -558,7 +558,7 @@ def test_trained_scores_are_taken_up_for_the_same_label_only(tmp_path: Path) -> 
     out = tmp_path / "scores.parquet"
     for target, same in (("distortion", True), ("loss", False)):
         with pytest.raises(KeyboardInterrupt):
-            evaluate(FoldedDataset(), [MeanLabel()], out=out, progress=Stops(50))
+            evaluate(FoldedDataset(), [MeanLabel()], out=out, progress=InterruptAfter(50))
         fresh = FoldedDataset()
         result = evaluate(fresh, [MeanLabel()], target=target, out=out)  # type: ignore[arg-type]
         again = evaluate(FoldedDataset(), [MeanLabel()], target=target)  # type: ignore[arg-type]

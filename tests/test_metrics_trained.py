@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 from cases import release
-from memory_dataset import CODECS, LEVELS, MemoryDataset, Stops, rows_of
+from memory_dataset import CODECS, LEVELS, InterruptAfter, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
 from test_evaluator import Recorder
 
@@ -312,7 +312,7 @@ def test_training_on_fewer_sources_is_of_the_first_ones_of_each_fold(tmp_path: P
     ]
     out = tmp_path / "scores.parquet"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(dataset, Follows0(), limit=1, out=out, progress=Stops(15))
+        evaluate(dataset, Follows0(), limit=1, out=out, progress=InterruptAfter(15))
     result = evaluate(dataset, Follows0(), out=out)  # which does not go on from those
     assert result.scores.equals(evaluate(dataset, Follows0()).scores)
 
@@ -354,7 +354,7 @@ def test_what_training_found_is_kept_saved_and_loaded(tmp_path: Path) -> None:
     dataset, metric = FoldedDataset(), Weighted()
     out = tmp_path / "scores.parquet"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(dataset, [metric, "gap_mean"], out=out, progress=Stops(20))
+        evaluate(dataset, [metric, "gap_mean"], out=out, progress=InterruptAfter(20))
     assert not metric.weights.any()
     result = evaluate(dataset, [metric, "gap_mean"], out=out)  # the same object goes on
     whole = evaluate(FoldedDataset(), [Weighted(), "gap_mean"])

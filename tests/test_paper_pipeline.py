@@ -20,7 +20,7 @@ from cfqa_data.builders.backbones.dinov2 import VisionTransformer, load_backbone
 from cfqa_data.builders.pipeline import context
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.label import score
-from cfqa_data.builders.pipeline.select import fitting
+from cfqa_data.builders.pipeline.select import accepted_samples
 from cfqa_data.builders.pipeline.workspace import status
 from cfqa_data.builders.sources import get_source
 from cfqa_data.cli import main
@@ -302,17 +302,17 @@ def test_a_selection_reads_no_image_beyond_the_last_and_names_what_it_passed_ove
 ) -> None:
     models = Models(load_recipe(tmp_path / "small.toml"))
     with pytest.raises(BuildError) as caught:
-        list(fitting(models, "cls", 4))
+        list(accepted_samples(models, "cls", 4))
     assert str(caught.value) == (
         f"cls: only 3 samples of the source are accepted, 4 are needed; rejected: {val(2)} "
         f"(classified wrongly), {val(9)} (of class 31, which is already taken)"
     )
     damaged = root / "imagenet" / "val" / f"{val(7)}.JPEG"
     damaged.write_bytes(b"")
-    chosen = [sample.source_id for sample in fitting(models, "cls", 2)]
+    chosen = [sample.source_id for sample in accepted_samples(models, "cls", 2)]
     assert chosen == expected_sources()["cls"]
     with pytest.raises(BuildError, match=f"{damaged}: not a JPEG or PNG image"):
-        list(fitting(models, "cls", 3))
+        list(accepted_samples(models, "cls", 3))
 
 
 def test_a_feature_that_is_not_finite_is_told_with_its_source(root: Path, tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_a_feature_that_is_not_finite_is_told_with_its_source(root: Path, tmp_pa
     with torch.no_grad():
         models.backbone.network.blocks[2].ls1.gamma.fill_(np.nan)  # type: ignore[attr-defined]
     with pytest.raises(BuildError, match=rf"^{val(5)}: .* has values that are not finite"):
-        next(fitting(models, "cls", 1))
+        next(accepted_samples(models, "cls", 1))
     feature = np.full((1, *SHAPES["cls"]), np.nan, np.float32)
     with pytest.raises(BuildError, match=r"^the original x: cls head: the feature has NaN"):
         score(models.task("cls"), feature, np.array(3), "the original x")

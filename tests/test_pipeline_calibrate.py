@@ -23,9 +23,9 @@ from cfqa_data.builders.pipeline.ladders import (
     Curve,
     figures,
     propose,
-    refined,
-    spaced,
-    widened,
+    refine_grid,
+    scaled_quantizer,
+    spaced_indices,
 )
 from cfqa_data.builders.training import planes
 from cfqa_data.format.packing import unpack
@@ -78,7 +78,7 @@ def test_levels_take_steps_as_equal_as_any_choice(seed: int) -> None:
         ([0, *inner, 8] for inner in itertools.combinations(range(1, 8), 3)),
         key=lambda places: float(((values[places] - wanted) ** 2).sum()),
     )
-    assert spaced(values, 5) == brute_force
+    assert spaced_indices(values, 5) == brute_force
 
 
 def test_a_first_level_may_do_as_much_harm_as_is_asked() -> None:
@@ -91,7 +91,7 @@ def test_a_first_level_may_do_as_much_harm_as_is_asked() -> None:
     ]
     assert firsts == [26, 27]
     grid = curve([0.0, 0.02, 0.2, 0.5, 1.0], [0, 10, 20, 30, 40])
-    assert [refined(grid, 1.0, harmless=share)[0] for share in (0.03, 0.3)] == [0, 10]
+    assert [refine_grid(grid, 1.0, harmless=share)[0] for share in (0.03, 0.3)] == [0, 10]
 
 
 HARM = dict(enumerate([0.0, 0.02, *np.arange(1, 8) / 10, 0.78, 0.82]))
@@ -199,7 +199,7 @@ def test_ranges_are_tried_coarsely_and_then_at_every_parameter() -> None:
     found = calibrate.calibrate(
         pool.curves, originals, ladders["x265"], scales=(1.0, 2.0), budget=999.0
     )
-    ranges = [widened(originals, 10, scale) for scale in (1.0, 2.0)]
+    ranges = [scaled_quantizer(originals, 10, scale) for scale in (1.0, 2.0)]
     coarse, whole = (0, 6, 13, 19, 26, 32, 38, 45, 51), tuple(range(13, 46))
     assert pool.asked == [[(each, grid) for each in ranges] for grid in (coarse, whole)]
     assert [tried["scale"] for tried in found["tried"]] == [1.0, 2.0]
@@ -223,7 +223,7 @@ def test_vvenc_is_tried_at_the_range_that_is_best_for_x265(
         return {"tried": tried, "best": 1}
 
     monkeypatch.setattr(calibrate, "calibrate", stub)
-    monkeypatch.setattr(calibrate, "gather", lambda _, task, *__: task)
+    monkeypatch.setattr(calibrate, "make_bench", lambda _, task, *__: task)
     monkeypatch.setattr(calibrate, "training_features", lambda *_: [])
     monkeypatch.setattr(calibrate, "write_report", lambda _: [])
     arguments = ["--recipe", str(recipe), "--out", str(tmp_path)]
@@ -241,9 +241,9 @@ def test_vvenc_is_tried_at_the_range_that_is_best_for_x265(
 
 def test_a_coarse_grid_says_where_to_look() -> None:
     grid = [0, 10, 20, 30, 40, 50]
-    assert refined(curve([0, 0, 0.005, 0.2, 1.1, 1.2], grid), 1.0) == tuple(range(10, 41))
-    assert refined(curve([0.1, 0.2, 0.3, 0.5, 0.4, 0.3], grid), 1.0) == tuple(range(51))
-    narrow = refined(curve([0.2, 1, 1], [2, 4, 6]), 1.0)
+    assert refine_grid(curve([0, 0, 0.005, 0.2, 1.1, 1.2], grid), 1.0) == tuple(range(10, 41))
+    assert refine_grid(curve([0.1, 0.2, 0.3, 0.5, 0.4, 0.3], grid), 1.0) == tuple(range(51))
+    narrow = refine_grid(curve([0.2, 1, 1], [2, 4, 6]), 1.0)
     assert narrow == tuple(range(10))
 
 
@@ -270,7 +270,7 @@ def test_figures_are_the_health_of_a_dataset() -> None:
 
 
 def test_a_widened_range_keeps_its_middle() -> None:
-    found = widened(bench(FEATURES), 10, 4.0)
+    found = scaled_quantizer(bench(FEATURES), 10, 4.0)
     assert (found.lo, found.hi) == ((-7.0,), (9.0,))
 
 

@@ -209,16 +209,16 @@ def test_samples_that_score_badly_are_passed_over(
     data = small.to_dict()
     options = data["tasks"]["seg"]["source"]["options"]
     models = Models(Recipe.from_dict(data))
-    every = list(select.fitting(models, "seg", 4))
+    every = list(select.accepted_samples(models, "seg", 4))
     task = models.task("seg")
     scores = [task.score(models.features("seg", s.inputs), s.truth)[0] for s in every]
     options["worst_score"] = worst = sorted(scores)[-2]
-    chosen = select.fitting(Models(Recipe.from_dict(data)), "seg", 2)
+    chosen = select.accepted_samples(Models(Recipe.from_dict(data)), "seg", 2)
     good = [s.source_id for s, score in zip(every, scores, strict=True) if score >= worst]
     assert [sample.source_id for sample in chosen] == good
     options["worst_score"] = 1.0
     with pytest.raises(BuildError, match="seg: only 0 of 4 candidates"):
-        list(select.fitting(Models(Recipe.from_dict(data)), "seg", 1))
+        list(select.accepted_samples(Models(Recipe.from_dict(data)), "seg", 1))
 
 
 def test_what_a_fault_of_the_disk_left_is_told_in_one_line(

@@ -24,7 +24,7 @@ PROGRAM = Path(__file__).with_name("pipeline_faults.py")
 PLACES = (
     "inside a shard",
     "between shard and marker",
-    "no room for label rows",
+    "no space for label rows",
     "power cut at the end",
 )
 

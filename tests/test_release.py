@@ -37,7 +37,7 @@ from release_samples import (
 
 import cfqa_data
 from cfqa_data.builders.importing.files import load_feature, scan_release
-from cfqa_data.builders.importing.release import _begun, import_release
+from cfqa_data.builders.importing.release import _recorded, import_release
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.cli import main
@@ -296,7 +296,7 @@ def test_no_class_of_a_folder_is_imported(
     (folder / "manifest.json").unlink()
     (folder / ".build").mkdir()
     (folder / name).write_text(json.dumps(data))
-    assert ("cls", "x265") in _begun(folder)
+    assert ("cls", "x265") in _recorded(folder)
     assert "class_of_a_folder" not in sys.modules
 
 

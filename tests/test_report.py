@@ -39,7 +39,7 @@ from cfqa_data.eval.report.cards import disagreements
 from cfqa_data.eval.report.classes import embed
 from cfqa_data.eval.report.drawing import TEMPLATES
 from cfqa_data.eval.report.figures import curve, scatter, task_points
-from cfqa_data.eval.report.ranking import STEPS, Figure, Scale, ranking
+from cfqa_data.eval.report.ranking import COLOURS, Figure, Scale, ranking
 from cfqa_data.eval.score_format import KEY
 from cfqa_data.eval.statistics import mapping
 
@@ -580,11 +580,11 @@ def test_a_constant_metric_has_a_flat_line() -> None:
 def test_axes_hold_their_values(values: list[float], kind: str) -> None:
     axis = Axis.around(np.array(values))
     assert axis.kind == kind
-    places = axis.place(values)
+    places = axis.position(values)
     assert ((places > 0) & (places < 1)).all()
     assert np.array_equal(np.argsort(places, kind="stable"), np.argsort(values, kind="stable"))
     ends = axis.between(5)
-    assert axis.place(ends) == pytest.approx(np.linspace(0, 1, 5), abs=1e-12)
+    assert axis.position(ends) == pytest.approx(np.linspace(0, 1, 5), abs=1e-12)
     ticks = axis.ticks()
     assert 2 <= len(ticks) <= 12
     assert [place for place, _ in ticks] == sorted(place for place, _ in ticks)
@@ -608,11 +608,11 @@ def test_axes_hold_their_values(values: list[float], kind: str) -> None:
 def test_axes_hold_the_largest_and_the_smallest_floats(values: list[float], kind: str) -> None:
     axis = Axis.around(np.array(values))
     assert axis.kind == kind
-    places = axis.place(values)
+    places = axis.position(values)
     assert ((places > 0) & (places < 1)).all()
     assert np.array_equal(np.argsort(places, kind="stable"), np.argsort(values, kind="stable"))
     assert len(set(places)) == len(set(values))
-    across = axis.place(axis.between(5))  # its ends may be no floats
+    across = axis.position(axis.between(5))  # its ends may be no floats
     assert ((across >= -1e-9) & (across <= 1 + 1e-9)).all()
     ticks = axis.ticks()
     assert 2 <= len(ticks) <= 13
@@ -636,9 +636,9 @@ def test_numbers_on_axes() -> None:
 def test_viridis_is_matplotlibs() -> None:
     style = (TEMPLATES / "style.css").read_text()
     colours = re.findall(r"\.v(\d+) { background: #(\w{6}); color: #(?:000|fff) }", style)
-    assert [int(step) for step, _ in colours] == list(range(STEPS))
+    assert [int(step) for step, _ in colours] == list(range(COLOURS))
     for step, colour in colours:
-        expected = 255 * np.array(matplotlib.colormaps["viridis"](int(step) / (STEPS - 1))[:3])
+        expected = 255 * np.array(matplotlib.colormaps["viridis"](int(step) / (COLOURS - 1))[:3])
         assert np.abs(np.array(list(bytes.fromhex(colour))) - expected).max() <= 0.5
 
 

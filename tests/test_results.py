@@ -19,7 +19,7 @@ import pytest
 import torch
 from memory_dataset import MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
-from test_evaluator_runs import FoldedDataset, Stops
+from test_evaluator_runs import FoldedDataset, InterruptAfter
 
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval import (
@@ -69,7 +69,7 @@ def test_what_goes_on_keeps_the_record_of_before(
     out, dates = tmp_path / "scores.parquet", (f"day {n}" for n in range(100, 1000))
     monkeypatch.setattr(account, "now", lambda: next(dates))
     with pytest.raises(KeyboardInterrupt):
-        evaluate(MemoryDataset(), ["mse"], out=out, batch=5, progress=Stops(119))
+        evaluate(MemoryDataset(), ["mse"], out=out, batch=5, progress=InterruptAfter(119))
     first = evaluate(MemoryDataset(), ["mse"], out=out, batch=5).provenance["mse"]
     assert first.date == "day 123"  # of the last of 24 batches: all were done
 

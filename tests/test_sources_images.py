@@ -147,9 +147,9 @@ def test_the_limit_of_pixels_holds_from_the_first_pixel_beyond(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / "a.png", Image.fromarray(COLOUR))
-    monkeypatch.setattr(images, "MOST_PIXELS", 35)
+    monkeypatch.setattr(images, "MAX_PIXELS", 35)
     read_rgb(path)
-    monkeypatch.setattr(images, "MOST_PIXELS", 34)
+    monkeypatch.setattr(images, "MAX_PIXELS", 34)
     with pytest.raises(BuildError, match=r"a\.png: 7x5 pixels exceed the limit of 34"):
         read_rgb(path)
 

@@ -74,6 +74,12 @@ def test_scenes_are_rendered_once(scenes: np.recarray, folder: Path) -> None:
     assert np.array_equal(again.image[3], scenes.image[3])
 
 
+def test_other_scenes_in_a_folder_replace_the_earlier_ones(tmp_path: Path) -> None:
+    first = render_scenes(tmp_path, 0, 1, workers=1).image.copy()
+    render_scenes(tmp_path, 1, 1, workers=1)
+    assert np.array_equal(render_scenes(tmp_path, 0, 1, workers=1).image, first)
+
+
 def test_a_mirrored_batch_mirrors_image_and_truth_alike(scenes: np.recarray) -> None:
     seen = set()
     data = batches(scenes, 16, seed=0)

@@ -279,8 +279,7 @@ def load_backbone(
         num_heads: Number of attention heads; ``dim / 64`` if None.
 
     Returns:
-        The backbone, on the CPU if loaded from a file. Its float32 weights share memory with the
-        file or state dict.
+        The backbone, on the CPU if loaded from a file; it shares memory with float32 tensors.
 
     Raises:
         BuildError: A tensor is missing, left over or misshapen; the message names it.

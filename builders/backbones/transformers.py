@@ -46,13 +46,11 @@ class Transformers(LibraryModel):
     - tokens, integers (T,) or (N, T);
     - images, float32 (N, 3, H, W), normalised by ImageNet's mean and standard deviation, as by all
       built-in sources; they are converted if `preprocessor_config.json` states others;
-    - the output of a tokenizer or processor, arrays by name. Tokens that an `attention_mask`
-      excludes are removed.
+    - the arrays of a tokenizer or processor; tokens excluded by `attention_mask` are removed.
 
     Args:
         weights: Folder that `save_pretrained` or `hf download` wrote, or its `model.safetensors`.
-        part: Part of the model to run, such as "encoder" or "vision_model"; required for models
-            with several inputs.
+        part: Part to run, such as "encoder" or "vision_model"; required for several inputs.
         max_tokens: Number of tokens to which longer texts are truncated; if None, texts that are
             too long for the model are an error.
 
@@ -199,11 +197,7 @@ def _pair(size: Any) -> tuple[int, int] | None:
 
 
 def _without_padding(arrays: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Remove the tokens that a mask (N, T) excludes from arrays.
-
-    Raises:
-        BuildError: Views keep different numbers of tokens.
-    """
+    """Remove the tokens that a mask (N, T) excludes from arrays."""
     mask = np.atleast_2d(mask) != 0
     counts = set(mask.sum(axis=1).tolist())
     if len(counts) > 1:

@@ -2,11 +2,12 @@
 
     python -m cfqa_data.builders.calibration.calibrate --recipe mini --out docs/calibration
 
-For every task and codec, ranges (multiples of the training features' own) are tried on sources of
-another seed than the recipe's: first a coarse grid of parameters, then finely between no harm and
-useless. Of all ladders with even steps, the best is proposed. One JSON file
-per task and codec holds what was found, and the report (Markdown, CSV, TOML for the recipe, figure)
-is written anew from all of them, so that the work can be done in pieces.
+For every task and codec, quantiser ranges (multiples of the training features' range) are tried on
+sources of another seed than the recipe's: first on a coarse grid of parameters, then on a fine one
+between harmless and uninformative. The best ladder with even steps is proposed. The measurements
+are written to a JSON file per task and codec. The report (Markdown, CSV, TOML for the recipe,
+figure) is written from all files in the folder, so that tasks and codecs can be calibrated in
+several runs.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import numpy as np
 from cfqa_data.builders.calibration.report import write_report
 from cfqa_data.builders.pipeline.calibration import BUDGET, SCALES, Cells, calibrate
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.builders.pipeline.ladders import NO_HARM, Bench, Curve, gather, join, measure
-from cfqa_data.builders.pipeline.select import fitting
+from cfqa_data.builders.pipeline.ladders import NO_HARM, Bench, Curve, join, make_bench, measure
+from cfqa_data.builders.pipeline.select import accepted_samples
 from cfqa_data.builders.training.planes import training_features
 from cfqa_data.errors import BuildError, check_known
 from cfqa_data.format.storage import write_text
@@ -44,7 +45,7 @@ TRAINING_SEED = 950
 
 @dataclass(frozen=True)
 class _Measure(Stage):
-    """Measures one parameter of one quantiser at a time; an item is its cell and parameter."""
+    """Stage that measures parameters of quantisers; an item is a cell's index and a parameter."""
 
     recipe: Recipe
     bench: Bench
@@ -55,7 +56,7 @@ class _Measure(Stage):
 
     @cached_property
     def models(self) -> Models:
-        """The recipe's backbone and tasks."""
+        """Backbone and tasks of the recipe."""
         return Models(self.recipe)
 
     def items(self) -> list[tuple[int, float]]:
@@ -72,8 +73,8 @@ def measured(
 ) -> list[Curve]:
     """Measure cells of a grid on an executor; return a curve for each."""
     stage = _Measure(recipe, bench, ladder, cells)
-    found = dict(executor.run(stage, stage.items()))
-    return [join([found[n, value] for value in values]) for n, (_, values) in enumerate(cells)]
+    curves = dict(executor.run(stage, stage.items()))
+    return [join([curves[n, value] for value in values]) for n, (_, values) in enumerate(cells)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,47 +103,44 @@ def main(arguments: list[str] | None = None) -> int:
     return run_script(parser, arguments, _run)
 
 
-def _run(chosen: argparse.Namespace) -> None:
-    """Calibrate tasks and codecs of a recipe and write the report.
-
-    Raises:
-        CfqaError: There is no such recipe, or it has no such task or codec.
-    """
+def _run(options: argparse.Namespace) -> None:
+    """Calibrate tasks and codecs of a recipe and write the report."""
     check_guard()
-    recipe = load_recipe(chosen.recipe).check_numbers()
-    tasks = chosen.task or list(recipe.tasks)
+    recipe = load_recipe(options.recipe).check_numbers()
+    tasks = options.task or list(recipe.tasks)
     for task in tasks:
         check_known("task", task, recipe.tasks, BuildError)
     codecs = dict.fromkeys(codec for task in tasks for codec in recipe.tasks[task].codecs)
-    for codec in chosen.codec or ():
+    for codec in options.codec or ():
         check_known("codec", codec, codecs, BuildError)
     models = Models(recipe)
-    with Executor(chosen.workers) as executor:
+    with Executor(options.workers) as executor:
         for task in tasks:
-            training = list(training_features(models, task, chosen.training, TRAINING_SEED))
-            samples = fitting(models, task, chosen.sources, chosen.seed)
-            bench = gather(models, task, samples, training)
-            scales = chosen.scales
+            training = list(training_features(models, task, options.training, TRAINING_SEED))
+            samples = accepted_samples(models, task, options.sources, options.seed)
+            bench = make_bench(models, task, samples, training)
+            scales = options.scales
             for codec, ladder in recipe.tasks[task].codecs.items():
-                if chosen.codec and codec not in chosen.codec:
+                if options.codec and codec not in options.codec:
                     continue
-                found = calibrate(
+                result = calibrate(
                     partial(measured, executor, recipe),
                     bench,
                     ladder,
                     scales=scales or SCALES,
-                    parameters=chosen.parameters,
-                    budget=chosen.budget,
-                    harmless=chosen.harmless,
+                    parameters=options.parameters,
+                    budget=options.budget,
+                    harmless=options.harmless,
                 )
-                best = found["tried"][found["best"]]
+                best = result["tried"][result["best"]]
                 if best["scale"] is not None and not scales:
-                    scales = [best["scale"]]  # what suits HEVC suits VVC, ten times slower to try
-                write_text(chosen.out / f"{task}-{codec}.json", json.dumps(found, indent=1))
+                    # The range of HEVC also suits VVC, which is ten times slower.
+                    scales = [best["scale"]]
+                write_text(options.out / f"{task}-{codec}.json", json.dumps(result, indent=1))
                 levels = [row["parameter"] for row in best["levels"]]
                 print(f"{task} {codec}: scale {best['scale']}, levels {levels}", flush=True)
                 print("   " + ", ".join(f"{k} {_short(v)}" for k, v in best["figures"].items()))
-    for path in write_report(chosen.out):
+    for path in write_report(options.out):
         print(path)
 
 

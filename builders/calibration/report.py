@@ -1,4 +1,4 @@
-"""Write the result of a calibration: Markdown, CSV, TOML for the recipe, and a figure."""
+"""Write the report of a calibration: Markdown, CSV, TOML for the recipe, and a figure."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _MARKS = "os^vDPX*"
 
 
 def write_report(folder: Path) -> list[Path]:
-    """Write the report from every `{task}-{codec}.json` in a folder; return its files."""
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*-*.json"))]
+    """Write the report of all `{task}-{codec}.json` files in a folder; return its paths."""
+    paths = sorted(folder.glob("*-*.json"))
     results = sorted(
-        found, key=lambda r: (_place(r["task"], TASKS), _place(r["codec"], list_codecs()))
+        (json.loads(path.read_text(encoding="utf-8")) for path in paths),
+        key=lambda r: (_rank(r["task"], TASKS), _rank(r["codec"], list_codecs())),
     )
     files = {
         "calibration.md": _markdown(results),
@@ -35,8 +36,8 @@ def write_report(folder: Path) -> list[Path]:
     return [*(folder / name for name in files), folder / "calibration.png"]
 
 
-def _place(name: str, known: Iterable[str]) -> tuple[int, str]:
-    """Return what sorts a name by its place among known ones, and after them."""
+def _rank(name: str, known: Iterable[str]) -> tuple[int, str]:
+    """Return the sort key that puts names in the order of `known`, and others after them."""
     names = list(known)
     return (names.index(name) if name in names else len(names)), name
 
@@ -84,7 +85,7 @@ def _markdown(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _sizes(results: Sequence[dict[str, Any]]) -> str:
-    """What the bitstreams would take of the float32 size, with the originals, if all are there."""
+    """Return a sentence on the mean rate and size, if all built-in tasks are calibrated."""
     by_task = {
         task: [_best(r)["figures"]["bpfp"] for r in results if r["task"] == task] for task in TASKS
     }
@@ -117,7 +118,7 @@ def _csv(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _toml(result: dict[str, Any]) -> str:
-    """Return the table of a recipe; JSON's numbers, texts and lists are TOML's, too."""
+    """Return a codec's table of a recipe; numbers, strings and lists of JSON are valid TOML."""
     best = _best(result)
     values = {
         "parameter_name": result["parameter_name"],
@@ -137,23 +138,23 @@ def _toml(result: dict[str, Any]) -> str:
 
 
 def _figure(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Distortion (above) and loss (below) against the rate, one column per calibrated task."""
+    """Plot distortion (top) and loss (bottom) against the rate, with a column per task."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     tasks = list(dict.fromkeys(result["task"] for result in results))
-    codecs = sorted({r["codec"] for r in results}, key=lambda c: _place(c, list_codecs()))
+    codecs = sorted({r["codec"] for r in results}, key=lambda c: _rank(c, list_codecs()))
     figure = Figure(figsize=(1 + 3.5 * len(tasks), 6), layout="constrained")
     axes = figure.subplots(2, len(tasks), sharex="col", squeeze=False)
     lines: dict[str, Any] = {}
     for column, task in enumerate(tasks):
-        of_task = [result for result in results if result["task"] == task]
-        title, score, loss = _words(of_task[0])
+        own = [result for result in results if result["task"] == task]
+        title, score, loss = _labels(own[0])
         axes[0, column].set_title(title)
         axes[0, column].set_ylabel(f"distortion: {score}")
         axes[1, column].set_ylabel(f"added {loss}")
         axes[1, column].set_xlabel("bits per feature point")
-        for result in of_task:
+        for result in own:
             codec, rows = result["codec"], _best(result)["levels"]
             for row, key in enumerate(("distortion", "loss")):
                 (lines[codec],) = axes[row, column].plot(
@@ -172,8 +173,8 @@ def _figure(results: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _words(result: dict[str, Any]) -> tuple[str, str, str]:
-    """Return the title of a result's task, its score with the unit, and its loss."""
+def _labels(result: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the names of a result's task, its score with the unit, and its loss."""
     facts = result["facts"]
     score, loss = facts["score"], facts["loss"] or {"name": ""}
     unit = f" ({score['unit']})" if score["unit"] else ""

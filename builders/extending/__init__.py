@@ -1,4 +1,4 @@
-"""More from a finished dataset: labels of other reconstructions, and further codecs."""
+"""Extend a finished dataset by a codec, and label other reconstructions of its originals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extend a finished dataset by a codec: the same originals, truths and labels, and new rows."""
+"""Extend a finished dataset by a codec: same originals, truths and labels, and additional rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cfqa_data.builders.pipeline.build import run_stages
 from cfqa_data.builders.pipeline.check import hash_uris, packages_of, versions_of
 from cfqa_data.builders.pipeline.coding import code
 from cfqa_data.builders.pipeline.context import Models, codec_for
-from cfqa_data.builders.pipeline.fit import check_fit, choices
+from cfqa_data.builders.pipeline.fit import candidate_levels, check_fit
 from cfqa_data.builders.pipeline.label import scoring_recipe, scoring_weights
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
 from cfqa_data.builders.pipeline.prepare import is_fitted
@@ -44,7 +44,7 @@ from cfqa_data.scalars import python_value
 __all__ = ["extend"]
 
 EXTENDED = "extended dataset"
-"""Key among a manifest's versions: the manifest that was extended, and by which codecs."""
+"""Key among a manifest's versions that names the extended manifest and the new codecs."""
 
 
 @extras("build")
@@ -64,37 +64,36 @@ def extend(
     accept_versions: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Make a dataset of another one's originals, truths and labels, and of one more codec.
+    """Create a dataset with the originals, truths and labels of another, and one more codec.
 
-    What is there is linked (or copied, where the file system has no links) and never computed
-    again; new rows are labelled by the same heads. It goes on where it was stopped.
+    Existing files are hard-linked (or copied, if the file system has no links) and not computed
+    again. New rows are labelled by the same heads. An interrupted extension is resumed.
 
     Args:
-        dataset: A folder that `cfqa build` made.
-        codec: Name of a codec, built in or installed, or `module:Class`.
-        levels: Its parameter at each level, the best first; "auto", or {"auto": 6}, finds so many
-            on training samples of the dataset's source, as a build does.
-        out: The folder to make; new, empty, or one where this extension was begun or finished.
-        name: Of the codec in the dataset; its class's own if None.
-        tasks: The tasks that get it; all if None.
-        quantizer: Of a codec on planes, as in a recipe, a range that is fitted included; if None,
-            the one that the task's first codec on planes has.
+        dataset: A folder that `cfqa build` created.
+        codec: Name of a built-in or installed codec, or `module:Class`.
+        levels: The codec's parameter at each level, best first. "auto", or {"auto": 6} with the
+            number of levels, searches for them on training samples, as a build does.
+        out: Output folder: new, empty, or with a started or finished run of this extension.
+        name: Name of the codec in the dataset; that of its class if None.
+        tasks: Tasks to which the codec is added; all if None.
+        quantizer: Quantiser of a codec on planes, as in a recipe; its range may be fitted. If None,
+            that of the task's first codec on planes.
         models: Weights of a learned codec, as in a recipe.
         options: Keyword arguments of the codec's class.
-        plugins: `module:Class` of what the dataset was made with and that is not installed.
-        workers: Processes on this machine.
-        accept_versions: Go on with an extension that other versions of the software began.
-        progress: Notified of stages and their progress; bars on a terminal if None.
+        plugins: `module:Class` of classes that the dataset uses and that are not installed.
+        workers: Number of processes on this machine.
+        accept_versions: Resume an extension that was started with other versions of the software.
+        progress: Display of stages and finished items; bars on a terminal if None.
 
     Returns:
-        The absolute path of the folder.
+        The absolute path of the output folder.
 
     Raises:
-        CfqaError: There is no such codec or task, or a level or option is impossible.
-        FormatError: The dataset is damaged, or what it was made with is not here.
-        BuildError: It was not built from a recipe, or it cannot be extended here; what is finished
-            is kept.
-        DiskError: The disk is full, or may not be written to.
+        CfqaError: There is no such codec or task, or a level or option is invalid.
+        FormatError: The dataset is damaged, or something it was built with is missing.
+        BuildError: The dataset has no recipe, or cannot be extended here; finished items are kept.
+        DiskError: The disk is full or not writable.
     """
     check_guard()
     files = open_files(dataset, None, False, False)
@@ -131,9 +130,9 @@ def _codec_spec(
     options: dict[str, Any],
     task: str,
 ) -> CodecSpec:
-    """Return the new codec of a task."""
-    found = find_codec(codec, classes=True)
-    facts, entry = found.target.facts(), folder.manifest.tasks[task]
+    """Return the specification of the new codec for a task."""
+    registered = find_codec(codec, classes=True)
+    facts, entry = registered.target.facts(), folder.manifest.tasks[task]
     name = name or facts.name
     if name in entry.codecs:
         raise CfqaError(
@@ -147,7 +146,7 @@ def _codec_spec(
         quantizer = next((c.quantizer for c in entry.codecs.values() if c.quantizer), None)
         if quantizer is None:
             raise CfqaError(f"{task}: none of its codecs has a quantiser to reuse; give one")
-    kind = None if found.builtin and name == codec else codec
+    kind = None if registered.builtin and name == codec else codec
     if isinstance(levels, Mapping) or (isinstance(levels, str) and levels == "auto"):
         return CodecSpec(name, AutoLevels.from_dict(levels), quantizer, models, options, kind)
     if isinstance(levels, str) or not isinstance(levels, Iterable):
@@ -157,7 +156,7 @@ def _codec_spec(
 
 
 def _recipe(folder: Folder, tasks: list[str], spec: Any) -> Recipe:
-    """Return the recipe of the dataset with the new codec, and local paths of what scores."""
+    """Return the dataset's recipe with the new codec and with local paths of scoring weights."""
     where, manifest = folder.files.location, folder.manifest
     for task in tasks:
         check_known("task", task, manifest.tasks, CfqaError, where)
@@ -170,19 +169,19 @@ def _recipe(folder: Folder, tasks: list[str], spec: Any) -> Recipe:
                 paths |= scoring_weights(folder, old, task)
     old = old.without_programs().with_paths(lambda uri: paths.get(uri, uri))
     (codec,) = {codec_spec.codec for codec_spec in added.values()}
-    changed = {
-        task: replace(found, codecs={**found.codecs, codec: added[task]})
+    tasks_with = {
+        task: replace(task_spec, codecs={**task_spec.codecs, codec: added[task]})
         if task in added
-        else found
-        for task, found in old.tasks.items()
+        else task_spec
+        for task, task_spec in old.tasks.items()
     }
-    # As from a file: paths of the new codec become absolute, tasks and codecs get their order.
-    recipe = replace(old, name=f"{old.name}-{codec}", tasks=changed)
+    # Parsing makes paths of the new codec absolute, and puts tasks and codecs in order.
+    recipe = replace(old, name=f"{old.name}-{codec}", tasks=tasks_with)
     return Recipe.from_dict(recipe.to_dict())
 
 
 def _plan(folder: Folder, recipe: Recipe) -> Plan:
-    """Return the plan of an extension: what the dataset was made with, and what is added."""
+    """Return the plan of an extension: software and weights of the dataset and of the codec."""
     manifest, models = folder.manifest, Models(recipe)
     versions, uris, added = package_versions(), {recipe.backbone.weights}, set[str]()
     for task, spec in recipe.tasks.items():
@@ -200,7 +199,7 @@ def _plan(folder: Folder, recipe: Recipe) -> Plan:
                 f"install version {old['version'] or '?'}"
             )
     path = folder.files.path("manifest.json")
-    assert path is not None  # a folder on this machine
+    assert path is not None  # it is a local folder
     digest = hash_file(path)
     origin = f"{manifest.name} (manifest.json of SHA-256 {digest}) by {', '.join(sorted(added))}"
     if earlier := manifest.versions.get(EXTENDED):
@@ -216,29 +215,24 @@ def _plan(folder: Folder, recipe: Recipe) -> Plan:
 
 
 def _check_origin(root: Path, plan: Plan) -> None:
-    """Check that an extension which a folder holds, begun or finished, is of the same dataset.
-
-    Raises:
-        BuildError: It is of another one, or of another state of it.
-    """
+    """Check that a started or finished extension in a folder is of the same dataset."""
     layout = Layout(root)
     for path in (layout.manifest, layout.work / PLAN):
-        found = None
-        # What is wrong with them the build tells.
+        origin = None
+        # The build reports errors in these files.
         with suppress(CfqaError, OSError, ValueError, TypeError, KeyError):
-            found = parse_json(read_limited(path, LARGEST_JSON))["versions"][EXTENDED]
-        if found not in (None, plan.versions[EXTENDED]):
+            origin = parse_json(read_limited(path, LARGEST_JSON))["versions"][EXTENDED]
+        if origin not in (None, plan.versions[EXTENDED]):
             raise BuildError(
-                f"{root} contains an extension of another dataset ({found}): choose another folder"
+                f"{root} contains an extension of another dataset ({origin}): choose another folder"
             )
 
 
 def _rehearse(folder: Folder, recipe: Recipe) -> None:
-    """Compress one original of each task that gets the codec, at its best and its worst level.
+    """Compress one original of each task with the new codec, at its best and its worst level.
 
     Raises:
-        CfqaError: The codec fails, what it decodes to is no such feature, or the images that it
-            needs are not here.
+        CfqaError: The codec fails, decodes to an invalid feature, or needs images that are missing.
     """
     models = Models(recipe)
     for task, task_spec in recipe.tasks.items():
@@ -246,12 +240,12 @@ def _rehearse(folder: Folder, recipe: Recipe) -> None:
         check_fit(models, task)
         for spec in (task_spec.codecs[name] for name in task_spec.codecs.keys() - entry.codecs):
             codec, name = codec_for(spec), entry.sources[0]
-            if is_fitted(codec):  # before that it cannot be tried, but its images must be here
+            if is_fitted(codec):  # it cannot be tried before it is fitted, which needs the images
                 models.source(task)
                 continue
-            if isinstance(spec.quantizer, FittedRange):  # nor that, whose training inputs are here
+            if isinstance(spec.quantizer, FittedRange):  # check_fit has checked its training inputs
                 continue
-            levels = choices(spec)
+            levels = candidate_levels(spec)
             on_inputs = spec.facts.on == "inputs"
             inputs = [models.source(task).sample(name).inputs] if on_inputs else []
             ends = replace(spec, levels=tuple(dict.fromkeys((levels[0], levels[-1]))))

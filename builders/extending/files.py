@@ -1,4 +1,4 @@
-"""Labels of reconstructions in files that are named by their sources."""
+"""Label reconstructions in files that are named after their sources."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ __all__ = ["label_files"]
 def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = None) -> pa.Table:
     """Score reconstructions in files with the dataset's own heads.
 
-    Of a batch, as many features are read at once as a build labels at once.
+    Batches are read in parts of as many features as a build labels at once.
 
     Args:
-        dataset: Whose originals they reconstruct.
-        path: A folder of ``SOURCE.npy`` files, each one feature (N, C, T, D) or a batch of them; or
-            a ``.safetensors`` file, or a folder of some, with a tensor per source.
-        progress: Notified of every source; optional.
+        dataset: Dataset whose originals are reconstructed.
+        path: A folder of ``SOURCE.npy`` files, each a feature (N, C, T, D) or a batch of them; or
+            a ``.safetensors`` file, or a folder of such files, with a tensor per source.
+        progress: Display that is notified of every source; None shows nothing.
 
     Returns:
-        One row per feature: ``task``, ``source_id``, ``version`` (its place in a batch), ``score``,
-        ``distortion``, ``loss`` (null where the task has none), and ``mse``, ``cosine`` and ``cka``
-        against the original (null where one is undefined).
+        One row per feature: ``task``, ``source_id``, ``version`` (its index in a batch), ``score``,
+        ``distortion``, ``loss`` (null if the task has none), and ``mse``, ``cosine`` and ``cka``
+        against the original (null if undefined).
 
     Raises:
-        CfqaError: There are none, a name is no source's, or a feature is none of its original's
-            shape.
+        CfqaError: There are no files, a name is not that of a source, or a feature has another
+            shape than its original.
     """
     progress = progress or Silent()
     sources = {s: name for name, e in dataset.manifest.tasks.items() for s in e.sources}
-    found = list(_features(path))
-    if not found:
+    features = list(_features(path))
+    if not features:
         what = "contains no .npy or .safetensors file" if path.exists() else "does not exist"
         raise CfqaError(f"{path}: {what}")
     named: dict[str, str] = {}
-    for where, source, _ in found:
+    for where, source, _ in features:
         check_known("source", source, sources, CfqaError, where)
         if source in named:
             raise CfqaError(f"{where}: {source!r} is in {named[source]} too; remove one of them")
         named[source] = where
     rows: list[dict[str, Any]] = []
-    order = {source: place for place, source in enumerate(sources)}
-    progress.start("label", len(found), "sources")
-    for where, source, read in sorted(found, key=lambda each: order[each[1]]):
+    order = {source: index for index, source in enumerate(sources)}
+    progress.start("label", len(features), "sources")
+    for where, source, read in sorted(features, key=lambda each: order[each[1]]):
         original = dataset.original(source)
         try:
             for version, values in enumerate(_values(dataset, source, original, read())):
@@ -75,14 +75,7 @@ def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = Non
 def _values(
     dataset: Dataset, source: str, original: np.ndarray, features: Any
 ) -> Iterator[dict[str, float | None]]:
-    """Yield label and metrics of a feature, or of each of a batch, of which a part is read at once.
-
-    Args:
-        dataset: Whose heads score.
-        source: That they reconstruct.
-        original: Of the source.
-        features: One, or a batch; slices of it are arrays.
-    """
+    """Yield label and baseline metrics of a feature or batch, which is read by slicing."""
     check_shape(features, original.shape, f"{source!r}")
     count = len(features) if (several := len(features.shape) > original.ndim) else 1
     step = batch_of_levels(original.size, count)
@@ -90,17 +83,13 @@ def _values(
         part = features[first : first + step] if several else features[:]
         part, _ = as_features(part, original.shape, f"{source!r}")
         columns = label(dataset, source, part)._asdict() | baseline_values(original, part)
-        for at in range(len(part)):
-            known = {k: None if v is None else float(v[at]) for k, v in columns.items()}
-            yield known | {name: None for name in BASELINES if np.isnan(columns[name][at])}
+        for index in range(len(part)):
+            row = {k: None if v is None else float(v[index]) for k, v in columns.items()}
+            yield row | {name: None for name in BASELINES if np.isnan(columns[name][index])}
 
 
 def _features(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Yield file, source and a function that reads each array below a path.
-
-    Raises:
-        CfqaError: A file cannot be read.
-    """
+    """Yield the file, the source and a function that opens the array, for each array at a path."""
     files = [path / name for name in names_in(path)] if path.is_dir() else [path]
     for file in files:
         if file.suffix == ".npy":
@@ -116,7 +105,7 @@ def _features(path: Path) -> Iterator[tuple[str, str, Any]]:
 
 
 class _Tensor:
-    """A tensor of a safetensors file, of which slices are read."""
+    """Tensor in a safetensors file that is read in slices."""
 
     def __init__(self, file: Path, name: str) -> None:
         self._file, self._name = file, name

@@ -1,4 +1,4 @@
-"""Labels of any reconstruction of a dataset's originals, as a build computes them."""
+"""Label any reconstruction of a dataset's originals, as a build does."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from cfqa_data.extras import extras
 from cfqa_data.format.facts import TaskFacts
 from cfqa_data.processes.executor import one_thread
 
-__all__ = ["Label", "label", "useless_harm"]
+__all__ = ["Label", "label", "uninformative_distortion"]
 
 
 class Label(NamedTuple):
-    """What a reconstruction costs its task; of a batch, arrays (B,) of float64.
+    """Label of a reconstruction; for a batch, the fields are float64 arrays (B,).
 
     Attributes:
         score: The task's score.
-        distortion: The harm to it against the original; larger is worse.
-        loss: The task's continuous loss; None where it has none.
+        distortion: Degradation of the score relative to the original's; larger is worse.
+        loss: The task's continuous loss; None if it has none.
     """
 
     score: Any
@@ -38,22 +38,22 @@ class Label(NamedTuple):
 def label(dataset: Dataset | str | Path, source_id: str, features: Any) -> Label:
     """Score reconstructions of a source with the task's own head and truth.
 
-    They may come from anywhere: no codec and no folder are needed. The original itself gets its
-    score of the dataset, and a distortion of 0.
+    Reconstructions may come from any method; neither a codec nor files are needed. The original
+    itself gets the score in the dataset and a distortion of 0.
 
     Args:
-        dataset: An open dataset, or its path; open it once for many calls, so that networks are
-            made once. Classes that are not installed are those of `cfqa_data.load(plugins=...)`.
-        source_id: Whose original they reconstruct.
-        features: One, (N, C, T, D), or a batch (B, N, C, T, D); an array or a tensor of any
-            floating dtype, of which float32 is taken.
+        dataset: An open dataset, or its path. For many calls, open it once, so that its networks
+            are created once; name classes that are not installed in `cfqa_data.load(plugins=...)`.
+        source_id: Id of the source whose original is reconstructed.
+        features: A feature (N, C, T, D) or a batch (B, N, C, T, D): an array or tensor of any
+            real dtype, which is converted to float32.
 
     Returns:
-        Numbers for one feature, arrays for a batch.
+        A label of numbers for one feature, of arrays for a batch.
 
     Raises:
         CfqaError: There is no such source, the features have another shape or values that are not
-            finite, or what scored the dataset is not here.
+            finite, or a class or weights that scored the dataset are missing.
     """
     dataset = opened(dataset)
     labeller = _LABELLERS.get(dataset)
@@ -63,20 +63,20 @@ def label(dataset: Dataset | str | Path, source_id: str, features: Any) -> Label
 
 
 @extras("build")
-def useless_harm(dataset: Dataset, task: str) -> float | None:
+def uninformative_distortion(dataset: Dataset, task: str) -> float | None:
     """Return the mean distortion when every feature is replaced by the mean of the other originals.
 
-    Where features have different numbers of tokens, it is their mean token in every place.
+    If features differ in their number of tokens, the mean token is repeated at every position.
 
     Args:
-        dataset: An open dataset, with what scored it at hand.
+        dataset: An open dataset whose scoring classes and weights are available.
         task: One of its tasks.
 
     Returns:
-        None of one source.
+        The mean distortion; None if there is only one source.
 
     Raises:
-        CfqaError: What scored it is not here.
+        CfqaError: A class or weights that scored the dataset are missing.
     """
     entry = dataset.manifest.tasks[task]
     others = len(entry.sources) - 1
@@ -98,14 +98,14 @@ def useless_harm(dataset: Dataset, task: str) -> float | None:
     return float(np.mean(harms))
 
 
-class Taken(NamedTuple):
-    """A source whose features are scored.
+class ScoredSource(NamedTuple):
+    """A source, with everything that its features are scored with.
 
     Attributes:
-        source_id: Its id.
-        task: That scores them.
-        facts: Of the task, as the dataset has them.
-        truth: As the task takes it.
+        source_id: Id of the source.
+        task: Task that scores features.
+        facts: Facts of the task in the dataset.
+        truth: Truth, as returned by the task's `prepare`.
         reference: Score of the original.
     """
 
@@ -117,15 +117,15 @@ class Taken(NamedTuple):
 
 
 class Labeller:
-    """Scores reconstructions of a dataset's originals; see :func:`label`."""
+    """Function object that scores reconstructions of a dataset's originals; see :func:`label`."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._folder = dataset._folder
         self._tasks: dict[str, Task] = {}
-        self._taken: Taken | None = None  # kept, for calls with one feature after the other
+        self._last: ScoredSource | None = None  # cached for successive calls with one feature
 
     def task(self, name: str) -> Task:
-        """The task that scores features, made on first use."""
+        """Return the task that scores features, created on first use."""
         if name not in self._tasks:
             self._tasks[name] = scoring_models(self._folder, name).task(name)
         return self._tasks[name]
@@ -135,38 +135,38 @@ class Labeller:
         try:
             shape, what = self._folder.shape(source_id), f"{source_id!r}"
         except FormatError as error:
-            raise CfqaError(str(error)) from None  # as of features that do not fit
+            raise CfqaError(str(error)) from None  # the kind of error of invalid features
         batch, one = as_features(features, shape, what)
-        taken = self._taken
-        if taken is None or taken.source_id != source_id:
-            self._taken = taken = self.take(source_id)
-        step, facts = batch_of_levels(batch[0].size, len(batch)), taken.facts
-        with one_thread():  # as a build does: the stored labels come out again
+        source = self._last
+        if source is None or source.source_id != source_id:
+            self._last = source = self.source(source_id)
+        step, facts = batch_of_levels(batch[0].size, len(batch)), source.facts
+        with one_thread():  # a build also uses one thread, so that its labels are reproduced
             parts = [
-                score(taken.task, batch[first : first + step], taken.truth, what)
+                score(source.task, batch[first : first + step], source.truth, what)
                 for first in range(0, len(batch), step)
             ]
         columns = zip(*parts, strict=True)
         scores, losses = parts[0] if len(parts) == 1 else map(np.concatenate, columns)
-        harm = facts.distortion(scores, taken.reference)
+        harm = facts.distortion(scores, source.reference)
         if one:
             return Label(float(scores[0]), float(harm[0]), float(losses[0]) if facts.loss else None)
         return Label(scores, harm, losses if facts.loss else None)
 
-    def take(self, source_id: str) -> Taken:
-        """Return what a source's features are scored by, and against."""
+    def source(self, source_id: str) -> ScoredSource:
+        """Return the task, truth and reference score of a source."""
         name = self._folder.task_of(source_id)
         task, facts = self.task(name), self._folder.manifest.tasks[name].facts
         truth = task.prepare(self._folder.truth(source_id)) if facts.truth else None
         reference = self._folder.original_rows()[source_id]["reference_score"]
-        return Taken(source_id, task, facts, truth, reference)
+        return ScoredSource(source_id, task, facts, truth, reference)
 
 
 def as_features(features: Any, shape: tuple[int, ...], what: str) -> tuple[np.ndarray, bool]:
-    """Return one feature or a batch as float32 (B, N, C, T, D), and whether it was one.
+    """Return features as a batch, float32 (B, N, C, T, D), and whether it was a single feature.
 
     Raises:
-        CfqaError: They are none of that shape, or not finite.
+        CfqaError: They have another shape, are not real numbers, or are not finite.
     """
     try:
         array = as_numpy(features)
@@ -176,10 +176,10 @@ def as_features(features: Any, shape: tuple[int, ...], what: str) -> tuple[np.nd
     if array.dtype.kind not in "fiub":
         raise CfqaError(f"a reconstruction of {what} is {array.dtype}, not of real numbers")
     one, batch = array.ndim == 4, array.reshape(-1, *shape)
-    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is not finite
+    with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become infinite
         if batch.dtype != np.float32 or not (batch.flags.c_contiguous and batch.flags.writeable):
             batch = np.require(batch, np.float32, ["C", "W"])
-        total = batch.sum()  # not finite where a value is not, and of too large ones
+        total = batch.sum()  # fast test: it is finite only if all values are
     if not np.isfinite(total):
         for index, feature in enumerate(batch):
             if not np.isfinite(feature).all():
@@ -187,18 +187,18 @@ def as_features(features: Any, shape: tuple[int, ...], what: str) -> tuple[np.nd
     return batch, one
 
 
-def check_shape(found: Any, shape: tuple[int, ...], what: str) -> None:
-    """Check that an array is a reconstruction of a feature (N, C, T, D), or a batch of some.
+def check_shape(array: Any, shape: tuple[int, ...], what: str) -> None:
+    """Check that an array has the shape of a feature (N, C, T, D), or of a batch of features.
 
     Raises:
-        CfqaError: It is not.
+        CfqaError: It has another shape.
     """
-    if len(found.shape) not in (4, 5) or tuple(found.shape[-4:]) != shape or 0 in found.shape:
+    if len(array.shape) not in (4, 5) or tuple(array.shape[-4:]) != shape or 0 in array.shape:
         raise CfqaError(
-            f"a reconstruction of {what} is {found.dtype} {tuple(found.shape)}, not {shape} or a "
+            f"a reconstruction of {what} is {array.dtype} {tuple(array.shape)}, not {shape} or a "
             "batch of them"
         )
 
 
 _LABELLERS: WeakKeyDictionary[Dataset, Labeller] = WeakKeyDictionary()
-"""By open dataset, so that its networks are made once."""
+"""Open dataset -> labeller, so that its networks are created once."""

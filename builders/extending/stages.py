@@ -1,6 +1,6 @@
-"""The stages of an extension: those of a build, which take over what the dataset has already.
+"""The stages of an extension: those of a build, which reuse the files of the existing dataset.
 
-Files are hard links, or copies where the file system has none; they are never written to again.
+Reused files are hard links, or copies if the file system has no links. They are never written to.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ __all__ = ["STAGES", "ExtendStage"]
 
 @dataclass(frozen=True)
 class ExtendStage(BuildStage):
-    """A stage of an extension.
+    """Base class of the stages of an extension.
 
     Attributes:
-        dataset: The files of the dataset that is extended.
+        dataset: Files of the dataset that is extended.
     """
 
     dataset: LocalFiles
 
     @cached_property
     def folder(self) -> Folder:
-        """The reader of the dataset that is extended."""
+        """Reader of the dataset that is extended."""
         return Folder(self.dataset)
 
     def done(self, item: Item) -> bool:
-        """Whether an item need not be done again; links that a power cut took are made again."""
+        """Whether an item is done and all its links exist; a power cut may have lost some."""
         names = (self.layout.relative(path) for path in self.outputs(item))
-        held = self.folder.manifest.files.keys()
+        reused = self.folder.manifest.files.keys()
         return super().done(item) and all(
-            (self.layout.root / name).exists() for name in names if name in held
+            (self.layout.root / name).exists() for name in names if name in reused
         )
 
-    def take(self, paths: Sequence[Path]) -> None:
-        """Link those files of the new folder that the dataset has, in their order."""
+    def reuse(self, paths: Sequence[Path]) -> None:
+        """Link the files of the new folder that exist in the dataset, in their order."""
         for path in paths:
             name = self.layout.relative(path)
             if name in self.folder.manifest.files:
@@ -67,33 +67,33 @@ class ExtendStage(BuildStage):
 
 class _Select(ExtendStage, Select):
     def run(self, item: Item) -> None:
-        """Take the truths over, and the sources' names."""
+        """Reuse the truths and the gallery, and write the ids of the dataset's sources."""
         entry = self.folder.manifest.tasks[item.task]
         gallery = [self.layout.gallery(entry.gallery)] if entry.gallery else []
-        self.take([self.layout.truth(item.task), *gallery])
+        self.reuse([self.layout.truth(item.task), *gallery])
         selection = {"ids": entry.sources, "groups": entry.groups}
         write_json(item.result_path(self.layout), selection)
 
 
 class _Extract(ExtendStage, Extract):
     def run(self, item: Item) -> None:
-        """Take a shard's originals over, with their scores and losses."""
-        self.take([self.context.originals_path(item.task, item.shard)])
-        known = self.folder.original_rows()
-        rows = [known[source] for source in self.context.ids(item.task, item.shard)]
+        """Reuse a shard's originals, with their scores and losses."""
+        self.reuse([self.context.originals_path(item.task, item.shard)])
+        by_source = self.folder.original_rows()
+        rows = [by_source[source] for source in self.context.ids(item.task, item.shard)]
         losses = [row["reference_loss"] for row in rows]
-        given = [None if loss is None or math.isnan(loss) else loss for loss in losses]
-        references = {"score": [row["reference_score"] for row in rows], "loss": given}
+        losses = [None if loss is None or math.isnan(loss) else loss for loss in losses]
+        references = {"score": [row["reference_score"] for row in rows], "loss": losses}
         write_json(item.result_path(self.layout), references)
 
 
 class _Prepare(ExtendStage, Prepare):
     def run(self, item: Item) -> None:
-        """Take tables and metadata of arrays over, and make those of the new codecs."""
+        """Reuse tables and metadata of arrays, and create those of new codecs."""
         task, old = item.task, self.folder.manifest.tasks[item.task]
         specs = self.plan.recipe.tasks[task].codecs
-        self.take([self.layout.tables(name) for c in old.codecs.values() for name in c.tables])
-        self.take([self.layout.compressed(task, codec) / "zarr.json" for codec in old.codecs])
+        self.reuse([self.layout.tables(name) for c in old.codecs.values() for name in c.tables])
+        self.reuse([self.layout.compressed(task, codec) / "zarr.json" for codec in old.codecs])
         for codec in specs.keys() - old.codecs.keys():
             spec = specs[codec]
             self.fit(task, spec)
@@ -112,12 +112,12 @@ class _Compress(ExtendStage, Compress):
         super().check([item for item in todo if self.is_new(item)])
 
     def run(self, item: Item) -> None:
-        """Compress with a new codec; of another take bitstreams, codes and label rows over."""
+        """Compress with a new codec; for others reuse bitstreams, codes and label rows."""
         if self.is_new(item):
             super().run(item)
             return
         *files, result = self.outputs(item)
-        self.take(files)
+        self.reuse(files)
         write_table(result, self.label_rows(item))
 
     def label_rows(self, item: Item) -> pa.Table:
@@ -136,7 +136,7 @@ class _Compress(ExtendStage, Compress):
 
     @cached_property
     def labels(self) -> dict[str, pa.Table]:
-        """The labels of each task, read once."""
+        """Labels of each task, read once."""
         return {task: self.folder.labels(task) for task in self.folder.manifest.tasks}
 
 
@@ -145,16 +145,16 @@ class _Preview(ExtendStage, Preview):
         return super().items() if NAMES.previews.as_posix() in self.folder.manifest.files else []
 
     def run(self, item: Item) -> None:
-        """Take a shard's pictures over."""
+        """Reuse a shard's pictures."""
         ids = pa.array(self.context.ids(item.task, item.shard))
         chosen = self.drawn.take(pc.index_in(ids, value_set=self.drawn["source_id"]))
         write_table(item.result_path(self.layout), chosen)
 
     @cached_property
     def drawn(self) -> pa.Table:
-        """What was drawn of all sources, read once."""
+        """Pictures of all sources, read once."""
         return self.folder.read_pictures()
 
 
 STAGES: tuple[type[ExtendStage], ...] = (_Select, _Extract, _Prepare, _Compress, _Preview)
-"""In order; `cfqa_data.builders.pipeline.pack` follows."""
+"""The stages in order; `cfqa_data.builders.pipeline.pack` follows."""

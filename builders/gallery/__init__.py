@@ -1,4 +1,4 @@
-"""Pictures of a dataset: what compression does to features, and to what tasks make of them."""
+"""Pictures of a dataset: the effect of compression on features, and on the tasks' predictions."""
 
 from __future__ import annotations
 

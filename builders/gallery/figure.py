@@ -1,4 +1,4 @@
-"""A source as a figure of matplotlib: rows of pictures with a line or two above each."""
+"""Draw a source as a matplotlib figure: rows of pictures, each with a title."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "draw_cells", "figure_of", "output_cells", "save_figure"]
 
 LEVELS = 5
-"""Levels of a codec that are drawn where more are there."""
+"""Maximum number of a codec's levels that are drawn."""
 
 WIDTH, GAP, LINE = 1.7, 0.12, 0.14
-"""Of a cell, between cells, and of a line above it, in inches."""
+"""Width of a cell, gap between cells, and height of a line of a title, in inches."""
 
 COLOURS = "#a8c4e0", "#93c4a8"
-"""Of an answer, and of the right one."""
+"""Colours of the bars of wrong and right answers."""
 
 
 class Cell(NamedTuple):
-    """One place of a figure.
+    """One cell of a figure.
 
     Attributes:
-        title: What stands above.
-        content: uint8 RGB (H, W, 3), a drawing, or a text; None for an empty place.
+        title: Title above the cell.
+        content: Picture, uint8 RGB (H, W, 3), a drawing, or a text; None for an empty cell.
     """
 
     title: str
@@ -46,12 +46,12 @@ class Cell(NamedTuple):
 
 
 def figure_of(view: View) -> Figure:
-    """Return a figure of a source: what is known of it; by codec outputs, errors and tokens."""
+    """Draw a source: input, truth and original; per codec, outputs, token errors and tokens."""
     first = [*output_cells(view, ()), Cell("Tokens of the original", view.original.colours)]
     rows = [[cell for cell in first if cell.content is not None]]
     for codec, versions in view.codecs.items():
-        places = np.linspace(0, len(versions) - 1, min(len(versions), LEVELS)).round().astype(int)
-        chosen = [versions[place] for place in places]
+        indices = np.linspace(0, len(versions) - 1, min(len(versions), LEVELS)).round().astype(int)
+        chosen = [versions[index] for index in indices]
         name = view.entry.codecs[codec].facts.parameter.name
         titles = [f"{codec}, {name} {v.parameter:g}\n{score_text(view, v)}" for v in chosen]
         if any(v.input is not None for v in chosen):
@@ -59,11 +59,11 @@ def figure_of(view: View) -> Figure:
         if view.original.drawing is not None:
             rows.append([Cell(title, v.drawing) for title, v in zip(titles, chosen, strict=True)])
         if chosen[0].errors is not None:
-            of = titles if view.original.drawing is None else ["" for _ in chosen]
+            names = titles if view.original.drawing is None else ["Token errors" for _ in chosen]
             rows.append(
                 [
-                    Cell(title or "Token errors", error_picture(v.errors))
-                    for title, v in zip(of, chosen, strict=True)
+                    Cell(name, error_picture(v.errors))
+                    for name, v in zip(names, chosen, strict=True)
                     if v.errors is not None
                 ]
             )
@@ -72,7 +72,7 @@ def figure_of(view: View) -> Figure:
 
 
 def output_cells(view: View, versions: Sequence[Version]) -> list[Cell]:
-    """Return a source's input and truth, and the task's output of its original and of versions."""
+    """Return cells of a source's input and truth, and of outputs for the original and versions."""
     original = f"Original\n{score_text(view, view.original)}"
     return [
         Cell("Input", view.input),
@@ -83,35 +83,35 @@ def output_cells(view: View, versions: Sequence[Version]) -> list[Cell]:
 
 
 def draw_cells(rows: Sequence[Sequence[Cell]]) -> Figure:
-    """Return a figure of rows of cells; the height of a row is that of its highest picture."""
+    """Draw rows of cells; the height of a row is that of its highest picture."""
     with extras("build"):
         from matplotlib.figure import Figure
 
     heights = [WIDTH * max(map(_aspect, row)) for row in rows]
-    across = max(map(len, rows)) * (WIDTH + GAP) + GAP
-    above = [0.06 + LINE * max(cell.title.count("\n") + 1 for cell in row) for row in rows]
-    total = sum(heights) + sum(above) + len(rows) * GAP + GAP
-    figure = Figure(figsize=(across, total), facecolor="white")
-    top = total
-    for row, height, lines in zip(rows, heights, above, strict=True):
-        top -= lines + height + GAP
-        for place, cell in enumerate(row):
-            share = _aspect(cell) * WIDTH
-            left, low = GAP + place * (WIDTH + GAP), top + height - share
-            box = (left / across, low / total, WIDTH / across, share / total)
+    width = max(map(len, rows)) * (WIDTH + GAP) + GAP
+    titles = [0.06 + LINE * max(cell.title.count("\n") + 1 for cell in row) for row in rows]
+    total = sum(heights) + sum(titles) + len(rows) * GAP + GAP
+    figure = Figure(figsize=(width, total), facecolor="white")
+    bottom = total
+    for row, height, title in zip(rows, heights, titles, strict=True):
+        bottom -= title + height + GAP
+        for column, cell in enumerate(row):
+            own = _aspect(cell) * WIDTH
+            left, low = GAP + column * (WIDTH + GAP), bottom + height - own
+            box = (left / width, low / total, WIDTH / width, own / total)
             _draw_cell(figure.add_axes(box), cell)
     return figure
 
 
 def save_figure(figure: Figure, path: Path | io.BytesIO, kind: str = "png", **options: Any) -> None:
-    """Write a figure; letters that the font lacks are drawn as boxes."""
+    """Write a figure, without warnings of characters that the font lacks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         figure.savefig(path, format=kind, dpi=options.pop("dpi", 110), **options)
 
 
 def _aspect(cell: Cell) -> float:
-    """Return height by width."""
+    """Return the ratio of height to width."""
     content = cell.content
     picture = content.picture if isinstance(content, Drawing) else content
     if isinstance(picture, np.ndarray):
@@ -144,10 +144,10 @@ def _draw_cell(axes: Axes, cell: Cell) -> None:
 
 def _draw_bars(axes: Axes, bars: Sequence[Bar]) -> None:
     axes.set(xlim=(0, 1), ylim=(5, 0))
-    for place, bar in enumerate(bars):
-        axes.barh(place + 0.5, 1, 0.86, color="#eef1f4")
-        axes.barh(place + 0.5, bar.share, 0.86, color=COLOURS[bar.right])
+    for row, bar in enumerate(bars):
+        axes.barh(row + 0.5, 1, 0.86, color="#eef1f4")
+        axes.barh(row + 0.5, bar.share, 0.86, color=COLOURS[bar.right])
         label = textwrap.shorten(bar.label, 26, placeholder="…")
-        kind: dict[str, Any] = {"va": "center", "fontsize": 6.5, "parse_math": False}
-        axes.text(0.02, place + 0.5, label, weight="bold" if bar.right else "normal", **kind)
-        axes.text(0.98, place + 0.5, bar.text, ha="right", **kind)
+        style: dict[str, Any] = {"va": "center", "fontsize": 6.5, "parse_math": False}
+        axes.text(0.02, row + 0.5, label, weight="bold" if bar.right else "normal", **style)
+        axes.text(0.98, row + 0.5, bar.text, ha="right", **style)

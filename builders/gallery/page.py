@@ -1,7 +1,7 @@
-"""A page that opens offline: sources of a dataset, a slider over levels and a choice of codec.
+"""Write an offline HTML page of a dataset's sources, with a slider for levels and codecs to choose.
 
-Names come from anywhere: the template escapes them, the script sets texts and pictures only, and
-the page's security policy lets nothing be fetched.
+Names are untrusted: the template escapes them, the script sets texts and pictures only, and the
+page's content security policy forbids requests.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["SOURCES", "error_picture", "page_of", "score_text", "write_gallery"]
 
 SOURCES = 12
-"""Sources of a gallery, if nothing else is said."""
+"""Default number of sources in a gallery."""
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-MOST_LETTERS = 600
-"""Of a text, beyond which only its beginning is shown."""
+MAX_LETTERS = 600
+"""Number of letters after which texts are truncated."""
 
 
 @extras("build")
@@ -48,43 +48,43 @@ def write_gallery(
     evaluation: Evaluation | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a page of what compression does to a dataset's features, and return its path.
+    """Write a page that shows the effect of compression on a dataset, and return its path.
 
-    Sources are spread over tasks and, in each, over how much they are harmed. Codecs and levels are
-    those that have rows in the dataset: `load(..., codec=..., level=...)` chooses.
+    Sources are spread over tasks and, within a task, over their mean distortion. The page shows the
+    codecs and levels with rows in the dataset, which `load(..., codec=..., level=...)` selects.
 
     Args:
-        dataset: Open, or its path.
+        dataset: An open dataset, or its path.
         path: File to write, ``.html``.
-        sources: How many, of all tasks together; one of each task at least.
-        metrics: Whose scores are shown; those that the labels hold if None.
-        evaluation: Holds the scores; `metrics` then names some of its metrics.
-        progress: Notified of the sources; optional.
+        sources: Number of sources of all tasks together; there is at least one of each task.
+        metrics: Metrics whose scores are shown; the baselines in the labels if None.
+        evaluation: Evaluation that has the scores; `metrics` then selects from its metrics.
+        progress: Display that is notified of the sources; None shows nothing.
 
     Raises:
-        CfqaError: No file can be written there, a feature is damaged, or there is no such metric.
+        CfqaError: The file cannot be written, a feature is damaged, or there is no such metric.
     """
     _import_all()
     path, dataset = absolute_path(path), opened(dataset)
     check_writable(path)
-    chosen, look, views = _spread(dataset, sources), progress or Silent(), []
+    chosen, display, views = _spread(dataset, sources), progress or Silent(), []
     viewer = Viewer(dataset, metrics, evaluation)
-    look.start("draw", len(chosen), "sources")
-    for source in chosen:  # as data of the page, so that no two are held with their arrays
+    display.start("draw", len(chosen), "sources")
+    for source in chosen:  # keep the page's data only: the arrays of a view are large
         views.append(_data(viewer.view(source)))
-        look.advance()
-    look.finish()
+        display.advance()
+    display.finish()
     write_text(path, _html(dataset, views))
     return path
 
 
 def page_of(dataset: Dataset, view: View) -> str:
-    """Return the page of one source."""
+    """Return the HTML page of one source."""
     return _html(dataset, [_data(view)])
 
 
 def score_text(view: View, version: Version) -> str:
-    """Return a version's score, and its bits per point, in words."""
+    """Format a version's score and its bits per point."""
     score = view.entry.facts.score
     unit = f" {score.unit}" if score.unit else ""
     bits = f" · {version.bpfp:.3g} bits/point" if version.bpfp is not None else ""
@@ -95,21 +95,21 @@ def error_picture(errors: np.ndarray) -> np.ndarray:
     """Return errors of tokens as colours, uint8 (rows, columns, 3): black is 0, bright is 2."""
     from matplotlib import colormaps
 
-    found = (255 * colormaps["inferno"]((errors / 2).clip(0, 1))[..., :3]).astype(np.uint8)
-    found[np.isnan(errors)] = 128
-    return found
+    picture = (255 * colormaps["inferno"]((errors / 2).clip(0, 1))[..., :3]).astype(np.uint8)
+    picture[np.isnan(errors)] = 128
+    return picture
 
 
 @extras("build")
 def _import_all() -> None:
-    """Import what a page needs, so that what is missing is told before anything is drawn."""
+    """Import the packages that a page needs, to report missing ones before anything is drawn."""
     import jinja2  # noqa: F401
     import matplotlib  # noqa: F401
     from PIL import Image  # noqa: F401
 
 
 def _spread(dataset: Dataset, count: int) -> list[str]:
-    """Return sources of all tasks, in each from the least harmed to the most."""
+    """Return sources of all tasks; within a task, spread from least to most distorted."""
     labels = dataset.labels.select(["task", "source_id", "distortion"])
     means = labels.group_by(["task", "source_id"]).aggregate([("distortion", "mean")]).to_pylist()
     if not means:
@@ -117,17 +117,17 @@ def _spread(dataset: Dataset, count: int) -> list[str]:
     tasks: dict[str, list[tuple[float, str]]] = {task: [] for task in dataset.manifest.tasks}
     for row in means:
         tasks[row["task"]].append((row["distortion_mean"], row["source_id"]))
-    held = [sorted(found) for found in tasks.values() if found]
+    ranked = [sorted(pairs) for pairs in tasks.values() if pairs]
     chosen: list[str] = []
-    for place, found in enumerate(held):
-        share = max(1, (count - len(chosen)) // (len(held) - place))
-        places = np.linspace(0, len(found) - 1, min(share, len(found))).round().astype(int)
-        chosen += [found[at][1] for at in places]
+    for number, pairs in enumerate(ranked):
+        share = max(1, (count - len(chosen)) // (len(ranked) - number))
+        indices = np.linspace(0, len(pairs) - 1, min(share, len(pairs))).round().astype(int)
+        chosen += [pairs[index][1] for index in indices]
     return chosen
 
 
 def _html(dataset: Dataset, views: Sequence[dict[str, Any]]) -> str:
-    """Return the page; the same bytes for the same views."""
+    """Render the page; the same views give the same bytes."""
     _import_all()
     from cfqa_data.eval.report.drawing import render_page
 
@@ -144,13 +144,13 @@ def _html(dataset: Dataset, views: Sequence[dict[str, Any]]) -> str:
 
 
 def _titles(dataset: Dataset) -> dict[str, str]:
-    """Return each codec in words."""
+    """Return the title of each codec."""
     entries = (c for task in dataset.manifest.tasks.values() for c in task.codecs.values())
     return {entry.name: entry.facts.title for entry in entries}
 
 
 def _data(view: View) -> dict[str, Any]:
-    """Return a source as the page has it: texts, numbers, and pictures as data addresses."""
+    """Return the page's data of a source: texts, numbers, and pictures as data URLs."""
     facts = view.entry.facts
     key: dict[str, tuple[int, ...]] = {}
     for drawing in (view.truth, view.original.drawing, *(v.drawing for v in view.versions)):
@@ -160,7 +160,7 @@ def _data(view: View) -> dict[str, Any]:
         "id": view.source_id,
         "task": facts.name,
         "title": facts.title,
-        "image": None if image is None else _address(image),
+        "image": None if image is None else _data_url(image),
         "text": _text(view.input),
         "truth": _drawing(view.truth),
         "key": [(text, "#" + bytes(colour).hex()) for text, colour in key.items()],
@@ -191,10 +191,10 @@ def _version(view: View, version: Version) -> dict[str, Any]:
         "setting": f"{name} {version.parameter:g}" if codec else "",
         "figures": figures,
         "drawing": _drawing(version.drawing),
-        "errors": None if version.errors is None else _address(error_picture(version.errors)),
-        "input": _address(version.input) if isinstance(version.input, np.ndarray) else None,
+        "errors": None if version.errors is None else _data_url(error_picture(version.errors)),
+        "input": _data_url(version.input) if isinstance(version.input, np.ndarray) else None,
         "text": _text(version.input),
-        "colours": None if version.colours is None else _address(version.colours),
+        "colours": None if version.colours is None else _data_url(version.colours),
     }
 
 
@@ -202,16 +202,17 @@ def _drawing(drawing: Drawing | None) -> dict[str, Any] | None:
     if drawing is None:
         return None
     bars = [(b.label, round(b.share, 3), b.text, b.right) for b in drawing.bars]
-    return {"picture": None if drawing.picture is None else _address(drawing.picture), "bars": bars}
+    picture = None if drawing.picture is None else _data_url(drawing.picture)
+    return {"picture": picture, "bars": bars}
 
 
-def _text(found: Any) -> str | None:
-    """Return the beginning of an input that is a text."""
-    return (
-        found[:MOST_LETTERS] + "…" * (len(found) > MOST_LETTERS) if isinstance(found, str) else None
-    )
+def _text(content: Any) -> str | None:
+    """Return the beginning of an input that is a text; None for other inputs."""
+    if not isinstance(content, str):
+        return None
+    return content[:MAX_LETTERS] + "…" * (len(content) > MAX_LETTERS)
 
 
-def _address(picture: np.ndarray) -> str:
-    """Return a picture as a data address."""
+def _data_url(picture: np.ndarray) -> str:
+    """Return a picture as a data URL."""
     return "data:image/webp;base64," + base64.b64encode(webp(picture)).decode()

@@ -1,4 +1,4 @@
-"""One source, shown: in a notebook, as a page, as a picture, or in the terminal."""
+"""Show one source: in a notebook, as a page, as a picture, or in the terminal."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ __all__ = ["Shown", "show"]
 
 @dataclass(frozen=True, repr=False)
 class Shown:
-    """What :meth:`cfqa_data.Dataset.show` returns; a notebook draws it.
+    """Result of :meth:`cfqa_data.Dataset.show`, which a notebook displays as a picture.
 
     Attributes:
-        view: All that is shown, as arrays, texts and numbers.
+        view: The content, as arrays, texts and numbers.
     """
 
     view: View
     _dataset: Dataset = field(repr=False)
 
     def figure(self) -> Figure:
-        """Return a figure of matplotlib."""
+        """Return a matplotlib figure."""
         return figure_of(self.view)
 
     def save(self, path: str | Path) -> Path:
-        """Write it, and return the path.
+        """Write a page or a picture, and return its absolute path.
 
         Args:
-            path: ``.html`` for a page with a slider, ``.png`` for a picture.
+            path: File to write: ``.html`` for a page with a slider, ``.png`` for a picture.
 
         Raises:
-            CfqaError: It has another ending, or no file can be written there.
+            CfqaError: The path has another suffix, or cannot be written to.
         """
         path = absolute_path(path)
         check_writable(path)
@@ -66,7 +66,7 @@ class Shown:
     def rows(self) -> list[dict[str, Any]]:
         """Return codec, level, parameter, bits, score, distortion and metrics of each version.
 
-        Also the task's first answer, where it gives any.
+        If the task has answers, each row also has its top answer.
         """
         versions = self.view.versions
         answers = any(v.answer is not None for v in (self.view.original, *versions))
@@ -78,7 +78,7 @@ class Shown:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what can be said of it in JSON."""
+        """Return the content, without pictures, as JSON-safe data."""
         view = self.view
         return {
             "source_id": view.source_id,
@@ -92,8 +92,8 @@ class Shown:
     def __repr__(self) -> str:
         view, rows = self.view, self.rows()
         score = view.entry.facts.score
-        known = f"{score.name}{f' ({score.unit})' * bool(score.unit)}"
-        titles = {"bpfp": "bits/point", "score": known}
+        unit = f" ({score.unit})" * bool(score.unit)
+        titles = {"bpfp": "bits/point", "score": f"{score.name}{unit}"}
         original = {
             "codec": "original",
             "score": view.original.score,

@@ -1,4 +1,4 @@
-"""The input of a source for people: its image, or its text, made again by the dataset's source."""
+"""Recreate the input of a source, an image or a text, by the dataset's source."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def source_image(dataset: Dataset, source_id: str) -> Image:
     """Return the image of a source; see :meth:`cfqa_data.Dataset.image`."""
     from PIL import Image
 
-    found = source_input(dataset, source_id)
-    if not isinstance(found, np.ndarray):
-        what = "a text" if isinstance(found, str) else "not an image"
+    content = source_input(dataset, source_id)
+    if not isinstance(content, np.ndarray):
+        what = "a text" if isinstance(content, str) else "not an image"
         raise CfqaError(f"{dataset.location}: {source_id!r} has no image: its input is {what}")
-    return Image.fromarray(found)
+    return Image.fromarray(content)
 
 
 def source_input(dataset: Dataset, source_id: str) -> np.ndarray | str | None:
-    """Return what a source's feature was made from: uint8 RGB (H, W, 3), or a text; or None.
+    """Return the input of a source: an image, uint8 RGB (H, W, 3), or a text; None for others.
 
     Raises:
-        CfqaError: There is no such source, or the input is not to be had here.
+        CfqaError: There is no such source, or its input is not available.
     """
     folder = dataset._folder
     task = folder.task_of(source_id)
@@ -59,15 +59,15 @@ def source_input(dataset: Dataset, source_id: str) -> np.ndarray | str | None:
 
 
 def source_of(folder: Folder, task: str) -> Source:
-    """Return the source that a task's samples came from, made once.
+    """Return the source of a task's samples, created once per open folder.
 
     Raises:
-        CfqaError: It, or what it reads, is not here, or is a stranger's choice of files.
+        CfqaError: The source or its data are missing, or an untrusted recipe names its files.
     """
-    made = _SOURCES.setdefault(folder, {})
-    if task not in made:
-        made[task] = _make_source(folder, task)
-    return made[task]
+    sources = _SOURCES.setdefault(folder, {})
+    if task not in sources:
+        sources[task] = _make_source(folder, task)
+    return sources[task]
 
 
 def _make_source(folder: Folder, task: str) -> Source:
@@ -83,4 +83,4 @@ def _make_source(folder: Folder, task: str) -> Source:
 
 
 _SOURCES: WeakKeyDictionary[Folder, dict[str, Source]] = WeakKeyDictionary()
-"""By open folder and task."""
+"""Open folder -> task -> source."""

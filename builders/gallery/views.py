@@ -1,4 +1,4 @@
-"""What there is to see of a source: its input, its truth, and every version of its feature."""
+"""Collect what can be shown of a source: its input, truth, and all versions of its feature."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ STORED = ("mse", "cosine", "cka")
 
 
 class Version(NamedTuple):
-    """One version of a feature; of the original, `codec` is empty.
+    """One version of a feature, or the original.
 
     Attributes:
-        codec: Its name.
-        level: 0 is the best.
-        parameter: Of the codec at this level.
-        bpfp: Bits per feature point; None where they are not known.
-        score: Of the task.
-        distortion: Harm to the score.
-        metrics: Score of each metric; None where it has none.
-        drawing: What the task makes of it.
-        errors: Of its tokens, as of :meth:`Tokens.errors`.
-        colours: Of its tokens, as of :meth:`Tokens.colours`.
-        input: Of a codec on inputs, what it decodes to, as of :attr:`View.input`.
+        codec: Name of the codec; empty for the original.
+        level: Level, from 0, the best.
+        parameter: Parameter of the codec at this level.
+        bpfp: Bits per feature point; None if unknown.
+        score: The task's score.
+        distortion: Degradation of the score.
+        metrics: Metric -> its score; None if it is undefined or missing.
+        drawing: Drawing of the task's prediction.
+        errors: Errors of tokens, see :meth:`Tokens.errors`.
+        colours: Colours of tokens, see :meth:`Tokens.colours`.
+        input: For a codec on inputs, the decoded input, like :attr:`View.input`.
     """
 
     codec: str
@@ -66,22 +66,22 @@ class Version(NamedTuple):
 
     @property
     def answer(self) -> str | None:
-        """The task's first answer, if it gives any."""
+        """The task's top answer; None if it gives none."""
         return self.drawing.bars[0].label if self.drawing and self.drawing.bars else None
 
 
 @dataclass(frozen=True)
 class View:
-    """A source.
+    """Everything that can be shown of a source.
 
     Attributes:
-        source_id: Its id.
-        entry: Of its task.
-        input: uint8 RGB (H, W, 3), or a text; None where it is not to be had.
-        truth: As its task draws it.
-        original: Its original feature.
-        versions: Compressed, codec by codec, the best level first.
-        notes: What is missing, and why.
+        source_id: Id of the source.
+        entry: Manifest's entry of its task.
+        input: Image, uint8 RGB (H, W, 3), or a text; None if not available.
+        truth: Drawing of the truth.
+        original: The original.
+        versions: Compressed versions by codec, best level first.
+        notes: Reasons for missing parts.
     """
 
     source_id: str
@@ -94,20 +94,20 @@ class View:
 
     @property
     def codecs(self) -> dict[str, list[Version]]:
-        """The versions by codec."""
-        found: dict[str, list[Version]] = {}
+        """Codec -> its versions."""
+        by_codec: dict[str, list[Version]] = {}
         for version in self.versions:
-            found.setdefault(version.codec, []).append(version)
-        return found
+            by_codec.setdefault(version.codec, []).append(version)
+        return by_codec
 
 
 class Viewer:
-    """Looks at sources of a dataset, at the versions that have a row in it.
+    """Creates views of a dataset's sources, with the versions that have a row in it.
 
     Args:
-        dataset: An open one.
-        metrics: Whose scores are shown; those that the labels hold if None.
-        evaluation: Holds the scores; of its metrics, those that `metrics` names are shown, or all.
+        dataset: An open dataset.
+        metrics: Metrics whose scores are shown; the baselines in the labels if None.
+        evaluation: Evaluation that has the scores; `metrics` selects from its metrics, all if None.
 
     Raises:
         MetricError: There is no such metric, or the evaluation has none of that name.
@@ -131,28 +131,28 @@ class Viewer:
                     raise MetricError(unknown_name("metric of the scores", name, known))
         elif metrics is not None:
             self._metrics = as_metrics(metrics)
-        self._tasks: dict[str, Task | str] = {}  # or why it is not here
+        self._tasks: dict[str, Task | str] = {}  # task, or the reason why it is not available
         self._notes: dict[str, None] = {}
 
     def view(self, source_id: str) -> View:
-        """Return what there is to see of a source; its features are read one at a time.
+        """Return the view of a source; its features are read one at a time.
 
         Raises:
-            CfqaError: It has no row in the dataset, or what a task draws is no drawing.
-            FormatError: Something of it is missing or damaged.
+            CfqaError: The source has no row in the dataset, or a task returns an invalid drawing.
+            FormatError: A file is missing or damaged.
         """
         dataset, self._notes = self._dataset, {}
         entry = dataset.manifest.tasks[dataset._folder.task_of(source_id)]
         table = dataset.labels.filter(pc.equal(dataset.labels["source_id"], source_id))
-        order = {codec: place for place, codec in enumerate(entry.codecs)}
+        order = {codec: index for index, codec in enumerate(entry.codecs)}
         rows = sorted(table.to_pylist(), key=lambda row: (order[row["codec"]], row["level"]))
-        for row in rows:  # unknown rates are NaN in datasets of arrays
+        for row in rows:  # unknown rates are NaN in datasets from arrays
             row["bpfp"] = None if math.isnan(row["bpfp"] or 0.0) else row["bpfp"]
         if not rows:
             raise CfqaError(f"{dataset.location}: no row of {source_id!r} was selected")
         original, truth = dataset.original(source_id), self._truth(source_id, entry)
         tokens = Tokens(original, entry.prefix_tokens, dataset.grid(entry.name))
-        known = self._known(source_id)
+        evaluated = self._evaluated(source_id)
         classes = self._classes(entry.name)
 
         def draw(feature: np.ndarray | None) -> Drawing | None:
@@ -167,7 +167,7 @@ class Viewer:
         def version(row: dict[str, Any]) -> Version:
             feature = dataset.compressed(source_id, row["codec"], row["level"])
             return Version(
-                metrics=self._scores(original, feature, row, known),
+                metrics=self._scores(original, feature, row, evaluated),
                 drawing=draw(feature),
                 errors=tokens.errors(feature) if tokens.drawn else None,
                 colours=tokens.colours(feature) if tokens.drawn else None,
@@ -191,30 +191,30 @@ class Viewer:
 
     def _input(self, source_id: str, entry: TaskEntry) -> np.ndarray | str | None:
         try:
-            found = source_input(self._dataset, source_id)
+            content = source_input(self._dataset, source_id)
         except CfqaError as error:
             self._notes[str(error)] = None
             return None
-        if found is not None and entry.terms and not entry.terms.inputs:
+        if content is not None and entry.terms and not entry.terms.inputs:
             link = f": {entry.terms.link}" * bool(entry.terms.link)
             self._notes[
                 f"The terms of the source do not allow the input to be redistributed{link}"
             ] = None
-        return found
+        return content
 
     def _decoded(self, source_id: str, codec: str, level: int) -> np.ndarray | str | None:
-        """Return the input that a codec on inputs decodes to; None of others, and of strangers'."""
+        """Return a decoded input; None for other codecs, and for untrusted datasets."""
         folder = self._dataset._folder
         task = folder.task_of(source_id)
         if folder.manifest.tasks[task].codecs[codec].facts.on != "inputs" or folder.untrusted:
             return None
-        with suppress(CfqaError):  # a copy may be without bitstreams, or their decoder
-            found = folder.decoder(task, codec).decode(folder.bitstream(source_id, codec, level))
-            return found if isinstance(found, str) else picture_of(found)
+        with suppress(CfqaError):  # the bitstreams or their decoder may be missing
+            decoded = folder.decoder(task, codec).decode(folder.bitstream(source_id, codec, level))
+            return decoded if isinstance(decoded, str) else picture_of(decoded)
         return None
 
     def _classes(self, task: str) -> Sequence[str]:
-        with suppress(CfqaError):  # as of the input, which says it
+        with suppress(CfqaError):  # _input notes the reason
             return tuple(map(str, source_of(self._dataset._folder, task).classes))
         return ()
 
@@ -231,38 +231,38 @@ class Viewer:
             return None
 
     def _task(self, name: str) -> Task | None:
-        """Return the task that draws, made once; None if it is not here."""
+        """Return the task that draws, created once; None, with a note, if not available."""
         if name not in self._tasks:
             try:
                 self._tasks[name] = scoring_models(self._dataset._folder, name).task(name)
             except CfqaError as error:
                 self._tasks[name] = str(error)
-        found = self._tasks[name]
-        if isinstance(found, str):
-            self._notes[found] = None
+        task = self._tasks[name]
+        if isinstance(task, str):
+            self._notes[task] = None
             return None
-        return found
+        return task
 
-    def _known(self, source_id: str) -> dict[tuple[str, int], dict[str, float]]:
-        """Return the scores that the evaluation has of a source, by codec and level."""
-        found: dict[tuple[str, int], dict[str, float]] = {}
+    def _evaluated(self, source_id: str) -> dict[tuple[str, int], dict[str, float]]:
+        """Return the evaluation's scores of a source: (codec, level) -> metric -> score."""
+        result: dict[tuple[str, int], dict[str, float]] = {}
         if self._evaluation is not None:
             scores = self._evaluation.scores
             for row in scores.filter(pc.equal(scores["source_id"], source_id)).to_pylist():
-                found.setdefault((row["codec"], row["level"]), {})[row["metric"]] = row["value"]
-        return found
+                result.setdefault((row["codec"], row["level"]), {})[row["metric"]] = row["value"]
+        return result
 
     def _scores(
         self,
         original: np.ndarray,
         feature: np.ndarray,
         row: dict[str, Any],
-        known: dict[tuple[str, int], dict[str, float]],
+        evaluated: dict[tuple[str, int], dict[str, float]],
     ) -> dict[str, float | None]:
         if self._evaluation is not None:
-            own = known.get((row["codec"], row["level"]), {})
+            own = evaluated.get((row["codec"], row["level"]), {})
             return {name: own.get(name) for name in self._names}
         if self._metrics is None:
             return {name: row[name] for name in STORED if row[name] is not None}
-        found = {m.name: float(m(original[None], feature[None])[0]) for m in self._metrics}
-        return {name: value if math.isfinite(value) else None for name, value in found.items()}
+        scores = {m.name: float(m(original[None], feature[None])[0]) for m in self._metrics}
+        return {name: value if math.isfinite(value) else None for name, value in scores.items()}

@@ -1,12 +1,12 @@
 """Scan a downloaded release of the published benchmark and classify its files.
 
-The layout is that of its README and of the paths in its code::
+The layout follows its README and the paths in its code::
 
     org_feat/{task}/{name}.npy
     compressed_feat/{hm,vtm}/{task}/QP{qp}/{name}.bin
-    compressed_feat/{hyperprior_...}/{task}/lambda{lambda}.../{name}.npy   and perhaps .bin
+    compressed_feat/{hyperprior_...}/{task}/lambda{lambda}.../{name}.npy   and optionally .bin
 
-Only names are looked at here, and the heads of the originals.
+Only the names of files and the headers of originals are read here.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ Shape = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Unplaced:
-    """A file that is not in the dataset, and why.
+    """A file of the release that is not in the dataset.
 
     Attributes:
-        path: Relative to the release.
-        why: The reason, in a few words.
+        path: Path relative to the release.
+        why: Reason, in a few words.
     """
 
     path: str
@@ -54,11 +54,11 @@ class CodecFiles:
     """The files of one codec on one task in a release: every level of every original.
 
     Attributes:
-        codec: The codec.
-        task: The task.
-        levels: QPs or lambdas, best first.
-        files: (source, level's number) -> bitstream of HM or VTM, or feature of a hyperprior.
-        streams: The same of a hyperprior's bitstreams; empty if they are not all there.
+        codec: Name of the codec.
+        task: Name of the task.
+        levels: Parameters of the codec, QPs or lambdas, best first.
+        files: (source, level) -> bitstream of HM or VTM, or feature of a hyperprior.
+        streams: (source, level) -> bitstream of a hyperprior; empty unless all exist.
     """
 
     codec: str
@@ -78,11 +78,11 @@ class Release:
     """A release's files, classified into those to import and those left out.
 
     Attributes:
-        root: The folder that holds `org_feat`.
-        originals: Task -> source -> file, both in order.
+        root: Folder that contains `org_feat`.
+        originals: Task -> source -> path of its original, in order.
         shapes: Task -> (N, C, T, D).
-        codec_files: (task, codec) -> files.
-        unplaced: The rest.
+        codec_files: (task, codec) -> files of the codec.
+        unplaced: Files that are left out.
     """
 
     root: Path
@@ -101,17 +101,17 @@ class Release:
         for path in [*ladder.files.values(), *ladder.streams.values()]:
             self.leave_out(path, why)
 
-    def drop_bare_tasks(self) -> None:
-        """Leave out the originals of tasks without any codec."""
+    def drop_tasks_without_codecs(self) -> None:
+        """Leave out the originals of tasks without a codec."""
         for task in [name for name in self.originals if not self.codecs(name)]:
             for path in self.originals.pop(task).values():
                 self.leave_out(path, f"no codec of {task} is complete")
 
     def check_ids(self) -> None:
-        """Check that no two originals, of any task, have the same name.
+        """Check that no two originals of any tasks have the same name.
 
         Raises:
-            BuildError: Two have; names them and their tasks.
+            BuildError: Two originals have; the message names them and their tasks.
         """
         with prefixed(self.root / "org_feat", BuildError, FormatError):
             check_source_ids({task: list(files) for task, files in self.originals.items()})
@@ -125,11 +125,11 @@ def scan_release(source: Path | str) -> Release:
     """Scan a release and classify its files.
 
     Args:
-        source: The folder `cfqa_dataset`, or the one that holds it.
+        source: The folder `cfqa_dataset`, or the folder that contains it.
 
     Raises:
-        BuildError: It is no release, Git keeps a file elsewhere, or an original is not a feature of
-            its task; the first such file is named.
+        BuildError: The folder is not a release, a file is only a pointer to Git LFS or git-annex,
+            or an original is not a feature of its task.
     """
     root = real_path(source)
     if (root / "cfqa_dataset").is_dir():
@@ -167,37 +167,33 @@ def scan_release(source: Path | str) -> Release:
         release.shapes[task] = _check_originals(task, release.originals[task])
     for (task, codec), paths in sorted(compressed.items()):
         _add_codec(release, task, codec, paths)
-    release.drop_bare_tasks()
+    release.drop_tasks_without_codecs()
     return release
 
 
 def _all_files(root: Path) -> Iterator[Path]:
-    """Yield everything below a folder that is no folder; a link to a folder is not followed.
-
-    Raises:
-        BuildError: A folder cannot be listed.
-    """
+    """Yield all files below a folder, and links to folders, which are not followed."""
 
     def refuse(error: OSError) -> None:
         raise BuildError(f"{error.filename}: cannot be listed ({error.strerror})")
 
-    for place, folders, files in os.walk(root, onerror=refuse):
-        folder = Path(place)
+    for directory, folders, files in os.walk(root, onerror=refuse):
+        folder = Path(directory)
         yield from (folder / name for name in files)
         yield from (folder / name for name in folders if (folder / name).is_symlink())
 
 
 def open_feature(path: Path, shape: Shape | None = None) -> np.ndarray:
-    """Return a mapped float32 (N, C, T, D) array; its values are not looked at.
+    """Memory-map a float32 (N, C, T, D) array, without checking its values.
 
     Raises:
-        BuildError: The file is no such array, or has another shape than ``shape``.
+        BuildError: The file is not such an array, or its shape is not `shape`.
     """
     try:
-        # What `np.load` does for a mapped .npy, and for nothing else: pickles and archives fail.
+        # `np.load` would also open pickles and archives.
         with warnings.catch_warnings(action="ignore"):
             feature: np.ndarray = open_memmap(path, mode="r")
-    except Exception as error:  # a header is parsed as Python's literals: it can fail in many ways
+    except Exception as error:  # the header is parsed as Python literals, which may raise anything
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BuildError(f"{path}: not a readable .npy array: {detail}") from None
     if feature.dtype != np.float32 or feature.ndim != 4 or 0 in feature.shape:
@@ -210,10 +206,10 @@ def open_feature(path: Path, shape: Shape | None = None) -> np.ndarray:
 
 
 def load_feature(path: Path, shape: Shape) -> np.ndarray:
-    """Return a feature in memory, float32 of ``shape``.
+    """Read a feature into memory, float32 (N, C, T, D).
 
     Raises:
-        BuildError: As :func:`open_feature`, or a value is NaN or infinite.
+        BuildError: See :func:`open_feature`; or a value is NaN or infinite.
     """
     feature = np.array(open_feature(path, shape), order="C")
     if not np.isfinite(feature).all():
@@ -223,6 +219,7 @@ def load_feature(path: Path, shape: Shape) -> np.ndarray:
 
 
 def _check_originals(task: str, originals: Mapping[str, Path]) -> Shape:
+    """Check that the originals of a task have the same valid shape, and return it."""
     shapes = {path: open_feature(path).shape for path in originals.values()}
     (first, shape), *others = shapes.items()
     expected = (len(VIEWS[task]), LAYERS[task])
@@ -238,7 +235,7 @@ def _add_codec(release: Release, task: str, codec: str, paths: list[Path]) -> No
     """Add the files of one codec on one task, or leave all of them out with the reason."""
     video, names = CODECS[codec].parameter.name == "qp", list(release.originals.get(task, {}))
     suffixes = (".bin",) if video else (".npy", ".bin")
-    found: dict[str, dict[tuple[str, float], Path]] = {".npy": {}, ".bin": {}}
+    by_suffix: dict[str, dict[tuple[str, float], Path]] = {".npy": {}, ".bin": {}}
     for path in paths:
         folders = path.relative_to(release.root).parts[3:-1]
         level = next(filter(None, map(level_of, reversed(folders))), None)
@@ -248,29 +245,29 @@ def _add_codec(release: Release, task: str, codec: str, paths: list[Path]) -> No
             why = f"no org_feat/{task}/{path.stem}.npy"
         elif level is None:
             why = "in no folder QP{qp} or lambda{lambda}"
-        elif (before := found[path.suffix].setdefault((path.stem, level), path)) != path:
+        elif (before := by_suffix[path.suffix].setdefault((path.stem, level), path)) != path:
             why = f"{before.relative_to(release.root)} has the same level"
         else:
             continue
         release.leave_out(path, why)
-    files, streams = found[suffixes[0]], {} if video else found[".bin"]
+    files, streams = by_suffix[suffixes[0]], {} if video else by_suffix[".bin"]
     levels = sorted({level for _, level in files}, reverse=not video)
-    places = {(name, level): (name, n) for name in names for n, level in enumerate(levels)}
-    whole = places.keys() <= streams.keys()
+    keys = {(name, level): (name, n) for name in names for n, level in enumerate(levels)}
+    complete = keys.keys() <= streams.keys()
     release.codec_files[task, codec] = CodecFiles(
         codec,
         task,
         tuple(levels),
-        {places[key]: path for key, path in files.items()},
-        {places[key]: streams[key] for key in places} if whole else {},
+        {keys[key]: path for key, path in files.items()},
+        {keys[key]: streams[key] for key in keys} if complete else {},
     )
     if len(levels) != LEVELS:
         why = f"{codec} on {task} has {counted(len(levels), 'levels')}; a dataset has {LEVELS}"
-    elif missing := [key for key in places if key not in files]:
+    elif missing := [key for key in keys if key not in files]:
         why = f"{codec} on {task} lacks {missing[0][0]} at level {missing[0][1]:g}"
     else:
         why = ""
-    for path in streams.values() if not whole else ():
+    for path in streams.values() if not complete else ():
         release.leave_out(path, why or "not every feature next to it has its bitstream")
     if why:
         release.leave_out_codec(task, codec, why)

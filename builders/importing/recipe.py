@@ -1,4 +1,4 @@
-"""Derive the recipe of an imported release: `paper`, with the quantisers of the release."""
+"""Derive the recipe of an imported release from `paper` and the quantisers of the release."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ from cfqa_data.format.quantizers import (
 )
 from cfqa_data.recipe.load import Recipe
 
-__all__ = ["Begun", "find_quantizers", "provenance", "release_recipe"]
+__all__ = ["Recorded", "find_quantizers", "provenance", "release_recipe"]
 
 GROUP = 2
-"""Sources that one shard holds and one step imports: at full size 160 MB of originals for dpt."""
+"""Sources per shard, which one work item imports: at full size, 160 MB of originals for dpt."""
 
 
 BITS = 8
-"""Of the hyperpriors' k-means tables."""
+"""Bits of the hyperpriors' k-means tables."""
 
-Begun: TypeAlias = Mapping[tuple[str, str], tuple[tuple[float, ...], Quantizer]]
-"""Levels and quantiser of a task and codec."""
+Recorded: TypeAlias = Mapping[tuple[str, str], tuple[tuple[float, ...], Quantizer]]
+"""(task, codec) -> levels and quantiser."""
 
 
 def find_quantizers(
-    release: Release, base: Recipe, begun: Begun, progress: Progress
+    release: Release, base: Recipe, recorded: Recorded, progress: Progress
 ) -> dict[tuple[str, str], Quantizer]:
-    """Return the quantiser of every task and codec; those without one are left out of the release.
+    """Return the quantiser of every task and codec; leave those without one out of the release.
 
     Args:
-        release: The files.
-        base: Says the ranges of HM's and VTM's quantisers.
-        begun: Levels and quantisers of an earlier run, which are taken over: every feature is held
-            against them anyway.
-        progress: Notified of the features that are looked through for tables.
+        release: Files of the release.
+        base: Recipe with the ranges of HM's and VTM's quantisers.
+        recorded: Levels and quantisers of an earlier run, which are reused; the import checks every
+            feature against them anyway.
+        progress: Display that is notified of the features that are searched for tables.
     """
-    found: dict[tuple[str, str], Quantizer] = {}
+    quantizers: dict[tuple[str, str], Quantizer] = {}
     for (task, codec), files in list(release.codec_files.items()):
-        quantizer = _quantizer(release, base, files, begun, progress)
+        quantizer = _quantizer(release, base, files, recorded, progress)
         if isinstance(quantizer, str):
             release.leave_out_codec(task, codec, quantizer)
         else:
-            found[task, codec] = quantizer
-    return found
+            quantizers[task, codec] = quantizer
+    return quantizers
 
 
 def _quantizer(
-    release: Release, base: Recipe, files: CodecFiles, begun: Begun, progress: Progress
+    release: Release, base: Recipe, files: CodecFiles, recorded: Recorded, progress: Progress
 ) -> Quantizer | str:
     """Return the quantiser of a codec on a task, or the reason why there is none."""
     task, codec = files.task, files.codec
@@ -68,7 +68,7 @@ def _quantizer(
         if spec is None or not isinstance(spec.quantizer, UniformQuantizer):
             return f"recipe {base.name} has no range for {codec} on {task}"
         return quantizer_from_dict(spec.quantizer.to_dict() | {"kind": "paper_uniform"})
-    levels, known = begun.get((task, codec), ((), None))
+    levels, known = recorded.get((task, codec), ((), None))
     if known is not None and levels == files.levels:
         return known
     progress.start("tables", len(files.files), "features")
@@ -82,17 +82,17 @@ def find_table(
 ) -> PaperKMeansQuantizer | str:
     """Return the k-means table of a hyperprior's features, or the reason why there is none.
 
-    A feature holds only centres of its task's table, at most 256 different numbers per layer, so
-    the table that it needs is the set of numbers that are there; the table's centres that no
-    feature uses are not needed, and are filled up with numbers above the largest.
+    The values of features are centres of their task's table, at most 256 distinct numbers per
+    layer. The returned table therefore consists of all distinct values of the features, followed by
+    unused larger numbers in place of the centres that do not occur.
 
     Args:
-        release: That the files belong to.
-        ladder: Of a hyperprior.
-        advance: Called after each feature.
+        release: Release of the files.
+        ladder: Files of a hyperprior.
+        advance: Function that is called after each feature.
 
     Raises:
-        BuildError: A feature cannot be read, or holds NaN or infinity.
+        BuildError: A feature cannot be read, or contains NaN or infinity.
     """
     shape = release.shapes[ladder.task]
     tables = [np.empty(0, np.float32)] * shape[1]
@@ -106,17 +106,17 @@ def find_table(
                     f"more than {1 << BITS} different values in layer {layer} by {name}: "
                     "not the centres of one k-means table"
                 )
-        if np.signbit(feature[feature == 0]).any():  # a table has one zero, and it is positive
+        if np.signbit(feature[feature == 0]).any():  # union1d merges -0 with +0
             return f"{path.relative_to(release.root).as_posix()} holds a negative zero"
         advance()
     return PaperKMeansQuantizer(BITS, tuple(tuple(_filled(table).tolist()) for table in tables))
 
 
 def _filled(table: np.ndarray) -> np.ndarray:
-    """Return an increasing table of 2**BITS numbers that begins with ``table``."""
-    lacking = (1 << BITS) - len(table)
+    """Extend a table to 2**BITS increasing numbers."""
+    missing = (1 << BITS) - len(table)
     step = max(1.0, float(abs(table[-1])))
-    return np.append(table, table[-1] + step * np.arange(1, lacking + 1, dtype=np.float32))
+    return np.append(table, table[-1] + step * np.arange(1, missing + 1, dtype=np.float32))
 
 
 def release_recipe(
@@ -125,7 +125,7 @@ def release_recipe(
     quantizers: Mapping[tuple[str, str], Quantizer],
     logged: LogScores | None,
 ) -> Recipe:
-    """Return the recipe that the dataset's manifest holds."""
+    """Return the recipe of the imported dataset."""
     counts = {task: len(originals) for task, originals in release.originals.items()}
     most = max(counts.values())
     data = base.to_dict()
@@ -165,10 +165,10 @@ def _summary(release: Release, base: Recipe, logged: LogScores | None) -> str:
 
 
 def provenance(
-    release: Release, made: Recipe, logged: LogScores | None
+    release: Release, recipe: Recipe, logged: LogScores | None
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the versions and the weights' hashes that the manifest holds."""
+    """Return the versions of software, and the hashes of weights, for the manifest."""
     if logged is not None:
         return package_versions() | logged.versions(release), {}
-    sources = {task: Models(made).source(task) for task in made.tasks}
-    return package_versions(), hash_uris(weights_of(made)) | hash_sources(made, sources)
+    sources = {task: Models(recipe).source(task) for task in recipe.tasks}
+    return package_versions(), hash_uris(weights_of(recipe)) | hash_sources(recipe, sources)

@@ -1,7 +1,7 @@
 """Import a downloaded release of the published benchmark as a dataset folder, losslessly.
 
 The bitstreams of HM and VTM are decoded and kept; the hyperpriors' features are stored as codes in
-the table of their own values. It goes on where it was stopped, as a build does.
+the table of their distinct values. An interrupted import is resumed like a build.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from cfqa_data.builders.importing.files import Release, Unplaced, scan_release
 from cfqa_data.builders.importing.recipe import (
-    Begun,
+    Recorded,
     find_quantizers,
     provenance,
     release_recipe,
@@ -40,7 +40,7 @@ from cfqa_data.recipe.load import Recipe, load_recipe
 __all__ = ["Imported", "import_release"]
 
 MSE_TOLERANCE = 1e-3
-"""Relative difference to a printed MSE; the published code sums in float32."""
+"""Relative tolerance to a logged MSE, since the published code sums in float32."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Imported:
 
     Attributes:
         root: The dataset folder.
-        placed: Files of the release that are in it.
-        unplaced: Files that are not, and why.
+        placed: Number of the release's files that are in the dataset.
+        unplaced: Files that are not in the dataset, with the reasons.
         borrowed: Tasks whose originals have the score of their least distorted version.
-        disagreeing: Compressed features whose MSE is not the one that the logs print.
+        disagreeing: Compressed features whose MSE differs from that in the logs.
     """
 
     root: Path
@@ -62,7 +62,7 @@ class Imported:
     disagreeing: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the facts as JSON-safe data."""
+        """Return the result as JSON-safe data."""
         return {
             "path": str(self.root),
             "placed": self.placed,
@@ -82,24 +82,24 @@ def import_release(
     accept_versions: bool = False,
     progress: Progress | None = None,
 ) -> Imported:
-    """Make a dataset folder of a downloaded release, or resume an interrupted import.
+    """Import a downloaded release as a dataset folder, or resume an interrupted import.
 
     Args:
-        source: The release, as `cfqa_data.builders.importing.files` describes it.
-        out: The folder; new, empty, or one where this import was begun or finished.
-        logs: Folder of published score logs, for the labels; without one the recipe's heads score
+        source: Folder of the release, laid out as in `cfqa_data.builders.importing.files`.
+        out: Output folder: new, empty, or with a started or finished run of this import.
+        logs: Folder of published score logs, for the labels. Without it, the recipe's heads score
             the features against the truths of its sources.
-        recipe: Says the blocks, the ranges of HM's and VTM's quantisers, and what to score with.
-        accept_versions: Resume an import that was begun with other versions of the software.
-        progress: Notified of stages and their progress; optional.
+        recipe: Recipe with the blocks, the ranges of HM's and VTM's quantisers, and the heads.
+        accept_versions: Resume an import that was started with other versions of the software.
+        progress: Display that is notified of each stage and finished item; None shows nothing.
 
     Returns:
-        What was placed and what was not.
+        The files that were imported and those that were not.
 
     Raises:
         BuildError: Nothing can be imported, a file is damaged, or originals of two tasks have the
-            same name; what is finished is kept.
-        MetricError: A line of a log is bad.
+            same name; finished items are kept.
+        MetricError: A line of a log is invalid.
     """
     progress, root = progress or Silent(), real_path(out)
     release, layout = scan_release(source), Layout(root)
@@ -114,19 +114,18 @@ def import_release(
     elif not layout.manifest.exists():
         _check_scorers(base, release)
     release.check_ids()
-    quantizers = find_quantizers(release, base, _begun(root), progress)
-    release.drop_bare_tasks()
+    quantizers = find_quantizers(release, base, _recorded(root), progress)
+    release.drop_tasks_without_codecs()
     if not release.codec_files:
         first = release.unplaced[0] if release.unplaced else Unplaced(".", "it is empty")
         raise BuildError(
             f"{source}: contains nothing that can be imported; the first of "
-            f"{len(release.unplaced)} "
-            f"files: {first.path}: {first.why}"
+            f"{len(release.unplaced)} files: {first.path}: {first.why}"
         )
-    made = release_recipe(release, base, quantizers, logged)
+    derived = release_recipe(release, base, quantizers, logged)
     with clear_disk_errors("importing the release"):
-        if status(made, root) != "finished" or layout.work.exists():
-            plan = Plan(made, "full", *provenance(release, made, logged))
+        if status(derived, root) != "finished" or layout.work.exists():
+            plan = Plan(derived, "full", *provenance(release, derived, logged))
             stages = [partial(stage, release=release, logged=logged) for stage in STAGES]
             run_stages(stages, plan, root, Executor(), progress, accept_versions)
     return Imported(
@@ -140,7 +139,7 @@ def import_release(
 
 
 def _check_scorers(base: Recipe, release: Release) -> None:
-    """Check that the features of a release can be scored by a recipe."""
+    """Check that a recipe's sources and tasks, which score the release, can be created."""
     models = Models(base)
     try:
         for task in [name for name in release.originals if name in base.tasks]:
@@ -153,10 +152,10 @@ def _check_scorers(base: Recipe, release: Release) -> None:
         ) from None
 
 
-def _begun(root: Path) -> Begun:
-    """Return levels and quantiser of each task and codec of an import that was begun here.
+def _recorded(root: Path) -> Recorded:
+    """Return levels and quantiser of each task and codec of an import that was started here.
 
-    The folder may be anyone's: its recipe stays plain data, and no class of it is looked up.
+    The folder is untrusted, so that its recipe is read as plain data and no class is looked up.
     """
     layout = Layout(root)
     try:
@@ -165,20 +164,20 @@ def _begun(root: Path) -> Begun:
         else:
             recipe = parse_json(read_limited(layout.work / PLAN, LARGEST_JSON))["recipe"]
         return {
-            (task, codec): (tuple(found["levels"]), quantizer_from_dict(found["quantizer"]))
+            (task, codec): (tuple(table["levels"]), quantizer_from_dict(table["quantizer"]))
             for task, spec in recipe["tasks"].items()
-            for codec, found in spec["codecs"].items()
+            for codec, table in spec["codecs"].items()
         }
     except (OSError, ValueError, AttributeError, KeyError, TypeError, CfqaError):
         return {}
 
 
 def _disagreeing(release: Release, layout: Layout, logged: LogScores) -> Iterator[str]:
-    """Yield the compressed features whose MSE is not what the logs print, with both numbers."""
+    """Yield the compressed features whose MSE differs from that in the logs, with both values."""
     version = read_manifest(layout.root).format
     for task in release.originals:
         for row in read_labels(layout.labels(task), format=version).to_pylist():
             codec, name, level = row["codec"], row["source_id"], row["parameter"]
-            printed = logged.mse(task, codec, name, level)
-            if abs(row["mse"] - printed) > MSE_TOLERANCE * row["mse"] + 1e-8:
-                yield f"{name} by {codec} at {level:g}: {row['mse']:.8f}, logged {printed:.8f}"
+            mse = logged.mse(task, codec, name, level)
+            if abs(row["mse"] - mse) > MSE_TOLERANCE * row["mse"] + 1e-8:
+                yield f"{name} by {codec} at {level:g}: {row['mse']:.8f}, logged {mse:.8f}"

@@ -1,4 +1,4 @@
-"""Scores of an imported release, from the published logs."""
+"""Scores of an imported release from the published logs."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from cfqa_data.format.manifest import hash_file
 __all__ = ["LogScores"]
 
 ORIGINAL = "original"
-"""What stands for the codec in the place of a log on the originals."""
+"""Name in place of a codec's for a log on the originals."""
 
 UNIT = {"cls": 1.0, "seg": 0.01, "dpt": 1.0}
-"""Factor from a printed score to a dataset's: the logs have mIoU in percent."""
+"""Factor from a logged score to a dataset's; the logs have mIoU in percent."""
 
 RIGHT = 1.0
-"""Rank of the true class on an original: only images that are classified right were taken."""
+"""Rank of the true class on an original, since only correctly classified images were used."""
 
 
 class LogScores:
-    """Scores as published logs print them; they have no loss.
+    """Scores in published logs; there are no losses.
 
-    A log ``original/{task}.txt`` gives the scores of the originals. Without one an original's score
-    is 1 for cls, where only images with rank 1 were taken; for seg and dpt that of its least
-    distorted version stands for it.
+    A log ``original/{task}.txt`` has the scores of originals. Without it, the score of an original
+    is 1 for cls, where only images with rank 1 were used, and that of its least distorted version
+    for seg and dpt.
 
     Args:
-        root: The folder of logs.
+        root: Folder of the logs.
 
     Raises:
-        MetricError: There is no log, or a line of one is bad.
+        MetricError: There is no log, or a line of one is invalid.
     """
 
     def __init__(self, root: Path) -> None:
@@ -45,20 +45,20 @@ class LogScores:
         self._best: dict[tuple[str, str], LogLine] = {}
 
     def match(self, release: Release) -> None:
-        """Leave out of a release the codecs of which a score is missing."""
+        """Leave codecs whose scores are incomplete out of a release."""
         for task, codec in list(release.codec_files):
-            if why := self._lacks(release, task, codec):
-                release.leave_out_codec(task, codec, why)
+            if reason := self._missing(release, task, codec):
+                release.leave_out_codec(task, codec, reason)
                 continue
             for name in release.originals[task]:
                 for line in filter(_finite, self._series[task, codec][name]):
                     best = self._best.setdefault((task, name), line)
                     if line.mse < best.mse:
                         self._best[task, name] = line
-        release.drop_bare_tasks()
+        release.drop_tasks_without_codecs()
 
     def versions(self, release: Release) -> dict[str, str]:
-        """Return the logs that give a release's scores, with their hashes."""
+        """Return the logs with a release's scores and their hashes, for a manifest's versions."""
         used = [*release.codec_files, *((task, ORIGINAL) for task in release.originals)]
         return {
             f"scores of {codec} on {task}": ", ".join(
@@ -77,11 +77,11 @@ class LogScores:
         ]
 
     def mse(self, task: str, codec: str, source_id: str, level: float) -> float:
-        """Return the MSE that a log prints."""
+        """Return the logged MSE of a feature."""
         return self._line(task, codec, source_id, level).mse
 
     def score(self, task: str, codec: str, source_id: str, level: float) -> float:
-        """Return the score of a feature; of the original, if no codec is given."""
+        """Return the score of a feature, or of the original if `codec` is empty."""
         if codec:
             return self._line(task, codec, source_id, level).score * UNIT[task]
         if (task, ORIGINAL) in self._series:
@@ -95,7 +95,8 @@ class LogScores:
         lines = self._series[task, codec][source_id]
         return next(line for line in lines if line.level == level)
 
-    def _lacks(self, release: Release, task: str, codec: str) -> str:
+    def _missing(self, release: Release, task: str, codec: str) -> str:
+        """Return which score a codec's logs lack; "" if none."""
         if (task, codec) not in self._series:
             return f"no log on {codec} and {task}"
         series = self._series[task, codec]

@@ -1,7 +1,6 @@
-"""The stages of an import: those of a build, reading a release's features and bitstreams.
+"""The stages of an import: those of a build, which read a release's features and bitstreams.
 
-Each writes the same files as the stage of a build, the result file last, so that later stages and
-resuming work as in a build.
+Each writes the same files as the stage of a build, so that later stages and resuming still work.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from cfqa_data.builders.pipeline.compress import Compress
 from cfqa_data.builders.pipeline.label import Scored
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.prepare import Prepare
-from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select, checked_sample
+from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select, check_sample
 from cfqa_data.errors import BuildError, CodecError, prefixed
 from cfqa_data.format.codes import find_centres
 from cfqa_data.format.facts import Layer
@@ -32,18 +31,18 @@ __all__ = ["STAGES", "ImportStage"]
 
 @dataclass(frozen=True)
 class ImportStage(BuildStage):
-    """A stage of an import.
+    """Base class of the stages of an import.
 
     Attributes:
-        release: The files to import.
-        logged: Scores of its features; without them the recipe's tasks score, as in a build.
+        release: Files to import.
+        logged: Scores of the features; if None, the recipe's tasks score them, as in a build.
     """
 
     release: Release
     logged: LogScores | None
 
     def scorer(self, item: Item) -> Callable[[int, int, np.ndarray], Scored]:
-        """Return what gives the scores of the logs, which have no loss."""
+        """Return the function that looks up the scores of the logs, which have no loss."""
         if (logged := self.logged) is None:
             return super().scorer(item)
         ids = self.context.ids(item.task, item.shard)
@@ -60,7 +59,7 @@ class ImportStage(BuildStage):
         """Return the codes (N, C, T, D) of one compressed feature.
 
         Raises:
-            BuildError: They cannot be had without loss.
+            BuildError: The feature cannot be read, or the codes would not be lossless.
         """
         path, shape = files.files[name, level], self.release.shapes[files.task]
         if files.is_video:
@@ -79,18 +78,18 @@ class ImportStage(BuildStage):
 
 class _Select(ImportStage, Select):
     def run(self, item: Item) -> None:
-        """Write what is known of the truths, then the sources' names."""
+        """Write the truths, unless the scores are logged, then the ids of the sources."""
         truths: dict[str, Any] = dict.fromkeys(self.release.originals[item.task])
         if self.logged is None:
             source = self.context.models.source(item.task)
             facts = self.context.models.facts(item.task)
-            truths = {name: checked_sample(source.sample(name), facts).truth for name in truths}
+            truths = {name: check_sample(source.sample(name), facts).truth for name in truths}
         self.write(item, {name: (None, truth) for name, truth in truths.items()})
 
 
 class _Extract(ImportStage, Extract):
     def features(self, item: Item) -> tuple[dict[str, np.ndarray], list[Any]]:
-        """Return a shard's originals; nothing is known of their grids."""
+        """Return a shard's originals; their token grids are unknown."""
         files, shape = self.release.originals[item.task], self.release.shapes[item.task]
         ids = self.context.ids(item.task, item.shard)
         return {name: load_feature(files[name], shape) for name in ids}, []
@@ -98,10 +97,10 @@ class _Extract(ImportStage, Extract):
 
 class _Prepare(ImportStage, Prepare):
     def fit(self, task: str, spec: CodecSpec) -> None:
-        """Write no tables: no codec of a release has any."""
+        """Do nothing, since codecs of a release have no tables."""
 
     def centres(self, task: str) -> dict[str, list[int]]:
-        """Take the codes that are counted from off the first source."""
+        """Return the centres of the codes of the first source."""
         first = self.context.selected(task).ids[0]
         return {
             codec: list(find_centres(self.codes(self.release.codec_files[task, codec], first, 0)))
@@ -109,7 +108,7 @@ class _Prepare(ImportStage, Prepare):
         }
 
     def about(self, task: str, varying: bool) -> dict[str, Any]:
-        """Return what is known of every release."""
+        """Return the fields of the entry that are known for every release."""
         blocks = self.plan.recipe.tasks[task].blocks
         layers = tuple(Layer(f"block {block}", "before") for block in blocks)
         return {"prefix_tokens": 1, "layers": layers}
@@ -117,13 +116,13 @@ class _Prepare(ImportStage, Prepare):
 
 class _Compress(ImportStage, Compress):
     def run(self, item: Item) -> None:
-        """Take a shard's bitstreams and codes from the release, and score them."""
+        """Read a shard's bitstreams and codes from the release, and score them."""
         files = self.release.codec_files[item.task, item.codec]
         paths = files.files if files.is_video else files.streams
         ids, levels = self.context.ids(item.task, item.shard), range(len(files.levels))
         streams = [[paths[name, n].read_bytes() for n in levels if paths] for name in ids]
-        # Without a bitstream nothing was measured: no rate, rather than a rate of 0.
-        bits = [[bits_of(len(s)) for s in of] or [None] * len(levels) for of in streams]
+        # Without a bitstream the rate is unknown, and not 0.
+        bits = [[bits_of(len(s)) for s in row] or [None] * len(levels) for row in streams]
         codes = [[self.codes(files, name, level) for level in levels] for name in ids]
         self.write(item, Coded(streams, bits, codes))
 

@@ -1,7 +1,7 @@
 """Deep verification: decode every bitstream again and recompute labels (`cfqa verify --deep`).
 
-Every bitstream is decoded and compared with the stored codes, where there are any; of a sample of
-rows the labels are computed from what was decoded. A process holds one feature at a time.
+Every bitstream is decoded and compared with the stored codes, if there are any. The labels of a
+sample of rows are recomputed from decoded features. Memory holds one feature per process.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from cfqa_data.recipe.portable import remedy
 __all__ = ["SAMPLE", "DeepResult", "look_into", "verify_deep"]
 
 SAMPLE = 100
-"""Default number of label rows that are computed again."""
+"""Default number of label rows that are recomputed."""
 
-# Relative and absolute difference that another machine's rounding may make. A rank is a count.
+# Relative and absolute tolerance for the rounding of other machines.
 TOLERANCE = {
     "mse": (1e-6, 1e-12),
     "cosine": (1e-6, 1e-9),
@@ -57,12 +57,12 @@ class DeepResult:
     """Result of a deep verification.
 
     Attributes:
-        faults: What is wrong, by file.
-        decoded: Bitstreams that were decoded.
-        compared: Stored features that were compared with their bitstream.
-        labelled: Rows whose labels were computed again.
-        scored: Those of them whose scores were, too.
-        notes: What could not be checked, and why.
+        faults: Faults, each with its file.
+        decoded: Number of decoded bitstreams.
+        compared: Number of stored features that were compared with their bitstream.
+        labelled: Number of rows whose baseline metrics were recomputed.
+        scored: Number of rows whose scores were recomputed too.
+        notes: Checks that were not possible, with the reasons.
     """
 
     faults: tuple[Fault, ...]
@@ -75,18 +75,18 @@ class DeepResult:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """All levels of a source by a codec.
+    """Work item: all levels of a source by a codec.
 
     Attributes:
-        task: Of the source.
-        codec: Of the bitstreams.
-        source: Its id.
-        position: On the arrays' first axis.
-        levels: How many there are.
+        task: Name of the task.
+        codec: Name of the codec.
+        source: Id of the source.
+        position: Position of the source on the arrays' first axis.
+        levels: Number of levels.
         decode: Whether bitstreams are decoded.
-        stored: Whether codes or values are read; they are compared, if both.
-        rows: Level -> label row to compute again.
-        scored: Whether the task scores them too.
+        stored: Whether stored codes or values are read; with `decode`, both are compared.
+        rows: Level -> label row to recompute.
+        scored: Whether scores of these rows are recomputed too.
     """
 
     task: str
@@ -116,23 +116,23 @@ def verify_deep(
     progress: Progress | None = None,
     plugins: Iterable[str] = (),
 ) -> DeepResult:
-    """Decode all bitstreams of a folder, and compute labels of a sample of its rows again.
+    """Decode all bitstreams of a folder, and recompute the labels of a sample of its rows.
 
     Args:
-        root: The folder, or its files.
-        manifest: Its manifest.
+        root: The dataset folder, or its files.
+        manifest: Manifest of the folder.
         damaged: Files that are known to be damaged; checks that need them are skipped.
-        sample: Rows whose labels are computed again.
-        seed: Of the choice of the sample.
-        workers: Processes.
-        untrusted: Decode in child processes that can do nothing else.
-        progress: Notified of every feature.
-        plugins: `module:Class` of what the dataset was made with and that is not installed.
+        sample: Number of rows whose labels are recomputed.
+        seed: Seed of the random sample.
+        workers: Number of processes.
+        untrusted: Decode in sandboxed child processes.
+        progress: Display that is notified of every feature.
+        plugins: `module:Class` of classes that the dataset uses and that are not installed.
 
     Raises:
-        FormatError: A decoder that is needed is not here, or has other weights.
-        CfqaError: What a decoder needs is not installed.
-        BuildError: A process was killed.
+        FormatError: A required decoder is missing, or has other weights.
+        CfqaError: A package that a decoder needs is not installed.
+        BuildError: A worker process was killed.
     """
     check_guard()
     verification = _DeepVerification(root, untrusted, tuple(plugins))
@@ -140,26 +140,26 @@ def verify_deep(
     faults: set[Fault] = set()
     counts = Counter(decoded=0, compared=0, labelled=0, scored=0)
     with Executor(workers) as executor:
-        for _, (wrong, done) in drive(verification, executor, progress or Silent(), jobs):
-            faults.update(wrong)
+        for _, (new_faults, done) in drive(verification, executor, progress or Silent(), jobs):
+            faults.update(new_faults)
             counts.update(done)
     ordered = sorted(faults, key=lambda fault: (fault.path, fault.what))
     return DeepResult(faults=tuple(ordered), notes=tuple(notes), **counts)
 
 
 look_into = verify_deep
-"""The name of `verify_deep` in version 0.1."""
+"""Name of `verify_deep` in version 0.1."""
 
 
 @dataclass
 class _DeepVerification(Stage):
-    """The stage that decodes and scores features again.
+    """Stage that decodes and scores features again.
 
     Attributes:
-        root: The folder, or its files.
-        untrusted: Decode in child processes that can do nothing else.
-        plugins: Classes that are not installed.
-        recipe: The manifest's, with local paths of its weights; None if it cannot be used.
+        root: The dataset folder, or its files.
+        untrusted: Whether to decode in sandboxed child processes.
+        plugins: Classes that are not installed, as `module:Class`.
+        recipe: Recipe of the manifest, with local paths of its weights; None if unusable.
     """
 
     root: Path | Files
@@ -171,12 +171,12 @@ class _DeepVerification(Stage):
 
     @cached_property
     def folder(self) -> Folder:
-        """The dataset's folder."""
+        """Reader of the dataset's folder."""
         return Folder(self.root, self.untrusted, self.plugins)
 
     @cached_property
     def models(self) -> Models:
-        """The recipe's backbone and tasks."""
+        """Backbone and tasks of the recipe."""
         assert self.recipe is not None
         return Models(self.recipe)
 
@@ -189,7 +189,7 @@ class _DeepVerification(Stage):
     def plan(
         self, manifest: Manifest, damaged: set[str], sample: int, seed: int
     ) -> tuple[list[Job], list[str]]:
-        """Return what there is to do, and what cannot be checked."""
+        """Return the jobs, and notes on checks that are not possible."""
         folder = self.folder
         jobs: list[Job] = []
         notes: list[str] = []
@@ -205,19 +205,20 @@ class _DeepVerification(Stage):
                 decode = not streams.isdisjoint(manifest.files)
                 array = NAMES.compressed(task, codec).as_posix()
                 stored = f"{array}/zarr.json" in manifest.files.keys() - damaged
-                origin, why = codec_entry.origin, None
+                origin, reason = codec_entry.origin, None
                 if decode and not damaged.isdisjoint(streams):
-                    why = "bitstreams are damaged"
+                    reason = "bitstreams are damaged"
                 elif decode and codec_entry.facts.on == "inputs":
-                    why = "the features are extracted from its decoded bitstreams"
+                    reason = "the features are extracted from its decoded bitstreams"
                 elif decode and origin and _lacks_models(manifest, origin.options):
-                    why = "the recipe names no models"
+                    reason = "the recipe names no models"
                 elif decode and stored and origin and origin.name in missing:
-                    package = missing[origin.name]
-                    why = f"codec {origin.name!r} is not installed; install {package}, "
-                    why += "or name its class by --plugin module:Class"
-                if why:
-                    notes.append(f"{task}, {codec}: not decoded: {why}")
+                    reason = (
+                        f"codec {origin.name!r} is not installed; install {missing[origin.name]}, "
+                        "or name its class by --plugin module:Class"
+                    )
+                if reason:
+                    notes.append(f"{task}, {codec}: not decoded: {reason}")
                     decode = False
                 if decode:
                     folder.decoder(task, codec)
@@ -232,7 +233,7 @@ class _DeepVerification(Stage):
         return jobs, notes
 
     def _find_scorers(self, manifest: Manifest, damaged: set[str], notes: list[str]) -> set[str]:
-        """Return the tasks that can be scored; a note says why another cannot."""
+        """Return the tasks that can be scored, and add notes on the others."""
         paths: dict[str, str] = {}
         tasks: set[str] = set()
         intact = manifest.files.keys() - damaged
@@ -247,7 +248,7 @@ class _DeepVerification(Stage):
                     raise FormatError("there is no ground truth")
                 paths |= label.scoring_weights(self.folder, recipe, task)
                 models = Models(recipe)
-                _ = models.facts(task), models.backbone_class  # their classes are looked up
+                _ = models.facts(task), models.backbone_class  # raises if a class is missing
             except (CfqaError, OSError) as error:
                 more = remedy(manifest) if isinstance(error, BuildError) else ""
                 notes.append(f"{task}: scores were not recomputed: {error}{more}")
@@ -257,18 +258,18 @@ class _DeepVerification(Stage):
         return tasks
 
     def run(self, item: Job) -> tuple[list[Fault], Counter[str]]:
-        """Return what is wrong with features; how many were decoded, compared, labelled, scored."""
+        """Return the faults of a job, and the counts of `DeepResult`."""
         faults: list[Fault] = []
         counts, folder, entry = Counter[str](), self.folder, self.folder.manifest.tasks[item.task]
-        place = item.task, item.codec, shard_of(item.position, entry.shard), entry.shards
-        streams = NAMES.bitstreams(*place).as_posix()
+        number = shard_of(item.position, entry.shard)
+        streams = NAMES.bitstreams(item.task, item.codec, number, entry.shards).as_posix()
         shard = f"{NAMES.compressed(item.task, item.codec).as_posix()}/{shard_name(item.position)}"
         for level in range(item.levels):
             feature = stored = None
             try:
                 if item.decode:
-                    found = folder.decoded(item.source, item.codec, level)
-                    feature = found.dequantize() if isinstance(found, Codes) else found
+                    decoded = folder.decoded(item.source, item.codec, level)
+                    feature = decoded.dequantize() if isinstance(decoded, Codes) else decoded
                     counts["decoded"] += 1
             except FormatError as error:
                 faults.append(Fault(streams, self._message(error)))
@@ -292,7 +293,7 @@ class _DeepVerification(Stage):
         return str(error).removeprefix(f"{self.folder.files.location}: ")
 
     def _label_faults(self, job: Job, row: Mapping[str, Any], feature: np.ndarray) -> list[Fault]:
-        """Return where a label row is not what is computed now."""
+        """Return a fault for each value of a label row that differs from the recomputed one."""
         name = NAMES.labels(job.task).as_posix()
         try:
             original = self.folder.original(job.source)
@@ -308,9 +309,9 @@ class _DeepVerification(Stage):
                     values[f"{prefix}loss"] = float(losses[0])
         except (FormatError, BuildError) as error:
             return [Fault(name, f"cannot be recomputed: {self._message(error)}")]
-        of = f"of {job.source} by {job.codec} at level {row['level']}"
+        version = f"{job.source} by {job.codec} at level {row['level']}"
         return [
-            Fault(name, f"{key} {of} is {row[key]:.9g}, recomputed it is {value:.9g}")
+            Fault(name, f"{key} of {version} is {row[key]:.9g}, recomputed it is {value:.9g}")
             for key, value in values.items()
             if row[key] is not None
             and not _near(key, row[key], value)
@@ -319,7 +320,7 @@ class _DeepVerification(Stage):
 
 
 def _lacks_models(manifest: Manifest, options: Mapping[str, Any]) -> bool:
-    """Whether a codec has models that neither its entry nor the manifest's hashes tell."""
+    """Whether a codec's models are in a package, but their hash is not in the manifest."""
     models = options.get("models")
     shipped = isinstance(models, str) and models.startswith(PACKAGE)
     return shipped and models not in manifest.weights
@@ -328,7 +329,7 @@ def _lacks_models(manifest: Manifest, options: Mapping[str, Any]) -> bool:
 def _sample(
     folder: Folder, manifest: Manifest, damaged: set[str], sample: int, seed: int
 ) -> dict[tuple[str, str, str], dict[int, dict[str, Any]]]:
-    """Return some label rows, by task, codec and source, then level."""
+    """Return a random sample of label rows: (task, codec, source) -> level -> row."""
     rows: list[dict[str, Any]] = []
     for task in manifest.tasks:
         if NAMES.labels(task).as_posix() not in damaged:

@@ -1,7 +1,7 @@
 """Plan a repair: which work items recreate the damaged files, and which files cannot be recreated.
 
-Think of the folder as the stages' result: each file is an output of an item, and what an item needs
-is either intact or is made by an item before it.
+Each file of a dataset folder is an output of an item of a stage. The inputs of an item are either
+intact, or are recreated by items of earlier stages.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ RELEASE = f"was imported from a release, not built from a recipe; import it agai
 
 @dataclass(frozen=True)
 class RepairPlan:
-    """The steps of a repair.
+    """Plan of a repair.
 
     Attributes:
-        files: Of the dataset.
-        manifest: Its manifest.
-        damaged: Files that it lists.
-        plugins: Classes that are not installed.
-        plan: Of the scratch build, by the manifest's recipe.
-        items: By the name of their stage, in the order of stages.
-        impossible: Files that cannot be made again, and why.
+        files: Files of the dataset.
+        manifest: Manifest of the dataset.
+        damaged: Damaged or missing files that the manifest lists.
+        plugins: Classes that are not installed, as `module:Class`.
+        plan: Build plan of the scratch build, with the manifest's recipe.
+        items: Name of a stage -> items to run, in the order of stages.
+        impossible: Files that cannot be recreated, with the reasons.
     """
 
     files: LocalFiles
@@ -52,7 +52,7 @@ class RepairPlan:
     impossible: tuple[Fault, ...] = ()
 
     def stages(self, root: Path) -> list[tuple[BuildStage, Sequence[Item]]]:
-        """Return the stages of the scratch build in a folder, and the items to do of each."""
+        """Return the stages of the scratch build in a folder, each with its items to run."""
         context = BuildContext(self.plan, Layout(root))
         stages = repair_stages(context, self.files, self.plugins)
         return [(stage, self.items.get(stage.name, ())) for stage in stages]
@@ -64,24 +64,24 @@ def plan_repair(
     """Plan the repair of damaged files.
 
     Args:
-        files: Of the dataset.
-        manifest: Its manifest.
-        damaged: Files that it lists.
-        plugins: Classes that are not installed.
+        files: Files of the dataset.
+        manifest: Manifest of the dataset.
+        damaged: Damaged or missing files that the manifest lists.
+        plugins: Classes that are not installed, as `module:Class`.
     """
     recipe = recipe_of(manifest, plugins).without_programs()
     plan = Plan(recipe, manifest.tier, manifest.versions, manifest.weights, manifest.packages)
     empty = RepairPlan(files, manifest, frozenset(damaged), plugins, plan, {})
     built, intact, left = was_built(manifest), manifest.files.keys() - damaged, set(damaged)
     unlabelled = {task for task in recipe.tasks if NAMES.labels(task).as_posix() in damaged}
-    # Rows of tables come from these, whether or not files of theirs are damaged.
+    # These items supply the rows of damaged tables, even if their own files are intact.
     unknown = unlabelled if NAMES.originals_table.as_posix() in damaged else set()
     pictures = {NAMES.previews.as_posix(), NAMES.hero.as_posix()}
     undrawn = set(recipe.tasks) if pictures & damaged else set()
     again = {"compress": unlabelled, "extract": unknown, "preview": undrawn}
 
     def possible(item: Item) -> bool:
-        """Whether an item has what it needs: of a release, only bitstreams can be decoded."""
+        """Whether the inputs of an item are available; a release can only be decoded."""
         if item.stage in ("tables", CARD):
             return built or not unlabelled
         shards = plan.shards(item.task)
@@ -94,12 +94,12 @@ def plan_repair(
     items: dict[str, list[Item]] = {}
     for stage, _ in empty.stages(Path()):
         for item in filter(possible, stage.items()):
-            made = {path.as_posix() for path in stage.outputs(item)} & left
-            left -= made
-            if made or (built and item.task in again.get(stage.name, ())):
+            recreated = {path.as_posix() for path in stage.outputs(item)} & left
+            left -= recreated
+            if recreated or (built and item.task in again.get(stage.name, ())):
                 items.setdefault(stage.name, []).append(item)
 
-    def why(name: str) -> str:
+    def reason(name: str) -> str:
         array, chunk, _ = name.partition("/c/")
         if built:
             return f"is not a file that this version builds; {FETCH}"
@@ -110,7 +110,7 @@ def plan_repair(
             return f"has no {no}; {FETCH}"
         return RELEASE
 
-    impossible = tuple(Fault(name, why(name)) for name in sorted(left))
+    impossible = tuple(Fault(name, reason(name)) for name in sorted(left))
     return replace(empty, items=items, impossible=impossible)
 
 
@@ -118,14 +118,14 @@ def check_environment(repair_plan: RepairPlan, *, versions: bool) -> RepairPlan:
     """Check that this machine has the software and weights of the manifest.
 
     Args:
-        repair_plan: What is to be done.
-        versions: Look at versions, too, not only at the weights.
+        repair_plan: Plan of the repair.
+        versions: Whether to check versions of software as well as weights.
 
     Returns:
         The plan, with local paths of the recipe's files.
 
     Raises:
-        BuildError: Something differs; names all of it.
+        BuildError: Versions or weights differ; the message lists the differences.
     """
     manifest, damaged = repair_plan.manifest, repair_plan.damaged
     local_paths, missing = _find_files(repair_plan)
@@ -133,18 +133,18 @@ def check_environment(repair_plan: RepairPlan, *, versions: bool) -> RepairPlan:
     repair_plan = replace(repair_plan, plan=replace(repair_plan.plan, recipe=recipe))
     different = []
     if versions:
-        found = package_versions()
+        current = package_versions()
         for item in repair_plan.items.get("compress", ()):
             streams = NAMES.bitstreams(
                 item.task, item.codec, item.shard, repair_plan.plan.shards(item.task)
             )
             codec_spec = recipe.tasks[item.task].codecs[item.codec]
             if streams.as_posix() in damaged and codec_spec.models not in missing:
-                found |= versions_of(codec_spec)
-        names = {*found, *(name for name in manifest.versions if " " not in name)}
+                current |= versions_of(codec_spec)
+        names = {*current, *(name for name in manifest.versions if " " not in name)}
         for name in sorted(names):
-            then, now = manifest.versions.get(name, "absent"), found.get(name, "absent")
-            # What an import, or an earlier version of this package, did not note may be the same.
+            then, now = manifest.versions.get(name, "absent"), current.get(name, "absent")
+            # Imports, and earlier versions of this package, do not record all versions.
             unknown = then == "absent" and (" " in name or not was_built(manifest))
             if then != now and not unknown:
                 different.append(f"{name} was {then}, is {now}")
@@ -167,30 +167,30 @@ def check_environment(repair_plan: RepairPlan, *, versions: bool) -> RepairPlan:
 
 
 def _find_files(repair_plan: RepairPlan) -> tuple[dict[str, str], dict[str, str]]:
-    """Return local paths of the recipe's files, and why needed ones are missing, both by URI.
+    """Return, by URI, local paths of the recipe's files, and errors for missing ones.
 
-    Weights and lists are found by their SHA-256, all other paths of sources by their names.
+    Weights and lists are searched by their SHA-256, all other paths of sources by name.
     """
     manifest, recipe = repair_plan.manifest, repair_plan.plan.recipe
     local_paths: dict[str, str] = {}
     missing: dict[str, str] = {}
     needed: set[str | None] = set()
     paths = recipe.paths
-    todo = [item for items in repair_plan.items.values() for item in items]
-    for item in todo:
+    all_items = [item for items in repair_plan.items.values() for item in items]
+    for item in all_items:
         if item.stage in ("select", "extract", "compress", "preview"):
             needed |= {recipe.backbone.weights, recipe.tasks[item.task].head}
         if item.stage in ("compress", "decode", "preview") and item.codec:
             spec = recipe.tasks[item.task].codecs[item.codec]
             needed |= {uri for uri in spec.weights if spec.models or uri in manifest.weights}
-    for task in {item.task for item in todo if item.stage in ("select", "extract", "preview")}:
+    for task in {i.task for i in all_items if i.stage in ("select", "extract", "preview")}:
         for key, uri in recipe.tasks[task].source.options.items():
             if uri not in paths:
                 continue
             if key != "root" and uri in manifest.weights:
                 needed.add(uri)
-            elif found := find_below_root(str(uri), manifest.weights.get(uri)):
-                local_paths[uri] = str(found)
+            elif local := find_below_root(str(uri), manifest.weights.get(uri)):
+                local_paths[uri] = str(local)
     for uri in sorted(filter(None, needed)):
         try:
             path = find_weights(uri, manifest.weights.get(uri), repair_plan.files)

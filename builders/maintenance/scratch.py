@@ -1,7 +1,6 @@
 """The scratch build of a repair, with links to the intact files of the dataset.
 
-The stages write files beside and rename them, so a link to a dataset's file is never written
-through.
+Stages write to temporary files and rename them, and never through a link to a dataset's file.
 """
 
 from __future__ import annotations
@@ -21,19 +20,18 @@ from cfqa_data.format.storage import atomic_path, remove_partials, write_text
 __all__ = ["is_intact", "link", "prepare_scratch"]
 
 INPUTS = ("originals/", "truth/", "bitstreams/", "tables/")
-"""Where items find what earlier ones made."""
+"""Folders of files that items read."""
 
 
 def link(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it if the file system cannot.
+    """Hard-link a file, or copy it atomically if the file system does not support links.
 
-    The link may be lost in a power cut until its folder is synced, which takes long for many; a
-    copy that is there is whole.
+    The folder is not synced, which would be slow for many files; a power cut may lose the link.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
-        os.link(os.path.realpath(source), target)  # of a link, what it leads to
+        os.link(os.path.realpath(source), target)  # resolves symbolic links
     except OSError:
         with atomic_path(target) as partial:
             shutil.copyfile(source, partial)
@@ -47,7 +45,7 @@ def is_intact(repair_plan: RepairPlan, root: Path, name: str) -> bool:
 
 
 def prepare_scratch(repair_plan: RepairPlan, root: Path) -> None:
-    """Make the folder; keep intact files that an interrupted repair left in it."""
+    """Create the folder of the scratch build; keep intact files of an interrupted repair."""
     layout, damaged = Layout(root), repair_plan.damaged
     path, text = layout.work / PLAN, repair_plan.plan.to_json()
     links = any(inside.is_symlink() for inside in root.rglob("*"))
@@ -71,15 +69,15 @@ def _write_stage_results(repair_plan: RepairPlan, layout: Layout, task: str) -> 
     selection = {"ids": entry.sources, "groups": entry.groups}
     write_json(Item("select", task).result_path(layout), selection)
     write_json(Item("prepare", task).result_path(layout), entry.to_dict())
-    known = _references(repair_plan, task)
-    for shard in range(plan.shards(task)) if known else ():
+    references = _references(repair_plan, task)
+    for shard in range(plan.shards(task)) if references else ():
         path = Item("extract", task, shard=shard).result_path(layout)
-        rows = [known[entry.sources[position]] for position in plan.members(task, shard)]
+        rows = [references[entry.sources[position]] for position in plan.members(task, shard)]
         write_json(path, {"score": [s for s, _ in rows], "loss": [loss for _, loss in rows]})
 
 
 def _references(repair_plan: RepairPlan, task: str) -> dict[str, tuple[float, float]]:
-    """Return score and loss of each original, from a table that is intact; else nothing."""
+    """Return score and loss of each original from an intact table; empty if there is none."""
     folder = Folder(repair_plan.files)
     for path, read in (
         (NAMES.originals_table, folder.originals_table),

@@ -1,6 +1,6 @@
 """The stages of a repair: those of a build, and stages that read the dataset's own folder.
 
-They work in a scratch build, a folder of its own to which the intact files are linked.
+They write to a scratch build, a separate folder to which the intact files are linked.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from cfqa_data.format.storage import write_table, write_text
 __all__ = ["CARD", "ORIGINALS", "SourceItem", "repair_stages", "was_built"]
 
 CARD, ORIGINALS, PREVIEWS = "card", "originals", "default"
-"""Items of the last stages that belong to no task; no task is called so."""
+"""Names, in place of a task's, of items that belong to no task; no task can have them."""
 
 
 @dataclass(frozen=True)
 class SourceItem(Item):
-    """An item of one source, of the shard that has its bitstreams.
+    """An item for one source.
 
     Attributes:
-        position: Of the source in the task.
+        position: Position of the source in the task; `shard` is the one with its bitstreams.
     """
 
     position: int = -1
@@ -48,11 +48,11 @@ class SourceItem(Item):
 
 @dataclass(frozen=True)
 class RepairStage(BuildStage):
-    """A stage that reads the dataset's folder in its current state.
+    """Base class of stages that read the dataset's folder in its current state.
 
     Attributes:
-        files: Of the dataset.
-        plugins: Classes that are not installed.
+        files: Files of the dataset.
+        plugins: Classes that are not installed, as `module:Class`.
     """
 
     files: LocalFiles
@@ -60,12 +60,12 @@ class RepairStage(BuildStage):
 
     @cached_property
     def folder(self) -> Folder:
-        """The dataset's folder."""
+        """Reader of the dataset's folder."""
         return Folder(self.files, plugins=self.plugins)
 
 
 class Arrays(RepairStage, Prepare):
-    """Makes the tables of a codec and the metadata of its array."""
+    """Stage that recreates the tables of a codec and the metadata of its array."""
 
     name, unit = "arrays", "codecs"
 
@@ -84,7 +84,7 @@ class Arrays(RepairStage, Prepare):
             self.fit(item.task, codec_spec)
         if codec_spec.quantizer is not None and was_built(folder.manifest):
             centres = self.centre(item.task, codec_spec.quantizer)
-        elif codec_spec.quantizer is not None:  # of a release: by its first feature
+        elif codec_spec.quantizer is not None:  # an import finds centres in its first feature
             first = folder.decoded(entry.sources[0], item.codec, 0)
             assert isinstance(first, Codes)
             centres = list(find_centres(first.indices))
@@ -92,7 +92,7 @@ class Arrays(RepairStage, Prepare):
 
 
 class Decode(RepairStage):
-    """Decodes a source's bitstreams to its shard of an array, for which no encoder is needed."""
+    """Stage that decodes a source's bitstreams to its shard of an array, without an encoder."""
 
     name, unit = "decode", "sources"
 
@@ -113,13 +113,13 @@ class Decode(RepairStage):
         folder = self.folder
         entry = folder.manifest.tasks[item.task]
         source, levels = entry.sources[item.position], range(len(entry.codecs[item.codec].levels))
-        found = [folder.decoded(source, item.codec, level) for level in levels]
-        stored = [each.indices if isinstance(each, Codes) else each for each in found]
+        decoded = [folder.decoded(source, item.codec, level) for level in levels]
+        stored = [each.indices if isinstance(each, Codes) else each for each in decoded]
         write_codes(self.layout.compressed(item.task, item.codec), item.position, np.stack(stored))
 
 
 class Tables(RepairStage):
-    """Joins label rows to tables."""
+    """Stage that joins rows into the tables of labels, originals and previews."""
 
     name, unit = "tables", "files"
 
@@ -146,7 +146,7 @@ class Tables(RepairStage):
 
 
 class Card(RepairStage):
-    """Writes the card, once the tables are in their place."""
+    """Stage that writes the card from the tables of the dataset."""
 
     name, unit = CARD, "files"
 
@@ -167,7 +167,7 @@ class Card(RepairStage):
 def repair_stages(
     context: BuildContext, files: LocalFiles, plugins: tuple[str, ...]
 ) -> Sequence[BuildStage]:
-    """Return the stages of a repair in order; of those that make a file, the first does it."""
+    """Return the stages of a repair in order; a file is recreated by the first that outputs it."""
     arrays, decode, tables, card = (
         kind(context, files, plugins) for kind in (Arrays, Decode, Tables, Card)
     )
@@ -176,7 +176,7 @@ def repair_stages(
 
 
 def was_built(manifest: Manifest) -> bool:
-    """Return whether `cfqa build` made a dataset, so that its recipe can make it again."""
+    """Whether `cfqa build` created a dataset, so that its recipe can recreate it."""
     codecs = {codec for task in manifest.tasks.values() for codec in task.codecs}
-    noted = {name.partition(" ")[0] for name in manifest.versions if not name.startswith("scores ")}
-    return codecs <= noted
+    names = (name for name in manifest.versions if not name.startswith("scores "))
+    return codecs <= {name.partition(" ")[0] for name in names}

@@ -9,7 +9,7 @@ from pathlib import Path
 from cfqa_data.builders.pipeline.check import make_plan, pinned
 from cfqa_data.builders.pipeline.compress import Compress
 from cfqa_data.builders.pipeline.context import BuildContext
-from cfqa_data.builders.pipeline.fit import fitted
+from cfqa_data.builders.pipeline.fit import fit_recipe
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.plan import Plan
@@ -52,8 +52,7 @@ def build(
     Args:
         recipe: A recipe, its name, or the path of its TOML file.
         out: Output folder: new, empty, or with a started or finished build of this recipe.
-        workers: Number of processes on this machine, 2 by default; with 0 or 1 the build runs in
-            this process.
+        workers: Number of processes, 2 by default; with 0 or 1 the build runs in this process.
         tier: "full", or "light" without the decoded features, which are then decoded on access.
         scheduler: Address of a Dask scheduler to use instead of workers on this machine. Its
             workers must see `out`; while it has none, a `CfqaWarning` says that the build waits.
@@ -101,7 +100,7 @@ def run_stages(
     with locked(root):
         if status(plan.recipe, root, tier=plan.tier) != "finished":
             plan = open_workspace(plan, root, accept_versions=accept_versions)
-            context = fitted(BuildContext(plan, Layout(root)), executor, progress)
+            context = fit_recipe(BuildContext(plan, Layout(root)), executor, progress)
             for stage in stages:
                 deque(drive(stage(context), executor, progress), maxlen=0)
             progress.start("pack", len(plan.recipe.tasks) + 3, "files")

@@ -58,11 +58,12 @@ def calibrate(
     parameter, levels = ladder.facts.parameter, len(ladder.levels)
     tried: list[tuple[float | None, Quantizer | None]] = [(None, ladder.quantizer)]
     if scales and isinstance(ladder.quantizer, UniformQuantizer):
-        tried = [(scale, ladders.widened(bench, ladder.quantizer.bits, scale)) for scale in scales]
+        bits = ladder.quantizer.bits
+        tried = [(scale, ladders.scaled_quantizer(bench, bits, scale)) for scale in scales]
     curves = curves_of(bench, ladder, [(quantizer, grid) for _, quantizer in tried])
     if coarse and parameters is None:
         limits = harmless, parameter.whole, levels, int(parameter.lowest or 0)
-        grids = [ladders.refined(curve, bench.useless, *limits) for curve in curves]
+        grids = [ladders.refine_grid(curve, bench.useless, *limits) for curve in curves]
         quantizers = (quantizer for _, quantizer in tried)
         curves = curves_of(bench, ladder, list(zip(quantizers, grids, strict=True)))
     criteria = budget, harmless, levels

@@ -18,7 +18,7 @@ from cfqa_data.access.hub_weights import hub_weights
 from cfqa_data.access.weights import hash_weights, resolve_weights
 from cfqa_data.builders.pipeline.coding import check_decoded
 from cfqa_data.builders.pipeline.context import Models, codec_for
-from cfqa_data.builders.pipeline.fit import check_fit, choices
+from cfqa_data.builders.pipeline.fit import candidate_levels, check_fit
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.preview import drawing_versions
 from cfqa_data.builders.sources.base import Source
@@ -147,7 +147,7 @@ def _tried(codec_spec: CodecSpec) -> Any:
             )
     if quantizer.dtype != codec.dtype or (1 << quantizer.bits) - 1 > codec.peak:
         raise BuildError(f"codes of {quantizer.bits} bits are too large: it takes 0..{codec.peak}")
-    levels = choices(codec_spec)
+    levels = candidate_levels(codec_spec)
     known = getattr(codec, "lambdas", levels)
     if unknown := [level for level in levels if level not in known]:
         raise BuildError(f"{codec_spec.models} has no model for lambda {unknown[0]:g}")

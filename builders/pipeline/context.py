@@ -41,14 +41,7 @@ def instantiate(
     error: type[CfqaError],
     **arguments: Any,
 ) -> Any:
-    """Instantiate a class that a recipe names.
-
-    Args:
-        entry: The class.
-        options: Options in the recipe.
-        what: Place in the recipe, for error messages.
-        error: Kind of error to raise.
-        **arguments: Arguments that do not come from the recipe.
+    """Instantiate a class that a recipe names, with its options and further arguments.
 
     Raises:
         CfqaError: The class has no such option, or its constructor fails.
@@ -174,8 +167,7 @@ class Models:
         Args:
             task: Name of the task.
             seed: Seed of the source; the recipe's if None.
-            truths: Whether the source must supply truths. If None, the task decides, whose class is
-                imported for that.
+            truths: Whether the source must supply truths; if None, the task's class decides.
 
         Raises:
             BuildError: There is no such source, it lacks its data, or it has no such option.
@@ -199,12 +191,7 @@ class Models:
         return self.task_type(task).embed is not Task.embed
 
     def truth(self, task: str, truth: Any, feature: np.ndarray) -> Any:
-        """Return the truth of a sample: the source's, or the one that the task infers.
-
-        Args:
-            task: Name of the task.
-            truth: Truth that the source states.
-            feature: Original of the sample, float32 (N, C, T, D).
+        """Return the source's truth of a sample, or the truth that the task infers from a feature.
 
         Raises:
             CfqaError: The task infers an invalid truth.
@@ -220,8 +207,7 @@ class Models:
     def features(self, task: str, inputs: Any, what: str = "a feature") -> np.ndarray:
         """Return the float32 (N, C, T, D) feature of a sample's inputs, as a dataset stores it.
 
-        Samples are extracted one at a time, so that the bytes of a feature depend on its own
-        inputs only.
+        Samples are extracted one at a time, so that a feature depends on its own inputs only.
 
         Raises:
             BuildError: The backbone rejects the inputs, or returns an invalid feature.
@@ -286,8 +272,7 @@ class Selected:
 class BuildContext:
     """Everything a work item may use: the plan, the folder, and objects created from the plan.
 
-    It is pickled as the folder and the plan's digest; each process reads the plan and creates the
-    objects once.
+    It is pickled as the folder and the plan's digest; each process creates the objects once.
     """
 
     plan: Plan

@@ -26,7 +26,7 @@ from cfqa_data.builders.pipeline.context import (
     write_json,
 )
 from cfqa_data.builders.pipeline.plan import PLAN, Item, Plan
-from cfqa_data.builders.pipeline.select import BuildStage, checked_sample, fitting
+from cfqa_data.builders.pipeline.select import BuildStage, accepted_samples, check_sample
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import BuildError, prefixed
@@ -39,10 +39,10 @@ from cfqa_data.recipe.load import CodecSpec, Recipe
 
 __all__ = [
     "Fit",
+    "candidate_levels",
     "check_fit",
-    "choices",
     "fit_range",
-    "fitted",
+    "fit_recipe",
     "measurements",
     "training_samples",
 ]
@@ -64,9 +64,6 @@ class Fit(BuildStage):
         specs = [(spec.name, c) for spec in tasks for c in spec.codecs.values() if c.to_fit]
         return [Item(self.name, task, codec_spec.codec) for task, codec_spec in specs]
 
-    def outputs(self, item: Item) -> tuple[Path, ...]:
-        return (item.result_path(self.layout),)
-
     def run(self, item: Item) -> None:
         """Write the fitted values, as keys of the codec's table in a recipe."""
         task, spec, models = item.task, self.context.codec_spec(item), self.context.models
@@ -79,7 +76,7 @@ class Fit(BuildStage):
                 spec, scales = replace(spec, quantizer=quantizer), SCALES
             if isinstance(spec.levels, AutoLevels):
                 samples = training_samples(models, task)
-                bench = ladders.gather(models, task, samples, training, inputs)
+                bench = ladders.make_bench(models, task, samples, training, inputs)
                 spec = self.calibrated(item, bench, spec, scales)
         before = self.context.codec_spec(item).to_dict()
         changes = {key: value for key, value in spec.to_dict().items() if value != before[key]}
@@ -137,7 +134,7 @@ class Fit(BuildStage):
         return replace(spec, levels=tuple(levels), quantizer=quantizer)
 
 
-def fitted(context: BuildContext, executor: Executor, progress: Progress) -> BuildContext:
+def fit_recipe(context: BuildContext, executor: Executor, progress: Progress) -> BuildContext:
     """Fit the values that the recipe leaves open, and return the context of the completed recipe.
 
     The completed recipe also replaces the one in the recorded plan.
@@ -149,9 +146,8 @@ def fitted(context: BuildContext, executor: Executor, progress: Progress) -> Bui
     deque(drive(stage, executor, progress), maxlen=0)
     data = context.plan.recipe.to_dict()
     for item in items:
-        data["tasks"][item.task]["codecs"][item.codec] |= read_json(
-            item.result_path(context.layout)
-        )
+        values = read_json(item.result_path(context.layout))
+        data["tasks"][item.task]["codecs"][item.codec] |= values
     plan = replace(context.plan, recipe=Recipe.from_dict(data))
     write_text(context.layout.work / PLAN, plan.to_json())
     return BuildContext(plan, context.layout)
@@ -168,12 +164,12 @@ def check_fit(models: Models, task: str) -> None:
             with prefixed(f"tasks.{task}.{spec.where}", BuildError):
                 next(_training_inputs(models, task))
                 if isinstance(spec.levels, AutoLevels):
-                    choices(spec)
+                    candidate_levels(spec)
                     first, infers = next(_candidates(models, task)), models.infers_truth(task)
-                    checked_sample(first, models.facts(task), infers)
+                    check_sample(first, models.facts(task), infers)
 
 
-def choices(spec: CodecSpec) -> Sequence[float]:
+def candidate_levels(spec: CodecSpec) -> Sequence[float]:
     """Return the levels of a codec, or the coarse grid in which the build searches for them.
 
     Returns:
@@ -208,16 +204,12 @@ def measurements(plan: Plan, task: str, codec: str) -> int:
     if not isinstance(spec.levels, AutoLevels):
         return 0
     ranges = len(SCALES) if isinstance(spec.quantizer, FittedRange) else 1
-    tried = len(choices(spec)) + ladders.FINE * len(spec.levels)
+    tried = len(candidate_levels(spec)) + ladders.FINE * len(spec.levels)
     return min(CALIBRATED_ON, plan.recipe.sources(task)) * ranges * tried
 
 
 def _trained_lambdas(spec: CodecSpec, count: int) -> tuple[float, ...] | None:
-    """Return the parameters for which a learned codec has models, best first; None for others.
-
-    Raises:
-        BuildError: There are fewer models than `count`.
-    """
+    """Return the parameters for which a learned codec has models, best first; None for others."""
     lambdas = getattr(codec_for(spec), "lambdas", None)
     if lambdas is None:
         return None
@@ -244,7 +236,7 @@ def training_samples(models: Models, task: str) -> Iterator[Sample]:
         BuildError: There are too few, or they have no truth.
     """
     count = min(CALIBRATED_ON, models.recipe.sources(task))
-    return fitting(models, task, count, candidates=_candidates(models, task))
+    return accepted_samples(models, task, count, candidates=_candidates(models, task))
 
 
 def _candidates(models: Models, task: str) -> Iterator[Sample]:

@@ -99,8 +99,7 @@ def label_values(
         original: Original, float32 (N, C, T, D).
         stored: Codes or values of each level, (N, C, T, D).
         quantizer: Quantiser of the codes; None if `stored` are values.
-        scored: Function that scores the decoded features (B, N, C, T, D) of the levels from a
-            first level on.
+        scored: Function that scores decoded features (B, N, C, T, D) from a first level on.
     """
     parts = []
     step = batch_of_levels(original.size, len(stored))

@@ -31,13 +31,13 @@ __all__ = [
     "Bench",
     "Curve",
     "figures",
-    "gather",
     "join",
+    "make_bench",
     "measure",
     "propose",
-    "refined",
-    "spaced",
-    "widened",
+    "refine_grid",
+    "scaled_quantizer",
+    "spaced_indices",
 ]
 
 SEED = 0
@@ -130,7 +130,7 @@ class Curve:
         ]
 
 
-def widened(bench: Bench, bits: int, scale: float) -> UniformQuantizer:
+def scaled_quantizer(bench: Bench, bits: int, scale: float) -> UniformQuantizer:
     """Return the uniform quantiser whose range is `scale` times that of the training features."""
     lo, hi = np.array(bench.lo), np.array(bench.hi)
     middle, half = (lo + hi) / 2, (hi - lo) / 2 * scale
@@ -140,7 +140,7 @@ def widened(bench: Bench, bits: int, scale: float) -> UniformQuantizer:
     return UniformQuantizer(bits, *ends)
 
 
-def gather(
+def make_bench(
     models: Models,
     task: str,
     samples: Iterable[Sample],
@@ -286,8 +286,7 @@ def propose(
         codec: Name of the codec.
         curve: Curve of at least `levels` parameters.
         budget: Preferred maximum of the mean bits per feature point.
-        harmless: Share of an uninformative feature's mean distortion up to which the first level
-            counts as harmless.
+        harmless: Share of an uninformative feature's mean distortion that counts as harmless.
         levels: Number of levels of the ladder.
 
     Raises:
@@ -313,7 +312,7 @@ def propose(
         for last in range(first + levels - 1, count):
             span = slice(first, last + 1)
             progress = _normalised(rate[span]) + _normalised(harm[span])
-            ladder = curve.at([first + index for index in spaced(progress, levels)])
+            ladder = curve.at([first + index for index in spaced_indices(progress, levels)])
             row = figures(bench, codec, ladder)
             candidates.append((merit(row, ladder), first, last, ladder, row))
     if not candidates:
@@ -328,7 +327,7 @@ def _normalised(values: np.ndarray) -> np.ndarray:
     return (values - values[0]) / rise if rise else np.zeros(len(values))
 
 
-def spaced(values: np.ndarray, count: int) -> list[int]:
+def spaced_indices(values: np.ndarray, count: int) -> list[int]:
     """Return increasing indices, from first to last, whose values are closest to equally spaced.
 
     The squared distances to equally spaced targets are minimised by dynamic programming.
@@ -352,7 +351,7 @@ def spaced(values: np.ndarray, count: int) -> list[int]:
     return indices[::-1]
 
 
-def refined(
+def refine_grid(
     curve: Curve,
     useless: float,
     harmless: float = NO_HARM,

@@ -2,8 +2,7 @@
 
 It is a kernel lock (flock) on the file `.build/lock`. The kernel releases it when the process ends,
 even if it is killed, and grants it to one process at a time. The file names the process and host
-that hold the lock: for error messages, and for file systems whose locks do not reach other
-machines.
+that hold it, for error messages and for file systems whose locks do not reach other machines.
 """
 
 from __future__ import annotations
@@ -90,11 +89,7 @@ def _acquire(path: Path) -> int:
 
 
 def _open(path: Path) -> int:
-    """Open the lock file without following links, since the folder is untrusted.
-
-    Raises:
-        BuildError: The path is a link or not a regular file.
-    """
+    """Open the lock file without following links, since the folder is untrusted."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     for entry in (path.parent, path):
         if entry.is_symlink():

@@ -31,8 +31,7 @@ def pack(context: BuildContext, advance: Callable[[], None]) -> None:
 
     Args:
         context: Context of a build whose items are all done.
-        advance: Function that is called after each task, and after the originals, the card and
-            the manifest.
+        advance: Function called after each task, the originals, the card and the manifest.
     """
     layout, plan = context.layout, context.plan
     remove_partials(layout.root)
@@ -67,11 +66,6 @@ def pack(context: BuildContext, advance: Callable[[], None]) -> None:
 
 def label_table(context: BuildContext, entry: TaskEntry, version: int) -> pa.Table:
     """Return the label table of a task, sorted by source, codec and level.
-
-    Args:
-        context: Context of the build.
-        entry: The task's entry in the manifest.
-        version: Version of the dataset format.
 
     Raises:
         BuildError: A row violates the format.

@@ -36,7 +36,7 @@ class Prepare(BuildStage):
     name, unit = "prepare", "tasks"
 
     @cached_property
-    def kept(self) -> dict[str, list[np.ndarray]]:
+    def cached(self) -> dict[str, list[np.ndarray]]:
         """Task -> training features, kept so that further codecs need not extract them again."""
         return {}
 
@@ -124,12 +124,12 @@ class Prepare(BuildStage):
             return
         what = "a training feature"
         seen: list[np.ndarray] = []
-        for feature in self.kept.get(task) or (models.features(task, x, what) for x in inputs):
+        for feature in self.cached.get(task) or (models.features(task, x, what) for x in inputs):
             yield pack(spec.quantizer.quantize(feature)) if spec.quantizer else feature
             if len(seen) * feature.size < KEPT_POINTS:
                 seen.append(feature)
         if len(seen) == recipe.fitted_on(task):
-            self.kept[task] = seen
+            self.cached[task] = seen
 
     def centres(self, task: str) -> dict[str, list[int]]:
         """Return, for each codec on planes, the code per layer that is stored as zero."""

@@ -53,9 +53,6 @@ class Preview(BuildStage):
             for item in self.per_shard(task)
         ]
 
-    def outputs(self, item: Item) -> tuple[Path, ...]:
-        return (item.result_path(self.layout),)
-
     def cost(self, item: Item) -> int:
         return len(self.plan.members(item.task, item.shard))
 

@@ -22,7 +22,7 @@ from cfqa_data.format.layout import Layout
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.processes.stage import Stage
 
-__all__ = ["PATIENCE", "BuildStage", "Extract", "Infer", "Select", "checked_sample", "fitting"]
+__all__ = ["BuildStage", "Extract", "Infer", "Select", "accepted_samples", "check_sample"]
 
 PATIENCE = 200
 """Maximum number of candidates per requested sample."""
@@ -50,6 +50,9 @@ class BuildStage(Stage):
     def layout(self) -> Layout:
         """Layout of the build's folder."""
         return self.context.layout
+
+    def outputs(self, item: Any) -> tuple[Path, ...]:
+        return (item.result_path(self.layout),)
 
     def per_shard(self, task: str, codec: str = "") -> list[Item]:
         """Return an item for each shard of a task."""
@@ -91,9 +94,9 @@ class Select(BuildStage):
 
     def run(self, item: Item) -> None:
         task, models = item.task, self.context.models
-        samples = fitting(models, task, self.plan.recipe.sources(task))
+        samples = accepted_samples(models, task, self.plan.recipe.sources(task))
         if (gallery := models.task(task).gallery()) is not None:
-            write_tensors(self.context.gallery_path(task), checked_gallery(gallery, task))
+            write_tensors(self.context.gallery_path(task), check_gallery(gallery, task))
         self.write(item, {s.source_id: (s.group, s.truth) for s in samples})
 
     def write(self, item: Item, samples: dict[str, tuple[str | None, Any]]) -> None:
@@ -186,7 +189,7 @@ class Extract(BuildStage):
         features: dict[str, np.ndarray] = {}
         grids = []
         for source_id, truth in zip(self.context.ids(task, shard), truths, strict=True):
-            sample = checked_sample(source.sample(source_id), facts, models.infers_truth(task))
+            sample = check_sample(source.sample(source_id), facts, models.infers_truth(task))
             for what, first, second in (
                 ("id", source_id, sample.source_id),
                 ("group", groups[source_id], sample.group or sample.source_id),
@@ -231,7 +234,7 @@ def _bytes(truth: Any) -> bytes | None:
     return None if truth is None else np.asarray(truth).tobytes()
 
 
-def checked_gallery(gallery: Any, task: str) -> dict[str, np.ndarray]:
+def check_gallery(gallery: Any, task: str) -> dict[str, np.ndarray]:
     """Validate the gallery that a task returned, and return its arrays by name.
 
     Raises:
@@ -250,7 +253,7 @@ def checked_gallery(gallery: Any, task: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def checked_sample(sample: Any, facts: TaskFacts, infers: bool = False) -> Sample:
+def check_sample(sample: Any, facts: TaskFacts, infers: bool = False) -> Sample:
     """Validate and return a sample of a task.
 
     Args:
@@ -285,7 +288,7 @@ def checked_sample(sample: Any, facts: TaskFacts, infers: bool = False) -> Sampl
     return sample
 
 
-def fitting(
+def accepted_samples(
     models: Models,
     task: str,
     count: int,
@@ -317,7 +320,7 @@ def fitting(
                 f"{task}: only {len(accepted)} of {seen} candidates are accepted, {count} are "
                 "needed: was the head trained on this source?"
             )
-        sample = checked_sample(candidate, facts, models.infers_truth(task))
+        sample = check_sample(candidate, facts, models.infers_truth(task))
         what = f"the feature of {sample.source_id}"
         feature = partial(models.features, task, sample.inputs, what)
         with prefixed(sample.source_id, BuildError, BuildError):

@@ -1,7 +1,7 @@
 """Export the features of a dataset as plain float32 files for other tools.
 
-An export appears file by file, each whole or not at all, and goes on after the last whole one when
-it is run again; its index, written last, says that it is complete.
+Files are written atomically, one by one. If an export is interrupted, running it again resumes it
+after the last complete file. The index is written last and marks the export as complete.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ from cfqa_data.paths import absolute_path, real_path
 __all__ = ["INDEX", "MARKER", "Exported", "export"]
 
 INDEX = "index.parquet"
-"""One row per exported compressed feature: its label, and where it and its original are."""
+"""Table with a row per compressed feature: its label, and its and its original's location."""
 
 COLUMNS = ("task", "codec", "level", "fold")
-"""What the features of an export are chosen by."""
+"""Columns by which the features of an export are selected."""
 
 MARKER = "export.json"
-"""What an export folder is of; by it a later run knows that it may go on there."""
+"""File that describes an export, by which a later run decides whether it may resume it."""
 
 ORIGINAL = "original"
-"""Stands where a codec's name does."""
+"""Name that originals have in place of a codec's name."""
 
 FACTS = ("task", "source_id", "group", "fold", "reference_score", "reference_loss", "tokens")
-"""Columns of the labels that say something of the original."""
+"""Columns of the labels that describe the original."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export did.
+    """Result of an export.
 
     Attributes:
-        root: Its folder.
-        written: Files (for Zarr, arrays) that this run wrote.
-        kept: Those that an earlier run had written.
-        features: float32 features in all of them, originals included.
-        size: Bytes of those as plain arrays.
-        notes: Codecs that were left out, as nothing is stored of their features.
+        root: Folder of the export.
+        written: Number of files (for Zarr, arrays) that this run wrote.
+        kept: Number of files that an earlier run had written.
+        features: Number of features in all files, including originals.
+        size: Bytes of all features as float32 arrays.
+        notes: A line for each codec that was left out, because its features are not stored.
     """
 
     root: Path
@@ -69,7 +69,7 @@ class Exported:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the facts, JSON-safe."""
+        """Return the result as JSON-safe data."""
         return self.__dict__ | {"root": str(self.root), "notes": list(self.notes)}
 
 
@@ -85,22 +85,22 @@ def export(
     progress: Progress | None = None,
     **options: Unpack[LoadOptions],
 ) -> Exported:
-    """Write features as plain float32 files; goes on where an earlier run stopped.
+    """Write features as plain float32 files, or resume an interrupted export.
 
-    Codecs of which a folder stores nothing are left out, which ``notes`` of the answer tell.
+    Codecs whose features are not stored are left out; ``notes`` of the result names them.
 
     Args:
-        path: What :func:`cfqa_data.load` opens.
-        out: The folder to make; one that an export of the same began is gone on with.
+        path: Dataset, as for :func:`cfqa_data.load`.
+        out: Output folder: new, empty, or with an interrupted export of the same features.
         kind: Name of the format, one of `FORMATS`.
-        task: Only this task.
-        originals: Also write the originals.
-        progress: Notified of every feature.
-        options: Which rows to keep and how the folder is opened, as for :func:`cfqa_data.load`.
+        task: Task to export; all if None.
+        originals: Whether to write the originals too.
+        progress: Display that is notified of every feature.
+        options: Further arguments of :func:`cfqa_data.load`, which select rows.
 
     Raises:
-        DiskError: The disk is full, or may not be written to; what is finished is kept.
-        CfqaError: There is no such format, nothing to export, or the folder holds something else.
+        DiskError: The disk is full or not writable; finished files are kept.
+        CfqaError: There is no such format, nothing to export, or the folder contains other files.
         FormatError: The dataset, or a feature in it, cannot be read.
     """
     check_known("format", kind, FORMATS, CfqaError)
@@ -132,7 +132,7 @@ def export(
 
 
 def _facts(dataset: Dataset, labels: pa.Table, kind: str, originals: bool) -> dict[str, Any]:
-    """Return what two exports share if one may go on with the other."""
+    """Return the description of an export, which must be equal for an export to be resumed."""
     manifest = json.dumps(dataset.manifest.to_dict(), sort_keys=True)
     return {
         "format": kind,
@@ -143,10 +143,10 @@ def _facts(dataset: Dataset, labels: pa.Table, kind: str, originals: bool) -> di
 
 
 def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
-    """Make the export's folder, or see that it is one of the same, and clear what a kill left.
+    """Create the export's folder, or check that it may be resumed and remove partial files.
 
     Raises:
-        CfqaError: It is in the dataset's folder, a file, or a folder that holds something else.
+        CfqaError: It is inside the dataset's folder, is a file, or contains other files.
     """
     root = dataset.path.resolve() if dataset.path else None
     target = real_path(out)
@@ -159,10 +159,10 @@ def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
         if not all(name.endswith(PARTIAL) or is_tool_file(name) for name in names):
             raise CfqaError(f"{out}: is not empty; name a new folder")
     else:
-        found = None
+        recorded = None
         with suppress(OSError, ValueError, RecursionError):
-            found = json.loads(marker.read_text(encoding="utf-8"))
-        if found != facts:
+            recorded = json.loads(marker.read_text(encoding="utf-8"))
+        if recorded != facts:
             raise CfqaError(
                 f"{out}: contains another export; name a new folder, or remove that one"
             )
@@ -173,7 +173,7 @@ def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
 
 @dataclass
 class _Run:
-    """Writes the files of an export that are not there, and counts them."""
+    """A run of an export: writes the missing files, and counts all."""
 
     dataset: Dataset
     out: Path
@@ -184,48 +184,48 @@ class _Run:
     size: int = 0
 
     def task(self, task: str, labels: pa.Table, originals: bool) -> Iterator[pa.Table]:
-        """Write the files of a task; yield the rows of each codec with the places of both."""
+        """Write the files of a task; yield each codec's rows with the locations of features."""
         entry = self.dataset.manifest.tasks[task]
         rows = labels.filter(pc.equal(labels["task"], task)).drop_columns(["array", "index"])
         number = pc.index_in(rows["source_id"], pa.array(entry.sources)).to_numpy()
         keys = [rows["level"].to_numpy(), number]
         rows = rows.take(pa.array(np.lexsort(keys[::-1] if self.form.by_level else keys)))
         if originals and rows.num_rows:
-            known = pc.index_in(pa.array(entry.sources), rows["source_id"].combine_chunks())
+            first = pc.index_in(pa.array(entry.sources), rows["source_id"].combine_chunks())
             facts = [name for name in FACTS if name in rows.column_names]
-            first = self._write(rows.take(known.drop_null()).select(facts), ORIGINAL, entry)
-            places = [name for name in first.column_names if name not in FACTS]
+            located = self._write(rows.take(first.drop_null()).select(facts), ORIGINAL, entry)
+            locations = [name for name in located.column_names if name not in FACTS]
         for codec in entry.codecs:
             chosen = rows.filter(pc.equal(rows["codec"], codec))
             if not chosen.num_rows:
                 continue
             table = self._write(chosen, codec, entry)
             if originals:
-                own = first.take(pc.index_in(table["source_id"], first["source_id"]))
-                for name in places:
+                own = located.take(pc.index_in(table["source_id"], located["source_id"]))
+                for name in locations:
                     table = table.append_column(f"original_{name}", own[name])
             yield table
 
     def _write(self, rows: pa.Table, codec: str, entry: TaskEntry) -> pa.Table:
-        """Write the files of a codec's rows, or of originals; return the rows and their places."""
+        """Write the files of the rows of a codec or of originals; add columns of locations."""
         numbers = pc.index_in(rows["source_id"], pa.array(entry.sources)).to_pylist()
         levels = rows["level"].to_pylist() if "level" in rows.column_names else repeat(None)
         names = [
-            self.form.name(entry.name, codec, *which)
-            for which in zip(levels, numbers, strict=False)
+            self.form.name(entry.name, codec, level, number)
+            for level, number in zip(levels, numbers, strict=False)
         ]
         for name, same in groupby(range(len(names)), names.__getitem__):
-            places = list(same)
-            part = ExportFile(name, entry.shape, rows.slice(places[0], len(places)))
+            indices = list(same)
+            part = ExportFile(name, entry.shape, rows.slice(indices[0], len(indices)))
             self.size += 4 * sum(map(math.prod, part.shapes))
             if (self.out / name).exists():
                 self.kept += 1
-                self.progress.advance(len(places))
+                self.progress.advance(len(indices))
             else:
                 self.form.write(self.out / name, part, self._features(part))
                 self.written += 1
-        everything = ExportFile("", entry.shape, rows)
-        for name, values in {"file": names, **self.form.places(everything)}.items():
+        whole = ExportFile("", entry.shape, rows)
+        for name, values in {"file": names, **self.form.locations(whole)}.items():
             rows = rows.append_column(name, pa.array(values))
         return rows
 

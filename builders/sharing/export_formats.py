@@ -1,7 +1,7 @@
-"""The file formats of an export: how features are grouped into files, and how one is written.
+"""The file formats of an export: how features are grouped into files, and how files are written.
 
-Every writer takes features one at a time, so that memory holds one of them, and gives the same
-bytes for the same features. What they write opens with the format's own library.
+Every writer takes features one at a time, so that only one is in memory, and writes the same bytes
+for the same features. The format's own library can read the files.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class ExportFile:
     """One file (for Zarr, one array) of an export.
 
     Attributes:
-        name: Its path in the folder.
-        shape: (N, C, T, D) of the longest feature that it may hold.
-        rows: The facts of every feature in it, in order: for compressed features the columns of
-            the labels, for originals those that say something of them.
+        name: Path of the file in the folder.
+        shape: Shape (N, C, T, D) of the task's longest feature.
+        rows: A row per feature in the file, in order: the columns of labels for compressed
+            features, those that describe originals for originals.
     """
 
     name: str
@@ -38,12 +38,12 @@ class ExportFile:
 
     @property
     def sources(self) -> list[str]:
-        """The ids of the sources, in order."""
+        """Ids of the sources, in order."""
         return list(dict.fromkeys(self.rows["source_id"].to_pylist()))
 
     @property
     def shapes(self) -> list[tuple[int, int, int, int]]:
-        """The shape of every feature, in order; they differ in T alone."""
+        """Shape of every feature, in order; shapes differ in T only."""
         n, c, _, d = self.shape
         if "tokens" not in self.rows.column_names:
             return [self.shape] * self.rows.num_rows
@@ -51,7 +51,7 @@ class ExportFile:
 
     @property
     def levels(self) -> list[int]:
-        """The levels, in order; none for originals."""
+        """Levels in ascending order; empty for originals."""
         if "level" not in self.rows.column_names:
             return []
         return sorted(set(self.rows["level"].to_pylist()))
@@ -62,21 +62,21 @@ class Format:
     """A format of an export.
 
     Attributes:
-        suffix: Of its files.
-        write: Writes the features of a file to a path, given in the order of its rows.
-        places: Columns of the index, beside the file: where in it each row's feature is.
-        by_level: Whether each level has a file of its own.
-        by_source: Whether each source has.
+        suffix: Suffix of the files.
+        write: Function that writes features, in the order of a file's rows, to a path.
+        locations: Function that returns columns of the index which locate the features in a file.
+        by_level: Whether each level has its own file.
+        by_source: Whether each source has its own file.
     """
 
     suffix: str
     write: Callable[[Path, ExportFile, Iterable[np.ndarray]], None]
-    places: Callable[[ExportFile], dict[str, Any]]
+    locations: Callable[[ExportFile], dict[str, Any]]
     by_level: bool = False
     by_source: bool = False
 
     def name(self, task: str, codec: str, level: int | None, number: int) -> str:
-        """Return the path of a feature's file; a source, whose id may be anything, is a number."""
+        """Return the path of a feature's file, with the source's number: ids are arbitrary."""
         steps = [task, codec]
         if self.by_level and level is not None:
             steps.append(f"level-{level}")
@@ -92,13 +92,13 @@ def _write_npy(path: Path, part: ExportFile, features: Iterable[np.ndarray]) -> 
 
 
 def _write_safetensors(path: Path, part: ExportFile, features: Iterable[np.ndarray]) -> None:
-    """Write the header and then each tensor: the library's own writer wants them all at once."""
+    """Write the header, then tensor by tensor: the library's writer needs all of them at once."""
     header, end = {}, 0
     for source, shape in zip(part.sources, part.shapes, strict=True):
         start, end = end, end + 4 * math.prod(shape)
         header[source] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    text += b" " * (-len(text) % 8)  # tensors are aligned to 8 bytes
     with atomic_path(path) as partial, partial.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for feature in features:
@@ -106,7 +106,7 @@ def _write_safetensors(path: Path, part: ExportFile, features: Iterable[np.ndarr
 
 
 def _write_parquet(path: Path, part: ExportFile, features: Iterable[np.ndarray]) -> None:
-    """Write a row group per row: the facts, and the feature as a list, of fixed size if it may."""
+    """Write a row group per row: its columns, and the feature as a list, of fixed size if equal."""
     shapes = pa.array(part.shapes, pa.list_(pa.int32(), 4))
     size = math.prod(part.shape) if set(part.shapes) == {part.shape} else -1
     schema = part.rows.schema.append(pa.field("shape", shapes.type))
@@ -115,7 +115,7 @@ def _write_parquet(path: Path, part: ExportFile, features: Iterable[np.ndarray])
     with (
         atomic_path(path) as partial,
         partial.open("wb") as file,
-        # A dictionary of floats may take two NaNs for one: the features are written as they are.
+        # Features have no dictionary, which might merge NaNs that have different bits.
         pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=facts) as writer,
     ):
         for index, feature in enumerate(features):
@@ -126,9 +126,9 @@ def _write_parquet(path: Path, part: ExportFile, features: Iterable[np.ndarray])
 
 
 def _write_zarr(path: Path, part: ExportFile, features: Iterable[np.ndarray]) -> None:
-    """Write an array (source, level, N, C, T, D), or (source, N, C, T, D), a chunk per feature.
+    """Write an array (source, level, N, C, T, D), or (source, N, C, T, D), in chunks of a feature.
 
-    Shorter features have zeros behind their last token; `tokens` says how many each source has.
+    Shorter features are padded with zeros; the attribute `tokens` has the tokens of each source.
     """
     import zarr
     from zarr.codecs import ZstdCodec
@@ -151,18 +151,18 @@ def _write_zarr(path: Path, part: ExportFile, features: Iterable[np.ndarray]) ->
             dimension_names=["source", *(["level"] if part.levels else []), "N", "C", "T", "D"],
             attributes=attributes,
         )
-        for place, feature in zip(np.ndindex(*outer), features, strict=True):
-            array[(*place, ..., slice(feature.shape[2]), slice(None))] = feature
+        for index, feature in zip(np.ndindex(*outer), features, strict=True):
+            array[(*index, ..., slice(feature.shape[2]), slice(None))] = feature
 
 
-def _by_position(part: ExportFile) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _indices(part: ExportFile) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
     axes: list[tuple[str, list[Any]]] = [("source_id", part.sources), ("level", part.levels)]
-    for column, known in axes if part.levels else axes[:1]:
-        position = {value: place for place, value in enumerate(known)}
+    for column, labels in axes if part.levels else axes[:1]:
+        position = {label: index for index, label in enumerate(labels)}
         name = f"{column.removesuffix('_id')}_index"
-        found[name] = [position[value] for value in part.rows[column].to_pylist()]
-    return found
+        columns[name] = [position[value] for value in part.rows[column].to_pylist()]
+    return columns
 
 
 FORMATS = {
@@ -172,7 +172,7 @@ FORMATS = {
         lambda part: {"key": part.rows["source_id"].to_pylist()},
         by_level=True,
     ),
-    "zarr": Format(".zarr", _write_zarr, _by_position),
+    "zarr": Format(".zarr", _write_zarr, _indices),
     "npy": Format(".npy", _write_npy, lambda part: {}, by_level=True, by_source=True),
     "parquet": Format(".parquet", _write_parquet, lambda part: {"row": range(len(part.rows))}),
 }

@@ -1,4 +1,4 @@
-"""What the Hub takes: licence terms, and names, sizes and numbers of files."""
+"""Limits of the Hub: licence terms, and names, sizes and numbers of files."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from cfqa_data.console.text import printable, size_text
 from cfqa_data.errors import CfqaError
 from cfqa_data.format.facts import Terms
 
-__all__ = ["MOST_ENTRIES", "check_limits", "check_terms"]
+__all__ = ["MAX_ENTRIES", "check_limits", "check_terms"]
 
-MOST_ENTRIES = 10_000
-"""Files and folders in one folder."""
+MAX_ENTRIES = 10_000
+"""Maximum number of files and folders in a folder."""
 
 LARGEST, LARGE = 50_000_000_000, 20_000_000_000
-"""Bytes of one file: the limit, and where the Hub's advice ends."""
+"""Maximum and recommended maximum size of a file, in bytes."""
 
 MANY_FILES = 100_000
-"""Files in one repo, where the Hub's advice ends."""
+"""Recommended maximum number of files in a repo."""
 
 LONGEST_NAME = 255
-"""Bytes of a file's name that every file system takes."""
+"""Maximum length of a file's name on all file systems, in bytes."""
 
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,49}")
 LINK = re.compile(r"https?://[!-~]{1,1000}")
 
 
 def check_terms(terms: Terms) -> None:
-    """Check terms as a user states them.
+    """Check the licence, link and attribution that a user states.
 
     Raises:
-        CfqaError: A part is not what it has to be.
+        CfqaError: One of them is invalid.
     """
     credit = terms.attribution
     if not LICENCE.fullmatch(terms.licence):
@@ -47,13 +47,13 @@ def check_terms(terms: Terms) -> None:
 
 
 def check_limits(files: Mapping[str, int]) -> list[str]:
-    """Check that the Hub takes files of these paths and sizes.
+    """Check that the Hub accepts files of these paths and sizes.
 
     Args:
-        files: Path in the repo -> bytes.
+        files: Path in the repo -> size in bytes.
 
     Returns:
-        What is allowed but against the Hub's advice, a line each.
+        A line for each of the Hub's recommendations that is not followed.
 
     Raises:
         CfqaError: A name, a size or the number of files in a folder is not allowed.
@@ -70,10 +70,10 @@ def check_limits(files: Mapping[str, int]) -> list[str]:
         for depth, step in enumerate(steps):
             entries.setdefault("/".join(steps[:depth]), set()).add(step)
     for folder, names in entries.items():
-        if len(names) > MOST_ENTRIES:
+        if len(names) > MAX_ENTRIES:
             raise CfqaError(
                 f"{printable(folder) or 'the folder itself'}: {len(names)} files and folders in "
-                f"it, and the Hub takes {MOST_ENTRIES} in one folder; build with larger groups "
+                f"it, and the Hub takes {MAX_ENTRIES} in one folder; build with larger groups "
                 "(group_size)"
             )
     large = [name for name, size in files.items() if size > LARGE]
@@ -89,14 +89,14 @@ def check_limits(files: Mapping[str, int]) -> list[str]:
 
 
 def _check_name(name: str) -> None:
-    """Refuse names that Git, the Hub or some file system does not take."""
+    """Raise an error for names that Git, the Hub or some file system rejects."""
     for step in name.split("/"):
         if step in ("", ".", "..") or step.lower() == ".git":
-            why = f"{step!r} cannot be a step of a path in a repo"
+            reason = f"{step!r} cannot be a step of a path in a repo"
         elif step != step.strip() or not step.isprintable() or "\\" in step:
-            why = "names have no outer spaces, backslashes or unprintable characters"
+            reason = "names have no outer spaces, backslashes or unprintable characters"
         elif len(step.encode("utf-8", "replace")) > LONGEST_NAME:
-            why = f"names have at most {LONGEST_NAME} bytes"
+            reason = f"names have at most {LONGEST_NAME} bytes"
         else:
             continue
-        raise CfqaError(f"{printable(name)}: cannot be published: {why}")
+        raise CfqaError(f"{printable(name)}: cannot be published: {reason}")

@@ -1,7 +1,7 @@
 """Publish a dataset folder on the Hub: verify, upload (resumable), and read back.
 
-The manifest goes up last, in one commit with the card, so a repo that has one is complete. What is
-there already is compared by hash and not sent again.
+The manifest is uploaded last, in one commit with the card, so that a repo with a manifest is
+complete. Files that the repo already has are compared by hash and not uploaded again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "Published", "plan_publishing", "publish"]
 
 FOLDERS = tuple(f"{name}/" for name in sorted(TOP_NAMES) if "." not in name)
-"""Folders of a repo that belong to the dataset: what else lies in them is of an older version."""
+"""Folders of a repo that belong to the dataset; other files in them are of an older version."""
 
 DATASET: dict[str, Any] = {"repo_type": "dataset"}
 MAIN = "main"
@@ -45,14 +45,14 @@ REF = re.compile(r"(?!.*(\.\.|//|@\{|\.lock$))[A-Za-z0-9][\w./-]{0,99}(?<![/.])"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be published, and where.
+    """Plan of a publication.
 
     Attributes:
-        upload: The files.
-        repo: "org/name".
-        revision: The branch.
-        private: Whether only those who may see it do.
-        notes: What is against the hub's advice, a line each.
+        upload: Files to upload.
+        repo: Id of the repo, "org/name".
+        revision: Name of the branch.
+        private: Whether a new repo is private.
+        notes: Remarks, such as recommendations of the hub that are not followed.
     """
 
     upload: Upload
@@ -62,7 +62,7 @@ class Plan:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the facts, JSON-safe."""
+        """Return the plan as JSON-safe data."""
         return {
             "path": str(self.upload.root),
             "repo": self.repo,
@@ -78,21 +78,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Published:
-    """What publishing did.
+    """Result of a publication.
 
     Attributes:
-        repo: "org/name".
-        url: Its page.
-        revision: The branch.
-        commit: Id of the commit that holds the dataset.
-        tag: The tag on it.
-        tier: "light" or "full".
-        files: How many files the dataset has.
-        size: Their bytes.
-        sent: How many of them this run sent.
-        sent_size: Bytes of those.
-        removed: Files of an older version that it removed.
-        read_back: Files whose bytes were fetched and compared.
+        repo: Id of the repo, "org/name".
+        url: URL of its page.
+        revision: Name of the branch.
+        commit: Id of the commit that contains the dataset.
+        tag: Tag of the commit.
+        tier: Tier, "light" or "full".
+        files: Number of files of the dataset.
+        size: Size of the files in bytes.
+        sent: Number of files that this run uploaded.
+        sent_size: Size of the uploaded files in bytes.
+        removed: Number of files of an older version that were removed.
+        read_back: Number of files that were downloaded and compared.
     """
 
     repo: str
@@ -109,7 +109,7 @@ class Published:
     read_back: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the facts, JSON-safe."""
+        """Return the result as JSON-safe data."""
         return dict(self.__dict__)
 
 
@@ -127,25 +127,24 @@ def plan_publishing(
     progress: Progress | None = None,
     follow_links: bool = False,
 ) -> Plan:
-    """Check a folder, and whether a hub takes it; nothing is sent or written.
+    """Check a folder, and whether a hub accepts it; nothing is uploaded or written.
 
     Args:
         root: A dataset folder.
-        repo: "org/name".
-        tier: "light" or "full"; the folder's own if None. Of a full folder light can be published.
-        revision: Branch; main if None. It is made if it is not there.
-        tag: Name of this version; one made of its content if None.
-        private: Whether only those who may see it do; an existing repo stays as it is.
-        terms: Of the tasks of which the folder states none.
-        workers: Threads that hash.
-        progress: Notified of every file that is checked.
-        follow_links: Send what links lead to, wherever that is.
+        repo: Id of the repo, "org/name".
+        tier: "light" or "full"; the folder's own if None. Full folders also have a light tier.
+        revision: Branch, which is created if missing; main if None.
+        tag: Name of this version; derived from its content if None.
+        private: Whether a new repo is private; an existing repo is not changed.
+        terms: Terms of use of tasks for which the folder states none.
+        workers: Number of threads that hash files.
+        progress: Display that is notified of every checked file.
+        follow_links: Upload the files that links point to, even outside the folder.
 
     Raises:
-        CfqaError: The hub would not take a name, a size or a number of files, the folder cannot be
-            given in that tier, or the terms of a task are not known.
-        FormatError: A file is missing or is not what the manifest says, or the parts of the folder
-            do not agree.
+        CfqaError: The hub does not accept a name, a size or a number of files, the folder cannot
+            be published in that tier, or the terms of a task are unknown.
+        FormatError: A file is missing, differs from the manifest, or contradicts other files.
     """
     steps = repo.split("/")
     if len(steps) != 2 or not all(NAME.fullmatch(step) for step in steps):
@@ -181,28 +180,28 @@ def plan_publishing(
 
 @extras()
 def publish(plan: Plan, progress: Progress | None = None) -> Published:
-    """Send what a repo lacks of an upload, read a sample back, and tag it.
+    """Upload the files that a repo lacks, read a sample back, and tag the version.
 
-    Run again after whatever stopped it, it sends what is still missing; a repo that has it all gets
-    nothing new.
+    After an interruption, run it again to upload the files that are still missing; nothing is
+    uploaded to a complete repo.
 
     Args:
-        plan: From :func:`plan_publishing`.
-        progress: Notified of every file that is read back.
+        plan: Plan of :func:`plan_publishing`.
+        progress: Display that is notified of every file that is read back.
 
     Raises:
-        CfqaError: There is no token, the hub refuses or cannot be reached, the tag is taken, or
-            what comes back is not what was sent. No message has the token in it.
+        CfqaError: There is no token, the hub refuses or cannot be reached, the tag is taken, or a
+            downloaded file differs from the uploaded one. No message contains the token.
     """
     upload, repo, progress = plan.upload, plan.repo, progress or Silent()
     calls = HubCalls(repo)
     api = calls.api
     calls(_open_repo, api, plan)
     tagged = calls(_check_tag, api, plan)
-    sent: set[str] = set()  # over all attempts, as are those that were removed
+    sent: set[str] = set()  # `calls` may retry: both sets collect files over all attempts
     removed: set[str] = set()
     commit = calls(_send, api, plan, sent, removed)
-    for path in _lacking(upload, calls(_listing, api, repo, commit)):
+    for path in _missing(upload, calls(_listing, api, repo, commit)):
         raise CfqaError(
             f"{repo}: {path} on the Hub differs from what was uploaded; run the same command "
             "again to upload it"
@@ -232,7 +231,7 @@ def publish(plan: Plan, progress: Progress | None = None) -> Published:
 
 
 def _open_repo(api: HfApi, plan: Plan) -> None:
-    """Make the repo and the branch if they are not there."""
+    """Create the repo and the branch if they do not exist."""
     private = True if plan.private else None
     api.create_repo(plan.repo, **DATASET, private=private, exist_ok=True)
     if plan.private and not api.repo_info(plan.repo, **DATASET).private:
@@ -245,16 +244,12 @@ def _open_repo(api: HfApi, plan: Plan) -> None:
 
 
 def _check_tag(api: HfApi, plan: Plan) -> bool:
-    """Return whether this very version has its tag already.
-
-    Raises:
-        CfqaError: The tag stands for another one.
-    """
+    """Return whether the repo has the tag; raise an error if it is of another version."""
     tag = plan.upload.tag
     refs = api.list_repo_refs(plan.repo, **DATASET)
     if tag not in {ref.name for ref in refs.tags}:
         return False
-    if MANIFEST in _lacking(plan.upload, _listing(api, plan.repo, tag)):
+    if MANIFEST in _missing(plan.upload, _listing(api, plan.repo, tag)):
         raise CfqaError(
             f"{plan.repo}: already has a tag {tag!r} of another version; give another --tag"
         )
@@ -262,29 +257,29 @@ def _check_tag(api: HfApi, plan: Plan) -> bool:
 
 
 def _send(api: HfApi, plan: Plan, sent: set[str], removed: set[str]) -> str:
-    """Send what the branch lacks; return the commit that has it all."""
+    """Upload the files that the branch lacks; return the commit that contains all."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     upload, texts = plan.upload, plan.upload.texts
     remote = _listing(api, plan.repo, plan.revision)
-    lacking = _lacking(upload, remote)
+    missing = _missing(upload, remote)
     where = DATASET | {"revision": plan.revision}
     head = api.repo_info(plan.repo, **where).sha
-    if arrays := [path for path in lacking if path not in texts]:
+    if arrays := [path for path in missing if path not in texts]:
         with TemporaryDirectory(prefix="cfqa-publish-") as folder:
             for path in arrays:
-                _place(upload.root / path, Path(folder) / path)
+                _link(upload.root / path, Path(folder) / path)
             head = api.upload_folder(
                 repo_id=plan.repo,
                 folder_path=folder,
                 commit_message=f"Files of {upload.tag}",
-                # An older version's manifest would promise other files than these.
-                delete_patterns=[MANIFEST] if MANIFEST in lacking else None,
+                # The manifest of an older version would not match these files.
+                delete_patterns=[MANIFEST] if MANIFEST in missing else None,
                 **where,
             ).oid
         sent.update(arrays)
     stale = [p for p in remote if p.startswith(FOLDERS) and p not in upload.files]
-    changed = [path for path in lacking if path in texts]
+    changed = [path for path in missing if path in texts]
     if changed or stale:
         head = api.create_commit(
             plan.repo,
@@ -302,59 +297,55 @@ def _send(api: HfApi, plan: Plan, sent: set[str], removed: set[str]) -> str:
 
 
 def _listing(api: HfApi, repo: str, revision: str) -> Mapping[str, Any]:
-    """Return what a hub knows of each file of a revision, by path."""
+    """Return the hub's entry of each file of a revision, by path."""
     entries = api.list_repo_tree(repo, recursive=True, revision=revision, **DATASET)
     return {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}
 
 
-def _lacking(upload: Upload, remote: Mapping[str, Any]) -> list[str]:
+def _missing(upload: Upload, remote: Mapping[str, Any]) -> list[str]:
     """Return the files that a repo lacks, or has with another size or hash."""
 
-    def differs(path: str, entry: Mapping[str, Any], there: Any) -> bool:
-        if there is None or there.size != entry["size"]:
+    def differs(path: str, entry: Mapping[str, Any], stored: Any) -> bool:
+        if stored is None or stored.size != entry["size"]:
             return True
-        if there.lfs is not None:
-            return bool(there.lfs.sha256 != entry["sha256"])
-        # Small, or it would be in LFS.
+        if stored.lfs is not None:
+            return bool(stored.lfs.sha256 != entry["sha256"])
+        # A file outside LFS is small and identified by its Git hash.
         content = upload.texts.get(path) or (upload.root / path).read_bytes()
         git_hash = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        return bool(there.blob_id != git_hash)
+        return bool(stored.blob_id != git_hash)
 
     return [path for path, entry in upload.files.items() if differs(path, entry, remote.get(path))]
 
 
-def _place(source: Path, target: Path) -> None:
-    """Make a file appear in another folder without a copy of its bytes."""
+def _link(source: Path, target: Path) -> None:
+    """Link a file into another folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.symlink_to(source.resolve())
-    except OSError:  # systems that keep symbolic links for administrators
+    except OSError:  # on Windows, symbolic links may need administrator rights
         os.link(source, target)
 
 
 def _sample(upload: Upload) -> list[str]:
-    """Return the card, the manifest, and the smallest and the middle file of every folder."""
+    """Return the card, the manifest, and the files of smallest and median size of each folder."""
     sizes = {path: entry["size"] for path, entry in upload.files.items()}
     chosen = [CARD, MANIFEST]
     for folder in FOLDERS:
         inside = sorted((size, path) for path, size in sizes.items() if path.startswith(folder))
-        chosen += [inside[place][1] for place in sorted({0, len(inside) // 2}) if inside]
+        chosen += [inside[index][1] for index in sorted({0, len(inside) // 2}) if inside]
     return chosen
 
 
 def _read_back(api: HfApi, plan: Plan, path: str, commit: str) -> None:
-    """Fetch a file and compare its hash.
-
-    Raises:
-        CfqaError: It is not what was sent.
-    """
+    """Download a file and check that it has the hash of the uploaded one."""
     with TemporaryDirectory(prefix="cfqa-read-back-") as folder:
         fetched = api.hf_hub_download(plan.repo, path, revision=commit, local_dir=folder, **DATASET)
-        found = hash_file(Path(fetched))
+        digest = hash_file(Path(fetched))
     expected = plan.upload.files[path]["sha256"]
-    if found != expected:
+    if digest != expected:
         raise CfqaError(
-            f"{plan.repo}: {path} read back with SHA-256 {found[:12]}, uploaded with "
+            f"{plan.repo}: {path} read back with SHA-256 {digest[:12]}, uploaded with "
             f"{expected[:12]}; run the same command again, and do not use the repo until it "
             "succeeds"
         )

@@ -14,7 +14,7 @@ __all__ = ["plan_text", "published_text", "quiet_client"]
 
 
 def plan_text(plan: Plan) -> str:
-    """Return what would be published: files, bytes, tier and target."""
+    """Format a plan: files, sizes, tier and target."""
     upload = plan.upload
     parts: dict[str, list[int]] = {}
     for path, entry in upload.files.items():
@@ -39,17 +39,17 @@ def plan_text(plan: Plan) -> str:
 
 
 def _licences(manifest: Manifest) -> str:
-    """Return on what terms the tasks are, such as "cls, seg: cc-by-4.0"."""
+    """Format the licences of the tasks, such as "cls, seg: cc-by-4.0"."""
     tasks: dict[str, list[str]] = {}
     for name, entry in manifest.tasks.items():
         if terms := entry.terms:
             credit = f" ({terms.attribution})" if terms.attribution else ""
             tasks.setdefault(f"{terms.licence}{credit}", []).append(name)
-    return printable("; ".join(f"{', '.join(of)}: {licence}" for licence, of in tasks.items()))
+    return printable("; ".join(f"{', '.join(names)}: {text}" for text, names in tasks.items()))
 
 
 def published_text(published: Published) -> str:
-    """Return what publishing did, and how what is there is opened."""
+    """Format the result of a publication, and how to open the dataset."""
     sent = f"{published.sent} of them uploaded now, {size_text(published.sent_size)}"
     removed = f"; {published.removed} of an older version removed" if published.removed else ""
     return "\n".join(
@@ -69,7 +69,7 @@ def published_text(published: Published) -> str:
 
 @contextmanager
 def quiet_client() -> Iterator[None]:
-    """Keep the hub client's progress bars off where stderr is a file."""
+    """Disable the hub client's progress bars if stderr is not a terminal."""
     from huggingface_hub import utils
 
     if sys.stderr.isatty() or utils.are_progress_bars_disabled():

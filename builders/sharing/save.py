@@ -1,4 +1,4 @@
-"""Write a dataset that is in memory as a folder, which is then like any other."""
+"""Write a dataset that is in memory as a dataset folder."""
 
 from __future__ import annotations
 
@@ -50,30 +50,28 @@ def save(
 ) -> Path:
     """Write a dataset of :func:`cfqa_data.from_arrays` as a folder.
 
-    The originals of a shard and one source's compressed features are in memory at a time. The
-    folder appears when it is complete; until then it grows under a hidden name beside its place,
-    and what a killed process left there goes when the same folder is saved again.
+    Memory holds the originals of one shard and the compressed features of one source at a time. A
+    temporary folder beside the target is renamed when it is complete. One that a killed process
+    left is removed when the same folder is saved again.
 
     Args:
-        dataset: The whole dataset, not a part of its rows.
-        folder: Where; new or empty.
-        licence: On which terms the features may be used: an identifier as the Hub has it, such as
-            "cc-by-4.0"; "other" with a `link` where there is none.
+        dataset: The complete dataset, not a part of its rows.
+        folder: Target folder, new or empty.
+        licence: Licence identifier of the Hub, such as "cc-by-4.0", or "other" with a `link`.
         link: URL of the licence's text.
         attribution: Authors to credit.
-        progress: Notified of every source; bars on a terminal if None.
+        progress: Display that is notified of every source; bars on a terminal if None.
 
     Returns:
         The absolute path of the folder.
 
     Raises:
-        CfqaError: The folder holds something, the dataset is one of a folder, or a part of one, or
-            the licence is none that a hub knows.
+        CfqaError: The folder is not empty, the dataset is already a folder or is incomplete, or the
+            licence is not an identifier.
         FormatError: An array has values that are not finite.
-        DiskError: The disk is full, or may not be written to.
+        DiskError: The disk is full or not writable.
     """
-    held = dataset._folder
-    if not isinstance(held, MemoryFolder):
+    if not isinstance(dataset._folder, MemoryFolder):
         raise CfqaError(f"{dataset.location} is already a folder: copy it, or export its features")
     (entry,) = dataset.manifest.tasks.values()
     if len(dataset) != entry.rows:
@@ -103,10 +101,10 @@ def save(
 
 @contextmanager
 def _new_folder(folder: str | Path) -> Iterator[Path]:
-    """Yield a folder beside the one that is wanted, and put it there once it is complete.
+    """Yield a temporary folder beside the target, and rename it once it is complete.
 
     Raises:
-        CfqaError: The place is taken, or cannot be written to.
+        CfqaError: The target is not an empty folder, or cannot be written to.
     """
     root = real_path(folder)
     storage.check_folder(root)
@@ -130,7 +128,7 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def _clear(root: Path) -> None:
-    """Remove what killed processes left beside a folder: what none has locked any more."""
+    """Remove the temporary folders beside a folder that no running process has locked."""
     for left in root.parent.glob(f"{escape(root.name)}.*-*{storage.PARTIAL}"):
         with ExitStack() as locks:
             if left.is_dir() and not left.is_symlink() and _lock(left, locks):
@@ -138,10 +136,10 @@ def _clear(root: Path) -> None:
 
 
 def _lock(folder: Path, locks: ExitStack) -> bool:
-    """Lock a folder until the stack is closed, or the process is killed; return whether it is."""
+    """Lock a folder until the stack is closed or the process ends; return whether it succeeded."""
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # systems that do not open folders
+    except OSError:  # some systems cannot open folders
         return False
     locks.callback(os.close, handle)
     return try_lock(handle) is True
@@ -151,7 +149,6 @@ def _write_features(
     layout: Layout, dataset: Dataset, entry: TaskEntry, progress: Progress
 ) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """Write originals and arrays; return the baseline values (L,) of each source and codec."""
-
     for codec in entry.codecs.values():
         create_codes_array(
             layout.compressed(entry.name, codec.name),
@@ -189,20 +186,19 @@ def _labels(dataset: Dataset, values: dict[tuple[str, str], dict[str, np.ndarray
     """Return the label rows with the baselines."""
     rows = []
     for row in dataset.labels.to_pylist():
-        found = values[row["source_id"], row["codec"]]
-        known = {name: float(found[name][row["level"]]) for name in BASELINES}
-        baselines = {name: None if np.isnan(value) else value for name, value in known.items()}
+        arrays = values[row["source_id"], row["codec"]]
+        at_level = {name: float(arrays[name][row["level"]]) for name in BASELINES}
+        baselines = {name: None if np.isnan(value) else value for name, value in at_level.items()}
         rows.append(row | baselines)
     return pa.Table.from_pylist(rows, schema=label_schema(2))
 
 
 def _originals(layout: Layout, dataset: Dataset, entry: TaskEntry) -> Any:
-    """Return one row per original."""
+    """Return the table of originals, one row per original."""
     labels = {row["source_id"]: row for row in dataset.labels.to_pylist()}
-    known = [labels[source] for source in entry.sources]
     names = "tokens", "reference_score", "reference_loss"
-    columns = ([row[name] for row in known] for name in names)
-    rows = original_rows(entry, range(len(known)), *columns)
+    columns = ([labels[source][name] for source in entry.sources] for name in names)
+    rows = original_rows(entry, range(len(entry.sources)), *columns)
     for index, row in enumerate(rows):
         path = layout.originals(entry.name, shard_of(index, entry.shard), entry.shards)
         row |= {"array": layout.relative(path), "key": row["source_id"]}

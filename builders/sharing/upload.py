@@ -1,4 +1,4 @@
-"""Choose what of a dataset folder is uploaded, and make the card and manifest of the upload."""
+"""Select the files of a dataset folder to upload, and write the card and manifest of the upload."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Upload:
     """The files of an upload.
 
     Attributes:
-        root: The folder with the files, except card and manifest.
-        manifest: Of the upload.
+        root: Folder with the files, except card and manifest.
+        manifest: Manifest of the upload.
         card: Text of the card.
-        croissant: Text of the description for catalogues.
+        croissant: Text of the Croissant metadata, for catalogues.
         tag: Name of this version.
-        rewritten: Whether the folder's card was edited, so that the generated card differs.
-        withheld: Files that stay here, since truths may not be redistributed.
+        rewritten: Whether the folder's card differs from the generated one, because it was edited.
+        withheld: Files that are not uploaded, since they may not be redistributed.
     """
 
     root: Path
@@ -51,20 +51,20 @@ class Upload:
 
     @cached_property
     def texts(self) -> dict[str, bytes]:
-        """The files that are not taken from the folder: card, manifest and Croissant."""
+        """Path -> content of the files that are generated: card, manifest and Croissant."""
         manifest = manifest_text(self.manifest)
         texts = {CARD: self.card, MANIFEST: manifest, CROISSANT: self.croissant}
         return {path: text.encode() for path, text in texts.items()}
 
     @cached_property
     def files(self) -> dict[str, dict[str, Any]]:
-        """Path -> {"size": bytes, "sha256": hex} of all files, those of `texts` among them."""
-        made = {path: _entry(self.texts[path]) for path in (MANIFEST, CROISSANT)}
-        return {path: dict(entry) for path, entry in self.manifest.files.items()} | made
+        """Path -> {"size": bytes, "sha256": hex} of all files, including those of `texts`."""
+        unlisted = {path: _entry(self.texts[path]) for path in (MANIFEST, CROISSANT)}
+        return {path: dict(entry) for path, entry in self.manifest.files.items()} | unlisted
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Size of all files in bytes."""
         return sum(entry["size"] for entry in self.files.values())
 
 
@@ -81,16 +81,16 @@ def prepare_upload(
     """Return the files of a folder to upload, with their card, manifest and Croissant.
 
     Args:
-        root: A dataset folder that holds what its manifest says.
-        manifest: Its manifest.
-        repo: The repo's "org/name", for the card.
-        tier: "light" or "full"; the folder's own if None.
-        tag: Name of this version; one made of its content if None.
-        terms: Of the tasks of which the manifest states none.
-        follow_links: Read what links lead to, wherever that is.
+        root: A verified dataset folder.
+        manifest: Manifest of the folder.
+        repo: Id of the repo, "org/name", for the card.
+        tier: Tier to upload, "light" or "full"; the folder's own if None.
+        tag: Name of this version; derived from its content if None.
+        terms: Terms of use of tasks for which the manifest states none.
+        follow_links: Read the files that links point to, even outside the folder.
 
     Raises:
-        CfqaError: The folder cannot be given in that tier, or the terms of a task are not known.
+        CfqaError: The folder cannot be published in that tier, or the terms of a task are unknown.
         FormatError: A table is missing or damaged.
     """
     tier = tier or manifest.tier
@@ -137,11 +137,7 @@ def prepare_upload(
 
 
 def _with_terms(root: Path, name: str, entry: TaskEntry, terms: Terms | None) -> TaskEntry:
-    """Return a task's entry with the terms of its source.
-
-    Raises:
-        CfqaError: They are not known.
-    """
+    """Return a task's entry with terms of use; raise an error if they are unknown."""
     if entry.terms or terms:
         return replace(entry, terms=entry.terms or terms)
     raise CfqaError(
@@ -161,7 +157,7 @@ def _withheld(tasks: Mapping[str, TaskEntry], files: Mapping[str, Any]) -> tuple
 
 
 def _shows_withheld(folder: Folder, tasks: Mapping[str, TaskEntry]) -> bool:
-    """Whether the table of pictures shows an input or a truth that may not be redistributed."""
+    """Whether the previews show an input or a truth that may not be redistributed."""
     if NAMES.previews.as_posix() not in folder.manifest.files:
         return False
     table = folder.read_pictures()
@@ -178,7 +174,7 @@ def _entry(content: bytes) -> dict[str, Any]:
 
 
 def _tag(manifest: Manifest) -> str:
-    """Return a name that is the same for the same content, whatever its card says."""
+    """Return a name that depends on the content of a dataset, but not on its card."""
     text = json.dumps(manifest.to_dict(), sort_keys=True)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", manifest.name).strip("-.") or "cfqa"
     return f"{name}-{manifest.tier}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -52,8 +52,7 @@ class Source(ABC):
     Attributes:
         terms: Licence terms of inputs and truths; None if unknown.
         classes: Names of the truth's classes, for pictures; empty if unknown.
-        worst_score: Worst score that the original of a sample may have to be used in a dataset;
-            None for no limit.
+        worst_score: Worst score of originals that a dataset may use; None for no limit.
     """
 
     terms: Terms | None = None

@@ -22,7 +22,7 @@ from cfqa_data.format.resources import locate
 __all__ = [
     "Entry",
     "FileSource",
-    "Unfit",
+    "Unsuitable",
     "by_name",
     "choose",
     "names_in",
@@ -45,7 +45,7 @@ _PATHS = ("root", "list", "labels", "train", "train_labels")
 T = TypeVar("T")
 
 
-class Unfit(BuildError):
+class Unsuitable(BuildError):
     """An image is unsuitable as a sample: it is skipped, unless a list names it."""
 
 
@@ -214,12 +214,11 @@ class FileSource(Source):
     """Base class of sources whose samples are files.
 
     A subclass is a dataclass whose fields are the options; `root`, `list`, `labels`, `train` and
-    `train_labels` are paths. It implements which images exist (`find`) and how inputs and truths
-    are read.
+    `train_labels` are paths. It implements `find` and how inputs and truths are read.
 
     Attributes:
         kind: Name of the source, for messages.
-        serves: The only task that it supports; None for any.
+        supported_task: The only task that it supports; None for any.
         offered: Where the data can be obtained, for messages.
         paths: Option -> path, for the options that are paths.
         known: All images that may be samples, by name.
@@ -228,7 +227,7 @@ class FileSource(Source):
     """
 
     kind: ClassVar[str]
-    serves: ClassVar[str | None] = None
+    supported_task: ClassVar[str | None] = None
     offered: ClassVar[str] = ""
 
     task: str
@@ -236,10 +235,8 @@ class FileSource(Source):
     root: str
 
     def __post_init__(self) -> None:
-        if self.serves not in (None, self.task):
-            raise BuildError(
-                f"source {self.kind} does not support task '{self.task}', only {self.serves}"
-            )
+        if (only := self.supported_task) not in (None, self.task):
+            raise BuildError(f"source {self.kind} does not support task '{self.task}', only {only}")
         if self.seed < 0:
             message = f"source {self.kind}: the seed must be a whole number from 0, not {self.seed}"
             raise BuildError(message)
@@ -292,7 +289,7 @@ class FileSource(Source):
         for name in names:
             try:
                 sample = self.sample(name)
-            except Unfit:
+            except Unsuitable:
                 if self.listed:
                     raise
                 continue

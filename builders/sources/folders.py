@@ -45,7 +45,11 @@ def read_truths(path: Path) -> dict[str, tuple[Any, str | None]]:
     groups = table["group"].to_pylist() if "group" in table.column_names else [None] * len(ids)
     samples: dict[str, tuple[Any, str | None]] = {}
     for source_id, truth, group in zip(ids, truths, groups, strict=True):
-        if np.asarray(truth).dtype.kind not in "biuf":
+        try:
+            kind = np.asarray(truth).dtype.kind
+        except ValueError:  # lists of different lengths
+            kind = "O"
+        if kind not in "biuf":
             raise BuildError(f"{path}: the truth of {source_id} is {truth!r}, not a number")
         if source_id in samples:
             raise BuildError(f"{path}: '{source_id}' occurs twice")
@@ -94,8 +98,7 @@ class ImageFolder(_UserData):
             of the subfolders; an id consists of the names of folder and file. With `labels`, or
             for a task that needs no truths, the images may also be in one folder.
         labels: CSV or Parquet table with `source_id` (a file's name without its suffix), `truth`
-            and optionally `group`, which replaces the classes of folders; only images that it
-            names are used.
+            and optionally `group`, instead of the classes of folders; other images are not used.
         train: Folder of training images, with or without subfolders.
         train_labels: Table of their truths, like `labels`. Without it, the truth of a training
             image is the class of its folder. Only the calibration of levels uses these truths.

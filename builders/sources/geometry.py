@@ -42,14 +42,7 @@ class _Geometry(Checked):
 
 @dataclass(frozen=True)
 class SegGeometry(_Geometry):
-    """Sliding windows over the scaled image, in pixels.
-
-    Attributes:
-        window: Side of a window.
-        stride: Step between two windows.
-        short_side: Length to which the short side of an image is scaled.
-        long_side_limit: Maximum length of the scaled long side.
-    """
+    """Sliding windows over an image whose short side is scaled; all lengths are in pixels."""
 
     window: Count = 512
     stride: Count = 341

@@ -48,8 +48,7 @@ class ImageNet(FileSource):
     """Validation images with labels 0..999 in the order of the sorted synsets.
 
     Without `train`, other images of `root` are used for training: those that `list` does not name
-    or, without a list, a tenth of all images, which is the same for every seed and never used for
-    samples.
+    or, without a list, a fixed tenth of all images, which is never used for samples.
 
     Args:
         task: Must be "cls".
@@ -67,7 +66,7 @@ class ImageNet(FileSource):
     """
 
     terms = TERMS["imagenet"]
-    kind, serves = "imagenet", "cls"
+    kind, supported_task = "imagenet", "cls"
     offered = (
         "ILSVRC 2012 validation images and development kit are at "
         "https://image-net.org/download.php, for registered users"
@@ -220,8 +219,7 @@ def read_labels(path: Path) -> dict[str, int]:
 
     A line may consist of a name and a label 0..999 (Caffe's val.txt), a name and a synset (Kaggle's
     LOC_val_solution.csv), a synset, or an id of the development kit. Files of the last two kinds
-    have one line per validation image; ids need the kit's meta.mat or map_clsloc.txt beside the
-    file.
+    have one line per validation image; ids need meta.mat or map_clsloc.txt beside the file.
 
     Raises:
         BuildError: A line is of another kind, or the file that orders the classes is missing.

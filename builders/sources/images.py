@@ -2,8 +2,7 @@
 
 Only JPEG and PNG are opened. Pixels are returned as stored: the EXIF orientation is not applied.
 The published extraction for classification and segmentation, which reads with Pillow, does not
-apply it either, and masks and depth maps, which have none, match unrotated images. Errors name the
-file.
+apply it either, and masks and depth maps match unrotated images. Errors name the file.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from cfqa_data.errors import BuildError
 from cfqa_data.format.limits import pointer_at
 
 __all__ = [
-    "MOST_PIXELS",
+    "MAX_PIXELS",
     "SUFFIXES",
     "check_pixels",
     "images_below",
@@ -33,9 +32,9 @@ __all__ = [
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 #: Misplaced images are ignored if they are at most this many, or at most one in this many.
-_ASTRAY = 10
+_MAX_MISPLACED = 10
 
-MOST_PIXELS = 64_000_000
+MAX_PIXELS = 64_000_000
 """Maximum number of pixels of an image, before and after scaling."""
 
 #: 8-bit modes that Pillow converts to RGB like torchvision's loader; alpha is dropped.
@@ -47,10 +46,10 @@ def check_pixels(path: Path, width: int, height: int) -> None:
     """Check that an image is not too large to be held in memory.
 
     Raises:
-        BuildError: The image has more than `MOST_PIXELS` pixels.
+        BuildError: The image has more than `MAX_PIXELS` pixels.
     """
-    if width * height > MOST_PIXELS:
-        raise BuildError(f"{path}: {width}x{height} pixels exceed the limit of {MOST_PIXELS}")
+    if width * height > MAX_PIXELS:
+        raise BuildError(f"{path}: {width}x{height} pixels exceed the limit of {MAX_PIXELS}")
 
 
 def _open(path: Path, load: bool = True) -> Image.Image:
@@ -155,6 +154,6 @@ def most(some: list[Path], others: list[Path], what: str) -> list[Path]:
         BuildError: The shorter list is too long to be ignored.
     """
     more, fewer = (some, others) if len(some) > len(others) else (others, some)
-    if len(fewer) > max(_ASTRAY, len(more) // _ASTRAY):
+    if len(fewer) > max(_MAX_MISPLACED, len(more) // _MAX_MISPLACED):
         raise BuildError(f"{what} ({len(some)} and {len(others)}): remove what does not belong")
     return more

@@ -14,7 +14,7 @@ import numpy as np
 from cfqa_data.builders.sources.files import (
     Entry,
     FileSource,
-    Unfit,
+    Unsuitable,
     by_name,
     choose,
     names_in,
@@ -50,8 +50,7 @@ _KEPT = (slice(7, 474), slice(7, 632))
 class Nyuv2(FileSource):
     """Test images of 480 x 640 pixels and their depth.
 
-    Images whose depth map has no valid depth in the scored crop are skipped; if a list names one,
-    it is an error.
+    Images without a valid depth in the scored crop are skipped; in a list, they are an error.
 
     Args:
         task: Must be "dpt".
@@ -61,15 +60,14 @@ class Nyuv2(FileSource):
         list: Text file with one image per line, as in `nyu_test.txt`, by its source id or, for the
             MATLAB file, by its index from 1; the order is kept.
         train: Text file of the same kind with the training images.
-        converted: For the MATLAB file only: convert it like the script that made the split files,
-            see `LabelledMat`.
+        converted: Convert the MATLAB file like the script of the split files, see `LabelledMat`.
 
     Raises:
         BuildError: The task is not "dpt", or data are missing, unknown or damaged.
     """
 
     terms = TERMS["nyuv2"]
-    kind, serves, offered = "nyuv2", "dpt", OFFERED
+    kind, supported_task, offered = "nyuv2", "dpt", OFFERED
 
     list: str | None = None
     train: str | None = None
@@ -113,14 +111,14 @@ class Nyuv2(FileSource):
         """Return the depth in millimetres, uint16 (480, 640).
 
         Raises:
-            Unfit: No depth in the scored crop is valid.
+            Unsuitable: No depth in the scored crop is valid.
             BuildError: The depth map has another size.
         """
         depth = self._store.depth(entry)
         _check_shape(entry.truth, depth.shape)
         scored = depth[slice(*_GEOMETRY.rows), slice(*_GEOMETRY.columns)] / 1000.0
         if not ((scored > DEPTH_RANGE[0]) & (scored < DEPTH_RANGE[1])).any():
-            raise Unfit(f"{entry.name}: its depth map has no valid pixel ({entry.truth})")
+            raise Unsuitable(f"{entry.name}: its depth map has no valid pixel ({entry.truth})")
         return depth
 
     def training(self) -> Iterable[Entry]:

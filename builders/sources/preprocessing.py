@@ -47,8 +47,7 @@ def classification_view(image: Image.Image, path: Path) -> np.ndarray:
         path: Path of its file, for messages.
 
     Returns:
-        View, float32 (1, 3, 224, 224), in torchvision's arithmetic: (x / 255 - mean) / std in
-        float32.
+        View, float32 (1, 3, 224, 224): (x / 255 - mean) / std in float32, as torchvision computes.
 
     Raises:
         BuildError: The image is so narrow that it has too many pixels after scaling.

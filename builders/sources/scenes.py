@@ -82,8 +82,7 @@ class Scene:
         image: RGB image, uint8 (H, W, 3).
         label: Class of the dominant solid, 0..NUM_CLASSES-1; -1 if no solid has at least three
             times the visible area of every other and a tenth of the image.
-        mask: Semantic classes, uint8 (H, W): 0 background, 1 + shape index, 255 along borders
-            (ignored).
+        mask: Classes, uint8 (H, W): 0 background, 1 + shape index, 255 along borders (ignored).
         depth: Depth along the optical axis in metres, float32 (H, W).
         owner: Index of the solid that a pixel shows, int8 (H, W); -1 for the room.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cfqa_data.builders.sources.files import Entry, FileSource, Unfit, choose
+from cfqa_data.builders.sources.files import Entry, FileSource, Unsuitable, choose
 from cfqa_data.builders.sources.geometry import IGNORE
 from cfqa_data.builders.sources.images import read_mask, read_rgb, read_size
 from cfqa_data.builders.sources.preprocessing import segmentation_views, two_windows
@@ -30,15 +30,14 @@ class Voc2012(FileSource):
         seed: Seed of the order of samples without a list.
         root: The folder VOC2012, or one that contains it or VOCdevkit.
         list: Text file with one image of the validation set per line; the order is kept.
-        train: Text file with one training image per line; by default the development kit's
-            training set.
+        train: Text file with one training image per line; that of the development kit if None.
 
     Raises:
         BuildError: The task is not "seg", or data are missing, unknown or damaged.
     """
 
     terms = TERMS["voc2012"]
-    kind, serves = "voc2012", "seg"
+    kind, supported_task = "voc2012", "seg"
     classes = (
         *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
         *("chair", "cow", "dining table", "dog", "horse", "motorbike", "person", "potted plant"),
@@ -78,18 +77,20 @@ class Voc2012(FileSource):
         """Return the two windows, float32 (2, 3, 518, 518).
 
         Raises:
-            Unfit: The image gives another number of windows.
+            Unsuitable: The image gives another number of windows.
         """
         image = read_rgb(entry.image)
         if not two_windows(image.height, image.width):
-            raise Unfit(f"{entry.image}: {image.width}x{image.height} is too small for two windows")
+            raise Unsuitable(
+                f"{entry.image}: {image.width}x{image.height} is too small for two windows"
+            )
         return segmentation_views(np.asarray(image))
 
     def truth(self, entry: Entry) -> np.ndarray:
         """Return the mask, uint8 (H, W), with 255 for ignored pixels.
 
         Raises:
-            Unfit: No pixel is valid.
+            Unsuitable: No pixel is valid.
             BuildError: The mask has another size than the image, or an unknown class.
         """
         mask, (height, width) = read_mask(entry.truth), read_size(entry.image)
@@ -98,7 +99,7 @@ class Voc2012(FileSource):
             raise BuildError(f"{entry.truth}: {size}, and the image is {width}x{height}")
         counted = mask[mask != IGNORE]
         if not counted.size:
-            raise Unfit(f"{entry.truth}: the mask has no valid pixel")
+            raise Unsuitable(f"{entry.truth}: the mask has no valid pixel")
         if counted.max() >= len(self.classes):
             raise BuildError(
                 f"{entry.truth}: class {counted.max()} is not in 0..{len(self.classes) - 1}"

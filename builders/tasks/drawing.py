@@ -82,8 +82,8 @@ def answers(
     bars = [Bar(name(k), float(shares[k]), text(float(shares[k])), k == right) for k in order]
     if right is None or right in order[:SHOWN]:
         return tuple(bars[:SHOWN])
-    place = order.index(right)
-    return (*bars[: SHOWN - 1], bars[place]._replace(text=f"place {place + 1}"))
+    index = order.index(right)
+    return (*bars[: SHOWN - 1], bars[index]._replace(text=f"place {index + 1}"))
 
 
 def draw_mask(mask: np.ndarray, classes: Sequence[str], least: float = 0.0) -> Drawing:

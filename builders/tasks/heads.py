@@ -36,10 +36,8 @@ def load_head(
             beside the backbone, as in the Hub's models `-imagenet1k-1-layer`; ``conv_seg.*`` and
             ``bn.*`` (seg); or ``conv_depth.*`` (dpt). The latter two may be prefixed with
             ``decode_head.``; the other parts of a whole model are then ignored.
-        norm: The backbone's final norm, for files without ``norm.*``, such as the published ones
-            of cls and seg.
-        layers: Number of layers of the features, C; those of cls and dpt may differ from the
-            published evaluation.
+        norm: The backbone's final norm, for files without ``norm.*``: published cls and seg.
+        layers: Number of layers, C; in cls and dpt it may differ from the published evaluation.
 
     Returns:
         The head, on the CPU.

@@ -77,8 +77,7 @@ class Head(nn.Module):
         """Return the number of inputs and of outputs, from the shapes of tensors.
 
         Args:
-            shape_of: Function that returns the shape of a tensor, given its name and number of
-                axes.
+            shape_of: Function from a tensor's name and number of axes to its shape.
         """
         outputs, inputs = shape_of(*cls.known_by)[:2]
         return inputs, outputs
@@ -251,8 +250,7 @@ class LinearTask(Task):
     Args:
         backbone: Backbone of the features.
         weights: Path of the head.
-        blocks: Indices of the features' layers; if None, features have as many layers as in the
-            published evaluation.
+        blocks: Indices of the features' layers; None for the published number of layers.
 
     Raises:
         BuildError: The head is for features of another width or number of layers.
@@ -266,8 +264,8 @@ class LinearTask(Task):
         layers = None if blocks is None else len(blocks)
         self.head = self.head_kind.load(weights, backbone.norm, layers)
         if backbone.width not in (None, self.head.dim):
-            of = f" and {layers} layer(s)" if layers else ""
-            raise BuildError(f"{weights}: not a head for features of width {backbone.width}{of}")
+            also = f" and {layers} layer(s)" if layers else ""
+            raise BuildError(f"{weights}: not a head for features of width {backbone.width}{also}")
 
     def score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
         """Return the head's score and loss."""

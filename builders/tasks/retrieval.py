@@ -48,10 +48,10 @@ def average_precision(distances: np.ndarray, relevant: np.ndarray) -> float:
     """
     _, tie = np.unique(distances, return_inverse=True)
     sizes, hits = np.bincount(tie), np.bincount(tie, relevant)
-    rank, of = np.arange(1, len(tie) + 1), np.repeat(np.arange(len(sizes)), sizes)
-    within = rank - 1 - (np.cumsum(sizes) - sizes)[of]  # images of the same tie before each
-    before = (np.cumsum(hits) - hits)[of] + within * (hits[of] - 1) / np.maximum(sizes[of] - 1, 1)
-    return float(np.sum(hits[of] / sizes[of] * (before + 1) / rank) / hits.sum())
+    rank, t = np.arange(1, len(tie) + 1), np.repeat(np.arange(len(sizes)), sizes)  # t: tie of rank
+    within = rank - 1 - (np.cumsum(sizes) - sizes)[t]  # images of the same tie before each
+    before = (np.cumsum(hits) - hits)[t] + within * (hits[t] - 1) / np.maximum(sizes[t] - 1, 1)
+    return float(np.sum(hits[t] / sizes[t] * (before + 1) / rank) / hits.sum())
 
 
 def smooth_precision(distances: np.ndarray, relevant: np.ndarray) -> float:

@@ -1,1 +1,1 @@
-"""Training scripts of the weights that ship with the package."""
+"""Training scripts for the weights that ship with the package, and for users' own heads."""

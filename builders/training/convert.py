@@ -3,8 +3,8 @@
     python -m cfqa_data.builders.training.convert --out ladder.safetensors --name NAME \\
         LAMBDA=FILE ...
 
-The checkpoints are those of ``bmshj2018-hyperprior`` with one channel, all of one size; nothing in
-them is run. The file is what a recipe's ``models`` names.
+The checkpoints are of ``bmshj2018-hyperprior`` models with one channel and of equal size; no code
+in them is run. A recipe names the resulting file in ``models``.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ __all__ = ["convert", "main"]
 
 
 def convert(checkpoints: Sequence[tuple[float, Path]], out: Path, name: str) -> None:
-    """Write a ladder of checkpoints.
+    """Write the models of several checkpoints into one file.
 
     Args:
-        checkpoints: (lambda, file), the lambdas all different.
-        out: Safetensors file.
-        name: Of the ladder, such as ``hyperprior_multi_task``.
+        checkpoints: Pairs of lambda and file, with distinct lambdas.
+        out: Safetensors file to write.
+        name: Name of the ladder, such as ``hyperprior_multi_task``.
 
     Raises:
-        CfqaError: A file is no such checkpoint, or they do not make a ladder.
+        CfqaError: A file is not such a checkpoint, or the models do not match.
     """
     if out.suffix != ".safetensors":
         raise BuildError(f"{out}: the file name must end in .safetensors")
@@ -89,9 +89,9 @@ def main(arguments: list[str] | None = None) -> int:
         "checkpoints", type=_pair, nargs="+", metavar="LAMBDA=FILE", help="a model of the set"
     )
 
-    def run(given: argparse.Namespace) -> None:
-        convert(given.checkpoints, given.out, given.name)
-        print(f"{given.out}  {given.out.stat().st_size / 1e6:.2f} MB")
+    def run(options: argparse.Namespace) -> None:
+        convert(options.checkpoints, options.out, options.name)
+        print(f"{options.out}  {options.out.stat().st_size / 1e6:.2f} MB")
 
     return run_script(parser, arguments, run)
 

@@ -1,11 +1,11 @@
-"""Trains the embedding of a retrieval task, and makes its gallery.
+"""Train the embedding of a retrieval task, and compute its gallery.
 
     python -m cfqa_data.builders.training.embedding --recipe ret --features pooled.safetensors --out head_ret.safetensors
 
-What the backbone gives of each image is extracted once, into the file `--features`, and the
-embedding is trained on that: triplets of the farthest image of an identity and the nearest of
-another, in batches of some images of some identities, and a linear classifier of the identities,
-which is not kept. The same features give the same bytes.
+The pooled features of all images are extracted once, into the file `--features`. The loss is a
+triplet loss (the farthest image of the same identity against the nearest of another) over batches
+of several images per identity, plus the cross-entropy of a linear classifier of identities, which
+is discarded. The same features give the same bytes.
 
 References: Hermans, Beyer and Leibe, In defense of the triplet loss for person re-identification,
 2017; Luo et al., Bag of tricks and a strong baseline for deep person re-identification, 2019.
@@ -41,12 +41,12 @@ from cfqa_data.torch_state import torch_state
 __all__ = ["average_precisions", "main", "pooled_features", "train"]
 
 IDENTITIES, IMAGES = 32, 4
-"""Of a batch."""
+"""Identities in a batch, and images of each."""
 
 STEPS, RATE, DECAY, MARGIN, SMOOTHING = 800, 1e-3, 1e-2, 0.3, 0.1
 
 QUERIES = 200
-"""Of the held-out figure."""
+"""Number of queries on which the mean average precision is reported."""
 
 PARTS = ("gallery", "training", "queries")
 
@@ -56,14 +56,14 @@ Module = TypeVar("Module", bound=nn.Module)
 def pooled_features(
     recipe: Recipe, task: str, path: Path, workers: int = 2
 ) -> dict[str, np.ndarray]:
-    """Return what the embedding takes of all images, from a file that is made if it is not there.
+    """Return the embedding's inputs for all images, from a file that is created if missing.
 
     Returns:
-        Of each of ``gallery``, ``training`` and ``queries`` the inputs, float32 (images, inputs),
-        and as ``gallery_truths`` and so on identity and camera, int64 (images, 2).
+        Arrays ``gallery``, ``training`` and ``queries`` of inputs, float32 (images, inputs); and
+        ``gallery_truths`` etc. of identity and camera, int64 (images, 2).
 
     Raises:
-        BuildError: An identity is both in the gallery and in training.
+        BuildError: The source has no gallery, or shares an identity with the training set.
     """
     if not path.exists():
         source = PooledFeatures(recipe, task).source
@@ -71,15 +71,15 @@ def pooled_features(
             raise BuildError(f"the source of {task} has no gallery or no training identities")
         queries = (sample.source_id for sample in islice(source.samples(), QUERIES))
         names = (source.gallery_names(), source.embedding_names(), queries)
-        found = {}
+        extracted = {}
         with show_progress() as progress:
             for part, ids in zip(PARTS, names, strict=True):
                 stage = PooledFeatures(recipe, task, ids=tuple(ids))
-                found[part], found[f"{part}_truths"] = stage.collected(workers, progress)
-        write_tensors(path, found)
+                extracted[part], extracted[f"{part}_truths"] = stage.collect(workers, progress)
+        write_tensors(path, extracted)
     arrays = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
-    searched, trained, _ = ({*arrays[f"{part}_truths"][:, 0].tolist()} - {JUNK} for part in PARTS)
-    if both := sorted(searched & trained):
+    gallery, trained, _ = ({*arrays[f"{part}_truths"][:, 0].tolist()} - {JUNK} for part in PARTS)
+    if both := sorted(gallery & trained):
         raise BuildError(f"{path}: identity {both[0]} is both in the gallery and in training")
     return arrays
 
@@ -94,38 +94,41 @@ def train(
     rate: float = RATE,
     seed: int = 0,
 ) -> Module:
-    """Return a module that embeds inputs, trained to tell identities apart.
+    """Train a module to embed inputs so that identities can be distinguished.
 
     Args:
-        make: Makes the module, which takes (B, inputs) and returns (B, D).
-        inputs: float32 (images, inputs).
-        truths: Identity and camera, int64 (images, 2); images of junk are left out.
-        steps: Batches.
-        identities: Of a batch, of which each has four images.
-        rate: Highest step size.
-        seed: Of weights and batches.
+        make: Function that creates the module, which maps (B, inputs) to (B, D).
+        inputs: Training inputs, float32 (images, inputs).
+        truths: Identity and camera of each image, int64 (images, 2); junk images are not used.
+        steps: Number of training steps.
+        identities: Number of identities in a batch, with four images each.
+        rate: Maximum learning rate.
+        seed: Seed of weights and batches.
+
+    Returns:
+        The trained module, in evaluation mode.
 
     Raises:
         BuildError: There are fewer than three steps.
     """
     if steps < 3:
         raise BuildError(f"steps must be at least 3, not {steps}")
-    known = truths[:, 0] != JUNK
-    _, labels = np.unique(truths[known, 0], return_inverse=True)
+    usable = truths[:, 0] != JUNK
+    _, labels = np.unique(truths[usable, 0], return_inverse=True)
     images = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
-    images = [places for places in images if len(places) >= IMAGES]
+    images = [indices for indices in images if len(indices) >= IMAGES]
     rng = np.random.default_rng(seed)
     with one_thread(), torch.random.fork_rng(devices=[]), torch_state(grad=True):
         torch.manual_seed(seed)
-        x, y, module = torch.from_numpy(inputs[known]), torch.from_numpy(labels), make().train()
+        x, y, module = torch.from_numpy(inputs[usable]), torch.from_numpy(labels), make().train()
         width = module(x[:2]).shape[1]
         linear = nn.Linear(width, int(labels.max()) + 1, bias=False)
         nn.init.normal_(linear.weight, std=0.001)
         classifier = nn.Sequential(nn.BatchNorm1d(width), linear)
         weights = [*(w for w in module.parameters() if w.requires_grad), *classifier.parameters()]
         optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=DECAY)
-        rise = max(0.05, 2 / steps)  # the schedule takes a step up at least
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=rise)
+        warmup = max(0.05, 2 / steps)  # OneCycleLR needs at least one step of warm-up
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=warmup)
         for _ in range(steps):
             chosen = rng.choice(len(images), min(identities, len(images)), replace=False)
             batch = np.concatenate([rng.choice(images[n], IMAGES, replace=False) for n in chosen])
@@ -141,7 +144,7 @@ def train(
 
 
 def triplet_loss(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean hinge of the farthest of each identity against the nearest of the others."""
+    """Return the batch-hard triplet loss of embeddings (B, D) with labels (B,)."""
     distances = torch.cdist(embeddings, embeddings)
     same = labels[:, None] == labels
     farthest = distances.masked_fill(~same, -torch.inf).amax(dim=1)
@@ -156,9 +159,9 @@ def average_precisions(
     """Return the average precision of each query, float64 (queries,).
 
     Args:
-        queries: Embeddings (queries, D).
-        truths: Identity and camera of each.
-        gallery: As of :func:`ranked`.
+        queries: Embeddings of the queries, (queries, D).
+        truths: Identity and camera of each query.
+        gallery: Gallery, as for :func:`ranked`.
     """
     pairs = zip(queries, truths, strict=True)
     return np.array([average_precision(*ranked(*pair, gallery)) for pair in pairs])
@@ -176,23 +179,20 @@ def main(arguments: list[str] | None = None) -> int:
     return run_script(parser, arguments, _write)
 
 
-def _write(chosen: argparse.Namespace) -> None:
+def _write(options: argparse.Namespace) -> None:
     """Train an embedding and write it with its gallery, in float16."""
-    recipe = load_recipe(chosen.recipe)
-    arrays = pooled_features(recipe, chosen.task, chosen.features, chosen.workers)
-    norm, layers = (
-        PooledFeatures(recipe, chosen.task).head.norm,
-        len(recipe.tasks[chosen.task].blocks),
-    )
-    inputs = arrays["training"].shape[1]
+    recipe = load_recipe(options.recipe)
+    arrays = pooled_features(recipe, options.task, options.features, options.workers)
+    norm = PooledFeatures(recipe, options.task).head.norm
+    layers, inputs = len(recipe.tasks[options.task].blocks), arrays["training"].shape[1]
     head = train(
         lambda: Embedder(inputs, inputs, layers),
         arrays["training"],
         arrays["training_truths"],
-        steps=chosen.steps,
+        steps=options.steps,
     )
     head.norm = norm
-    state = head.half().state_dict()  # what is measured is what is written
+    state = head.half().state_dict()  # also rounds the head, which is measured below
     tensors = {name.removeprefix("linear."): tensor.numpy() for name, tensor in state.items()}
     embedded = {
         part: embeddings(head.float(), arrays[part]).astype(np.float16)
@@ -201,18 +201,18 @@ def _write(chosen: argparse.Namespace) -> None:
     tensors |= dict(zip(GALLERY, (embedded["gallery"], arrays["gallery_truths"]), strict=True))
     identities, cameras = arrays["gallery_truths"].T
     gallery = {"embeddings": embedded["gallery"], "identities": identities, "cameras": cameras}
-    found = average_precisions(embedded["queries"], arrays["queries_truths"], gallery)
-    write_tensors(chosen.out, tensors, {"mean_average_precision": f"{found.mean():.4f}"})
-    share = np.mean(found >= 0.5)
-    print(f"mAP of {len(found)} queries {found.mean():.3f}, {share:.0%} of them at 0.5 or more")
+    scores = average_precisions(embedded["queries"], arrays["queries_truths"], gallery)
+    write_tensors(options.out, tensors, {"mean_average_precision": f"{scores.mean():.4f}"})
+    share = np.mean(scores >= 0.5)
+    print(f"mAP of {len(scores)} queries {scores.mean():.3f}, {share:.0%} of them at 0.5 or more")
 
 
 @torch_state(grad=False)
 def embeddings(module: nn.Module, inputs: np.ndarray) -> np.ndarray:
-    """Return what a module makes of inputs, float32 (images, D)."""
+    """Return the embeddings of inputs, float32 (images, D)."""
     with one_thread():
-        found: np.ndarray = module(torch.from_numpy(inputs)).numpy()
-    return found
+        outputs: np.ndarray = module(torch.from_numpy(inputs)).numpy()
+    return outputs
 
 
 if __name__ == "__main__":

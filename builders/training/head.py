@@ -1,10 +1,10 @@
 """Fit a small classification head to features of labelled images.
 
-Both kinds take what a head of `cls` does, the class token of each layer and the mean patch token of
-the last after the backbone's final norm. A linear one is a multinomial logistic regression, by
-L-BFGS from zero in float64 on all training images at once. One of hypervectors has a hidden layer,
-and is trained by AdamW for the least squared error to the key of each image's class. Inputs are
-standardised for the fit, and that is folded into the weights.
+The inputs of both kinds are those of the `cls` head: the class token of each layer, and the mean
+patch token of the last, after the backbone's final norm. A linear head is a multinomial logistic
+regression, fitted by full-batch L-BFGS from zero in float64. A hypervector head has a hidden layer
+and is trained by AdamW to minimise the squared error to the key of each image's class. Inputs are
+standardised for the fit; the standardisation is folded into the weights.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from cfqa_data.torch_state import torch_state
 __all__ = ["FittedHead", "PooledFeatures", "fit_head", "fit_hypervector", "fit_linear"]
 
 DECAY = 0.01
-"""Weight of the penalty, half the squared norm of the weights of standardised inputs."""
+"""Factor of the penalty, half the squared norm of the weights of standardised inputs."""
 
 HELD_OUT = 5
-"""One image in so many of each class is held out."""
+"""One in this many images of each class is held out."""
 
 ITERATIONS = 500
 
 DIMS, HIDDEN = 1000, 1000
-"""Of hypervectors: their length, and the units of the hidden layer."""
+"""Length of hypervectors, and number of units of the hidden layer."""
 
 EPOCHS, BATCH, RATE = 30, 64, 1e-3
 
 
 class FittedHead(NamedTuple):
-    """What was fitted.
+    """Result of :func:`fit_head`.
 
     Attributes:
-        path: The head's file.
+        path: Path of the head.
         classes: Names of the classes, in the order of their labels.
-        trained: Images that it was fitted to.
-        held_out: Images that it was not.
-        accuracy: Share of the held-out images that it classifies right.
+        trained: Number of training images.
+        held_out: Number of held-out images.
+        accuracy: Accuracy on the held-out images.
     """
 
     path: Path
@@ -68,13 +68,13 @@ class FittedHead(NamedTuple):
 
 @dataclass(frozen=True)
 class PooledFeatures(Stage):
-    """Extracts what the linear part takes of each image, float32; an item is an image's id.
+    """Stage that extracts the inputs of a head's linear part; an item is the id of an image.
 
     Attributes:
-        recipe: Whose backbone it is.
-        task: Whose blocks, and whose source if there are no images.
-        images: Folder of them.
-        ids: Of the images; all in the folder if empty.
+        recipe: Recipe of the backbone.
+        task: Task whose blocks and, without `images`, whose source are used.
+        images: Folder of images, or None.
+        ids: Ids of the images; all in the folder if empty.
     """
 
     recipe: Recipe
@@ -86,19 +86,19 @@ class PooledFeatures(Stage):
 
     @cached_property
     def models(self) -> Models:
-        """The recipe's backbone."""
+        """Backbone of the recipe."""
         return Models(self.recipe)
 
     @cached_property
     def source(self) -> Any:
-        """The images, in a folder per class, or the task's source."""
+        """Source of the images: a folder per class, or the task's source."""
         return (
             ImageFolder(self.task, 0, self.images) if self.images else self.models.source(self.task)
         )
 
     @cached_property
     def head(self) -> ClsHead:
-        """An empty head of the backbone's width, with its norm."""
+        """Untrained head of the backbone's width, with its norm."""
         backbone, layers = self.models.backbone, len(self.recipe.tasks[self.task].blocks)
         if backbone.norm is None or backbone.width is None:
             raise BuildError(f"backbone {backbone.name} has no final norm, which the head needs")
@@ -110,18 +110,18 @@ class PooledFeatures(Stage):
         return list(self.ids) or sorted(self.source.entries)
 
     def run(self, item: str) -> tuple[np.ndarray, Any]:
-        """Return what the linear part takes, and the truth."""
+        """Return the inputs of the linear part, float32 (inputs,), and the truth."""
         sample = self.source.sample(item)
         feature = self.models.extracted(self.task, sample.inputs, item)
         with torch_state(grad=False):
             return self.head.pooled(torch.from_numpy(feature))[0].numpy(), sample.truth
 
-    def collected(self, workers: int, look: Progress) -> tuple[np.ndarray, np.ndarray]:
-        """Return what :meth:`run` returns of all items, in their order."""
+    def collect(self, workers: int, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+        """Run all items; return their inputs (images, inputs) and truths, in their order."""
         items = self.items()
         with Executor(workers) as executor:
-            found = dict(drive(self, executor, look, items))
-        inputs, truths = zip(*(found[item] for item in items), strict=True)
+            results = dict(drive(self, executor, progress, items))
+        inputs, truths = zip(*(results[item] for item in items), strict=True)
         return np.stack(inputs), np.stack(truths)
 
 
@@ -141,21 +141,21 @@ def fit_head(
     The same images and recipe give the same bytes, with any number of workers.
 
     Args:
-        recipe: A recipe, its name, or the path of its TOML file; its head need not be there.
-        images: Folder of them; no image that the dataset may take as a source.
-        out: The file to write, ``.safetensors``.
-        task: Whose blocks the head is for; may be left out if there is one task.
-        kind: Of the head: for the tasks `classification` and `fidelity`, or for `hypervector`.
+        recipe: A recipe, its name, or the path of its TOML file; its head may not exist yet.
+        images: Folder of the images, which must not be possible sources of the dataset.
+        out: File to write, ``.safetensors``.
+        task: Task whose blocks the head is for; may be omitted if there is only one.
+        kind: "linear" for the tasks `classification` and `fidelity`, or "hypervector".
         dims: Length of hypervectors.
-        workers: Processes.
-        progress: Notified of stages and their progress; optional.
+        workers: Number of processes.
+        progress: Display that is notified of each stage and finished item; None shows nothing.
 
     Raises:
-        BuildError: There is no such task, the images are the dataset's, or in fewer than two
-            classes, or one is damaged.
+        BuildError: There is no such task, the images are sources of the dataset, have fewer than
+            two classes, or are damaged.
     """
     check_guard()
-    recipe, look = load_recipe(recipe), progress or Silent()
+    recipe, display = load_recipe(recipe), progress or Silent()
     if task is None and len(recipe.tasks) > 1:
         raise BuildError(f"name the task of the head: {', '.join(recipe.tasks)}")
     task = task or next(iter(recipe.tasks))
@@ -166,20 +166,20 @@ def fit_head(
     if len(classes) < 2:
         raise BuildError(f"{images}: a head needs at least two classes, one folder each")
     _check_apart(stage, items)
-    assert stage.head is not None  # before anything is extracted
-    pooled, labels = stage.collected(workers, look)
+    assert stage.head is not None  # checks the backbone before anything is extracted
+    pooled, labels = stage.collect(workers, display)
     inputs, held_out = pooled.astype(np.float64), held_out_of(labels)
-    look.start("fit", 1, "heads")
-    given = inputs[~held_out], labels[~held_out]
+    display.start("fit", 1, "heads")
+    training = inputs[~held_out], labels[~held_out]
     if kind == "linear":
-        weight, bias = fit_linear(*given, len(classes))
+        weight, bias = fit_linear(*training, len(classes))
         tensors = {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
         right = (inputs[held_out] @ weight.T + bias).argmax(axis=1) == labels[held_out]
     else:
-        tensors = fit_hypervector(*given, random_keys(len(classes), dims))
+        tensors = fit_hypervector(*training, random_keys(len(classes), dims))
         right = predicted_keys(tensors, inputs[held_out]) == labels[held_out]
-    look.advance()
-    look.finish()
+    display.advance()
+    display.finish()
     accuracy = float(right.mean()) if right.size else math.nan
     tensors |= {f"norm.{k}": v.numpy() for k, v in stage.head.norm.state_dict().items()}
     path = Path(out).absolute()
@@ -188,12 +188,12 @@ def fit_head(
 
 
 def held_out_of(labels: np.ndarray) -> np.ndarray:
-    """Return which images are held out: of each class the same one in so many, at random."""
+    """Return which images are held out, bool (images,): a fixed random selection of each class."""
     held_out = np.zeros(len(labels), bool)
     rng = np.random.default_rng(0)
     for label in range(int(labels.max()) + 1):
-        places = rng.permutation(np.flatnonzero(labels == label))
-        held_out[places[len(places) - len(places) // HELD_OUT :]] = True
+        indices = rng.permutation(np.flatnonzero(labels == label))
+        held_out[indices[len(indices) - len(indices) // HELD_OUT :]] = True
     return held_out
 
 
@@ -202,14 +202,14 @@ def fit_linear(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weights (classes, D) and biases of a multinomial logistic regression, float64.
 
-    Minimised is the mean cross-entropy plus ``decay / 2`` times the squared norm of the weights of
-    the standardised inputs.
+    The fit minimises the mean cross-entropy plus ``decay / 2`` times the squared norm of the
+    weights of standardised inputs.
 
     Args:
-        inputs: float64 (images, D).
-        labels: Whole numbers (images,), below `classes`.
-        classes: How many.
-        decay: Of the weights.
+        inputs: Inputs, float64 (images, D).
+        labels: Labels, integers (images,) below `classes`.
+        classes: Number of classes.
+        decay: Factor of the penalty.
     """
     mean, deviation = _moments(inputs)
     with one_thread(), torch_state(grad=True):
@@ -240,13 +240,13 @@ def fit_linear(
 def fit_hypervector(
     inputs: np.ndarray, labels: np.ndarray, keys: np.ndarray, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Return the tensors, but for the norm, of a head that answers with the keys of classes.
+    """Return the tensors of a hypervector head, except its norm.
 
     Args:
-        inputs: float64 (images, D).
-        labels: Whole numbers (images,), below the number of keys.
-        keys: (classes, dims) of -1 and 1.
-        seed: Of the first weights and of the order of the images.
+        inputs: Inputs, float64 (images, D).
+        labels: Labels, integers (images,) below the number of keys.
+        keys: Keys of -1 and 1, (classes, dims).
+        seed: Seed of the initial weights and of the order of the images.
     """
     mean, deviation = _moments(inputs)
     dims, rng = keys.shape[1], np.random.default_rng(seed)
@@ -255,7 +255,7 @@ def fit_hypervector(
         target = torch.from_numpy(keys.astype(np.float32)[labels])
         hidden, last = torch.nn.Linear(x.shape[1], HIDDEN), torch.nn.Linear(HIDDEN, dims)
         for layer in (hidden, last):
-            bound = 1 / math.sqrt(layer.in_features)  # as torch draws them
+            bound = 1 / math.sqrt(layer.in_features)  # the distribution that torch uses
             for parameter in (layer.weight, layer.bias):
                 values = rng.uniform(-bound, bound, tuple(parameter.shape))
                 parameter.data = torch.from_numpy(values.astype(np.float32))
@@ -267,38 +267,38 @@ def fit_hypervector(
                 loss = torch.nn.functional.mse_loss(network(x[batch]), target[batch])
                 loss.backward()
                 optimiser.step()
-        found = {name: value.numpy() for name, value in network.state_dict().items()}
-    scaled = found["0.weight"] / deviation
+        state = {name: value.numpy() for name, value in network.state_dict().items()}
+    scaled = state["0.weight"] / deviation
     return {
         "hidden.weight": scaled.astype(np.float32),
-        "hidden.bias": (found["0.bias"] - scaled @ mean).astype(np.float32),
-        "weight": found["2.weight"],
-        "bias": found["2.bias"],
+        "hidden.bias": (state["0.bias"] - scaled @ mean).astype(np.float32),
+        "weight": state["2.weight"],
+        "bias": state["2.bias"],
         "keys": keys.astype(np.float32),
     }
 
 
 def predicted_keys(tensors: dict[str, np.ndarray], inputs: np.ndarray) -> np.ndarray:
-    """Return the places of the nearest keys, (images,), by tensors of :func:`fit_hypervector`."""
+    """Return the index of the nearest key of each input, (images,), for a fitted head."""
     hidden = np.maximum(inputs @ tensors["hidden.weight"].T + tensors["hidden.bias"], 0)
     return ((hidden @ tensors["weight"].T + tensors["bias"]) @ tensors["keys"].T).argmax(axis=1)
 
 
 def _moments(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each input; 1 for those that are constant."""
+    """Return mean and standard deviation of each input; the latter is 1 for constant inputs."""
     mean, deviation = inputs.mean(axis=0), inputs.std(axis=0)
     deviation[deviation < 1e-9 * max(1.0, float(deviation.max()))] = 1.0
     return mean, deviation
 
 
 def _check_apart(stage: PooledFeatures, items: Sequence[str]) -> None:
-    """Check that no image is one that the dataset may take as a source."""
+    """Check that no image may be a source of the dataset."""
     spec = stage.recipe.tasks[stage.task].source
     if spec.kind != "image_folder":
         return
     try:
         others = stage.models.source(stage.task)
-    except BuildError:  # its images are not there yet
+    except BuildError:  # the images of the dataset do not exist yet
         return
     taken = {entry.image.resolve() for entry in others.entries.values()}  # type: ignore[attr-defined]
     for item in items:

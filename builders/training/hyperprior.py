@@ -2,16 +2,17 @@
 
     python -m cfqa_data.builders.training.hyperprior --features planes.safetensors --out models
 
-The features are packed planes of k-means codes, uint8 (count, rows, cols), one tensor per task.
-One ladder is trained on all tasks, one on each.  The first model starts from the planes' own linear
-transform, any other from its neighbour: in the multi-task ladder from the next larger lambda,
-elsewhere from the multi-task model of the nearest lambda.  With ``--published``, every model starts
-from random weights and is trained as the published ones were.  Each finished model is a file in
-``OUT/models`` that says how it was made.  A second run trains what is missing, goes on where an
-unfinished model saved its state last, and keeps the rest; it must have the same planes, n, m and
-stages.  At the end every ladder becomes one file (the weights, and the tables that encoder and
-decoder share), and ``report.json`` says how each model was made and what it does on held-out
-planes.
+The features are packed planes of k-means codes, uint8 (count, rows, cols), one tensor per task. One
+ladder is trained on all tasks, and one on each. The first model is initialised with the linear
+transform of the planes, any other with a trained neighbour: the model of the next larger lambda in
+the multi-task ladder, the multi-task model of the nearest lambda in other ladders. With
+``--published``, every model starts from random weights and is trained like the published ones.
+
+Each finished model is a file in ``OUT/models`` with its training settings. A second run, which must
+have the same planes, n, m and stages, keeps finished models, resumes unfinished ones from their
+last saved state, and trains missing ones. At the end, each ladder is written to one file (the
+weights, and the tables that encoder and decoder share), and ``report.json`` lists the training
+settings and held-out results of all models.
 """
 
 from __future__ import annotations
@@ -43,26 +44,23 @@ LAMBDAS = (0.2, 0.1, 0.052, 0.027, 0.014, 0.0072, 0.0037, 0.0019, 0.001, 0.0005)
 
 @dataclass(frozen=True)
 class Trainings(Stage):
-    """Models to train of which none is another's parent."""
+    """Stage that trains models, none of which is the parent of another."""
 
     name, unit = "train", "steps"
     jobs: Sequence[planning.Job]
     settings: planning.Settings
 
     def items(self) -> Sequence[planning.Job]:
-        """Return the models."""
         return self.jobs
 
     def outputs(self, item: planning.Job) -> tuple[Path, ...]:
-        """Return a model's file."""
         return (item.path(self.settings),)
 
     def cost(self, item: planning.Job) -> int:
-        """Return the steps that a model takes."""
         return item.steps(self.settings)
 
     def run(self, item: planning.Job) -> dict[str, Any]:
-        """Train a model; an error is reported before the others end."""
+        """Train a model; print an error at once, since other models are still training."""
         from cfqa_data.builders.training.hyperprior_train import train
 
         try:
@@ -75,10 +73,10 @@ class Trainings(Stage):
 def train_ladders(
     settings: planning.Settings, lambdas: dict[str, tuple[float, ...]], workers: int
 ) -> list[Path]:
-    """Train every model that has no file yet, then write ladders and report.
+    """Train every model that has no file yet, then write the ladders and the report.
 
     Raises:
-        BuildError: The features, the lambdas or the models that are there cannot be used.
+        BuildError: The features, the lambdas or the existing models cannot be used.
     """
     if workers < 1:
         raise BuildError(f"workers must be 1 or more, got {workers}")
@@ -109,8 +107,8 @@ def _assemble(jobs: list[planning.Job], settings: planning.Settings) -> list[Pat
     """Write one file per ladder, and the report."""
     paths, reports = [], []
     for ladder in dict.fromkeys(job.ladder for job in jobs):
-        of_ladder = sorted((j for j in jobs if j.ladder == ladder), key=lambda job: job.lmbda)
-        models = [planning.read_model(job.path(settings)) for job in of_ladder]
+        own = sorted((j for j in jobs if j.ladder == ladder), key=lambda job: job.lmbda)
+        models = [planning.read_model(job.path(settings)) for job in own]
         reports += [report for report, *_ in models]
         paths.append(Path(settings.out) / f"{ladder}.safetensors")
         pairs = [(lmbda, weights) for _, lmbda, weights in models]
@@ -139,28 +137,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _lambdas(given: argparse.Namespace, tasks: Iterable[str]) -> dict[str, tuple[float, ...]]:
-    """Return the lambdas of each ladder: given ones, or the published or the shipped lists."""
-    ladders = {planning.MULTI_TASK: given.lambdas}
+def _lambdas(options: argparse.Namespace, tasks: Iterable[str]) -> dict[str, tuple[float, ...]]:
+    """Return the lambdas of each ladder: those of the options, or the default lists."""
+    ladders = {planning.MULTI_TASK: options.lambdas}
     for task in tasks:
-        lambdas = getattr(given, f"lambdas_{task}", None) or given.lambdas
+        lambdas = getattr(options, f"lambdas_{task}", None) or options.lambdas
         ladders[f"hyperprior_task_specific-{task}"] = lambdas
-    usual = PUBLISHED if given.published else {}
+    defaults = PUBLISHED if options.published else {}
     return {
-        ladder: tuple(values or usual.get(ladder, LAMBDAS)) for ladder, values in ladders.items()
+        ladder: tuple(values or defaults.get(ladder, LAMBDAS)) for ladder, values in ladders.items()
     }
 
 
-def _run(given: argparse.Namespace) -> None:
-    changes = {name: getattr(given, name) for name in planning.OPTIONS if hasattr(given, name)}
-    if given.published and "steps" in changes:
+def _run(options: argparse.Namespace) -> None:
+    changes = {name: getattr(options, name) for name in planning.OPTIONS if hasattr(options, name)}
+    if options.published and "steps" in changes:
         changes.setdefault("first_steps", changes["steps"])
-    base = planning.published if given.published else planning.Settings
+    base = planning.published if options.published else planning.Settings
     settings = replace(
-        base(features=str(expanded(given.features)), out=str(expanded(given.out))), **changes
+        base(features=str(expanded(options.features)), out=str(expanded(options.out))), **changes
     )
-    lambdas = _lambdas(given, planning.read_planes(settings.features, None))
-    for path in train_ladders(settings, lambdas, given.workers):
+    lambdas = _lambdas(options, planning.read_planes(settings.features, None))
+    for path in train_ladders(settings, lambdas, options.workers):
         print(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
 
 

@@ -1,10 +1,10 @@
-"""Initial weights of a hyperprior: a linear transform coder, or an already trained neighbour.
+"""Initialise a hyperprior with a linear transform coder, or with an already trained neighbour.
 
-Random weights spend most of a short training on learning to invert themselves, and never quite do:
-what they lose is the floor of the ladder's distortion.  The best orthonormal transform of a block,
-the Karhunen-Loeve transform of the training planes, is known in closed form, so a model starts as
-exactly that, with the step size that its lambda asks for and with scales that are the
-coefficients' own.  Training then learns what a fixed transform cannot do.
+From random weights, a short training is mostly spent on making the decoder invert the encoder, and
+the remaining error limits the quality of the whole ladder. The best orthonormal transform of
+blocks, the Karhunen-Loeve transform of the training planes, is known in closed form. A model
+therefore starts as exactly this transform, with the optimal step size for its lambda and the
+standard deviations of the coefficients as scales. Training then improves on the fixed transform.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from cfqa_data.codecs.hyperprior.module import ScaleHyperprior
 
 __all__ = ["block_statistics", "rescale", "start_at_transform", "step_size"]
 
-HIDDEN_GAIN = 16.0  # codes/256 deviate by about 0.1; inner layers see numbers above one
-FREE_GAIN = 0.1  # of the random weights that are left beside the transform
-GAMMA = 0.002  # nearly linear
+HIDDEN_GAIN = 16.0  # codes/256 have a deviation of about 0.1; inner layers should see more than 1
+FREE_GAIN = 0.1  # factor of the random weights that are not part of the transform
+GAMMA = 0.002  # makes GDN nearly linear
 
 
 def step_size(lmbda: float) -> float:
-    """Return the quantiser's step, for planes in [0, 1), that is best at a lambda.
+    """Return the optimal quantiser step at a lambda, for planes in [0, 1).
 
-    A fine step of size s makes an error of s**2 / 12, and halving the error costs half a bit:
-    lambda * 255**2 * error + bits is least at error = 1 / (2 ln 2 * lambda * 255**2).
+    A small step s causes an error of s**2 / 12, and halving the error costs half a bit. Therefore
+    lambda * 255**2 * error + bits is minimal at error = 1 / (2 ln 2 * lambda * 255**2).
     """
     return math.sqrt(12.0 / (2.0 * math.log(2.0) * lmbda * 255.0**2))
 
 
 def block_statistics(planes: Sequence[np.ndarray], side: int) -> tuple[float, np.ndarray]:
-    """Return mean and covariance of blocks, (side**2, side**2), over planes with equal weights.
+    """Return mean and covariance of blocks, (side**2, side**2), with equal weight of all tasks.
 
     Args:
-        planes: Per task, uint8 (count, rows, cols); seen as numbers in [0, 1).
-        side: Of a block; blocks lie on a grid from the top left, remainders are left out.
+        planes: Planes of each task, uint8 (count, rows, cols), which stand for numbers in [0, 1).
+        side: Side of a block. Blocks form a grid from the top left; remainders are ignored.
     """
     means, covariances = [], []
     for stack in planes:
@@ -58,19 +58,22 @@ def block_statistics(planes: Sequence[np.ndarray], side: int) -> tuple[float, np
 def start_at_transform(
     model: ScaleHyperprior, mean: float, covariance: np.ndarray, lmbda: float
 ) -> None:
-    """Set a fresh model to the Karhunen-Loeve transform of blocks, in place.
+    """Set a new model to the Karhunen-Loeve transform of blocks, in place.
 
-    Every stage but the last moves 2 x 2 neighbours into channels; the last is the transform.
-    Channels that this does not need keep their random weights, made small.
+    All stages except the last move 2 x 2 neighbours into channels; the last is the transform.
+    Channels that are not needed keep their random weights, scaled down.
 
     Args:
         model: A new model with `stages` convolutions of stride 2, n >= 4**(stages - 1).
-        mean: Of the planes.
-        covariance: (4**stages, 4**stages) of blocks of side 2**stages, rows first.
-        lmbda: Decides the step size.
+        mean: Mean of the planes.
+        covariance: Covariance of blocks of side 2**stages, (4**stages, 4**stages), row by row.
+        lmbda: Lambda, which determines the step size.
+
+    Raises:
+        ValueError: The model has too few inner channels.
     """
     part = dict(model.named_parameters())
-    last = len(model.g_a) - 1  # convolutions at even places, GDN between
+    last = len(model.g_a) - 1  # convolutions have even indices, GDN odd ones
     stages, side = last // 2 + 1, 2 ** (last // 2 + 1)
     n, m = len(part["g_a.0.weight"]), len(part[f"g_a.{last}.weight"])
     inner = 4 ** (stages - 1)
@@ -80,13 +83,13 @@ def start_at_transform(
     variances, vectors = variances[::-1][:m].copy(), vectors[:, ::-1][:, :m].copy()
     components, step = len(variances), step_size(lmbda)
     with torch.no_grad():
-        for place in range(0, last + 1, 2):
+        for index in range(0, last + 1, 2):
             for network in ("g_a", "g_s"):
-                part[f"{network}.{place}.weight"].mul_(FREE_GAIN)
-                part[f"{network}.{place}.bias"].zero_()
-                if place:
+                part[f"{network}.{index}.weight"].mul_(FREE_GAIN)
+                part[f"{network}.{index}.bias"].zero_()
+                if index:
                     gamma = torch.sqrt(GAMMA * torch.eye(n) + 2.0**-36)
-                    part[f"{network}.{place - 1}.gamma"].copy_(gamma)
+                    part[f"{network}.{index - 1}.gamma"].copy_(gamma)
         for stage in range(stages - 1):
             conv, deconv = part[f"g_a.{2 * stage}.weight"], part[f"g_s.{last - 2 * stage}.weight"]
             gain = HIDDEN_GAIN if stage == 0 else 1.0
@@ -118,10 +121,9 @@ def start_at_transform(
 
 
 def rescale(model: ScaleHyperprior, factor: float) -> None:
-    """Multiply y by a factor, in place, and let everything else follow: a finer or coarser step.
+    """Multiply y by a factor, in place, and adapt all other layers: a finer or coarser step.
 
-    With factor = sqrt(lambda / parent's lambda), a model starts near the rate that its own lambda
-    asks for.
+    With factor = sqrt(lambda / parent's lambda), a model starts near the rate for its lambda.
     """
     part = dict(model.named_parameters())
     last = len(model.g_a) - 1

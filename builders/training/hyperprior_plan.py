@@ -1,9 +1,9 @@
-"""Plan the training of hyperpriors: settings, planes, models and the models they start from.
+"""Plan the training of hyperpriors: settings, planes, models and their initialisation.
 
-The published settings are from the public code of Gao et al., "Compressed Feature Quality
-Assessment: Dataset and Baselines" (ACM MM 2025, arXiv 2506.07412), and, where that leaves the
-choice to CompressAI, from CompressAI's example of a training (version 1.2): Adam, gradient clip 1,
-a plateau schedule with a factor of 0.1 and a patience of ten, 16 patches a step.
+The published settings are those of the public code of Gao et al., "Compressed Feature Quality
+Assessment: Dataset and Baselines" (ACM MM 2025, arXiv 2506.07412). Settings that it leaves open are
+those of CompressAI's training example (version 1.2): Adam, gradient clipping at 1, a plateau
+schedule with factor 0.1 and patience 10, and 16 patches per step.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ __all__ = [
 MULTI_TASK = "hyperprior_multi_task"
 
 HELD_OUT = 0.1
-"""Share of the planes that no model is trained on."""
+"""Share of the planes that are held out from training."""
 
 SEG_LISTED = (
     *(0.0003, 0.0005, 0.0007, 0.0008, 0.0015, 0.002),
     *(0.0025, 0.003, 0.004, 0.005, 0.01, 0.015),
 )
-"""The twelve lambdas that the code lists for seg; which ten were released is not stated."""
+"""The twelve lambdas that the code lists for seg; it is not stated which ten were released."""
 
 LAMBDAS: Mapping[str, tuple[float, ...]] = MappingProxyType(
     {
@@ -66,8 +66,8 @@ LAMBDAS: Mapping[str, tuple[float, ...]] = MappingProxyType(
             *(0.0016, 0.002, 0.0025, 0.003, 0.004),
             *(0.005, 0.008, 0.01, 0.012, 0.015),
         ),
-        # Without the two smallest: no other task's own list goes below 0.0013, and the shared one
-        # ends at 0.0005, so they are the likeliest to have been given up.
+        # The two smallest are the most likely not to have been released: no other task's list goes
+        # below 0.0013, and the multi-task list ends at 0.0005.
         "hyperprior_task_specific-seg": SEG_LISTED[2:],
         "hyperprior_task_specific-dpt": (
             *(0.0013, 0.0015, 0.0017, 0.0024, 0.0028),
@@ -75,7 +75,7 @@ LAMBDAS: Mapping[str, tuple[float, ...]] = MappingProxyType(
         ),
     }
 )
-"""Ten lambdas per ladder."""
+"""Ladder -> its ten published lambdas."""
 
 
 OPTIONS = {
@@ -93,22 +93,22 @@ OPTIONS = {
     "before",
     "device": "torch device",
 }
-"""Settings that the command takes, and their help."""
+"""Settings that are command-line options -> their help texts."""
 
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """What all models of a run share.
+    """Settings of all models of a run; `OPTIONS` describes the fields that are not listed here.
 
     Attributes:
         features: File of planes.
-        out: Folder that receives models, ladders and report.
-        patch: (rows, cols) that a patch has at least, see :attr:`patch_shape`.
-        published: Whether models are trained, padded and coded as the published ones: float32, a
-            plateau schedule on held-out planes after every epoch, and CompressAI's conventions.
+        out: Output folder of models, ladders and report.
+        patch: Minimum (rows, cols) of a patch, see :attr:`patch_shape`.
+        published: Whether models are trained, padded and coded like the published ones: in float32,
+            with a plateau schedule on held-out planes after every epoch, and like CompressAI.
 
     Raises:
-        BuildError: A number is too small, or not finite; there is no such start or device.
+        BuildError: A number is too small or not finite, or the start or device is unknown.
     """
 
     features: str
@@ -149,13 +149,13 @@ class Settings(Checked):
 
     @property
     def patch_shape(self) -> tuple[int, int]:
-        """(rows, cols) of a patch: the least multiples of the stride that hold `patch`."""
+        """Shape (rows, cols) of a patch: `patch` rounded up to multiples of the stride."""
         rows, cols = (-(-side // self.stride) * self.stride for side in self.patch)
         return rows, cols
 
     @property
     def pad(self) -> Pad:
-        """How the models pad planes: as the published ones, or to multiples of the stride."""
+        """Padding of planes: that of the published models, or to multiples of the stride."""
         if self.published:
             return PAPER_PAD
         return replace(MINI_PAD, multiple=self.stride)
@@ -170,7 +170,7 @@ def published(features: str, out: str) -> Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """One model to train: which ladder, which lambda, and from which model it starts."""
+    """One model to train: its ladder, its lambda, and the model that initialises it."""
 
     ladder: str
     lmbda: float
@@ -178,20 +178,20 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Ladder and lambda."""
+        """Name of the model, from ladder and lambda."""
         return f"{self.ladder}-{self.lmbda:g}"
 
     def path(self, settings: Settings) -> Path:
-        """Return the file of the finished model."""
+        """Return the path of the finished model."""
         return Path(settings.out) / "models" / f"{self.name}.safetensors"
 
     @property
     def task(self) -> str | None:
-        """The only task it sees, or None for all."""
+        """The only task that the model is trained on, or None for all."""
         return self.ladder.partition("-")[2] or None
 
     def steps(self, settings: Settings) -> int:
-        """Return the steps it takes."""
+        """Return the number of training steps."""
         return settings.steps if self.parent else settings.first_steps
 
 
@@ -199,7 +199,7 @@ def check_lambdas(ladder: str, lambdas: Sequence[float]) -> None:
     """Check the lambdas of a ladder.
 
     Raises:
-        BuildError: One is not positive and finite, or two are alike.
+        BuildError: A lambda is not positive and finite, or two are equal in six digits.
     """
     shown = " ".join(f"{lmbda:g}" for lmbda in lambdas)
     if not all(0.0 < lmbda < math.inf for lmbda in lambdas):
@@ -209,10 +209,14 @@ def check_lambdas(ladder: str, lambdas: Sequence[float]) -> None:
 
 
 def plan(lambdas: dict[str, tuple[float, ...]], chained: bool = True) -> list[Job]:
-    """Return the jobs of every ladder, parents before children; no parents if not chained.
+    """Return the jobs of every ladder, parents before children.
+
+    Args:
+        lambdas: Ladder -> its lambdas.
+        chained: Whether models are initialised with a trained neighbour, their parent.
 
     Raises:
-        BuildError: A lambda is not positive and finite, or two of a ladder share a file.
+        BuildError: See :func:`check_lambdas`.
     """
     for ladder, values in lambdas.items():
         check_lambdas(ladder, values)
@@ -228,7 +232,7 @@ def plan(lambdas: dict[str, tuple[float, ...]], chained: bool = True) -> list[Jo
 
 
 def generations(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """Yield jobs in groups, each after those with the parents of its models."""
+    """Yield jobs in groups, such that the parents of a group are in earlier groups."""
     while jobs:
         ready = [job for job in jobs if job.parent not in jobs]
         yield ready
@@ -236,12 +240,12 @@ def generations(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 
 
 SHARED = ("n", "m", "stages", "convention", "planes")
-"""What all models in a folder must agree on."""
+"""Settings that must be equal for all models in a folder."""
 
 
 def provenance(job: Job, settings: Settings) -> dict[str, Any]:
-    """Return what a model's file says of how it was made; `planes` is the SHA-256 of their file."""
-    made = {
+    """Return the training settings in a model's file; `planes` is the SHA-256 of their file."""
+    record = {
         "ladder": job.ladder,
         "lambda": job.lmbda,
         "parent": job.parent.name if job.parent else None,
@@ -254,33 +258,34 @@ def provenance(job: Job, settings: Settings) -> dict[str, Any]:
         "seed": settings.seed,
     }
     if settings.published:
-        made |= {"patch": [*settings.patch_shape], "start": settings.start, "epoch": settings.epoch}
-    return made
+        record |= {"patch": [*settings.patch_shape]}
+        record |= {"start": settings.start, "epoch": settings.epoch}
+    return record
 
 
-def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """Return in words where two provenances differ; "" where they do not."""
+def differences(recorded: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Describe the differences of two provenances; "" if there are none."""
     return "; ".join(
-        f"{key} {str(found.get(key))[:12]}, not {str(value)[:12]}"
+        f"{key} {str(recorded.get(key))[:12]}, not {str(value)[:12]}"
         for key, value in expected.items()
-        if found.get(key) != value
+        if recorded.get(key) != value
     )
 
 
 def model_size(weights: HyperpriorWeights) -> dict[str, int]:
     """Return n, m and stages of a model, from its tensors."""
-    convolutions = [f"g_a.{place}.weight" for place in range(0, 32, 2)]
+    convolutions = [f"g_a.{index}.weight" for index in range(0, 32, 2)]
     channels = [len(weights.state[key]) for key in convolutions if key in weights.state]
     return {"n": channels[0], "m": channels[-1], "stages": len(channels)}
 
 
 def read_model(path: Path) -> tuple[dict[str, Any], float, HyperpriorWeights]:
-    """Return a finished model: its line of the report, its lambda, its weights.
+    """Return the report, the lambda and the weights of a finished model.
 
-    Models of earlier versions name no parent, planes, rate or seed; the size is the tensors' own.
+    Earlier versions record no parent, planes, rate and seed. The size is that of the tensors.
 
     Raises:
-        CodecError: The file is not one of models.
+        CodecError: The file does not contain models.
     """
     facts, [(lmbda, weights)] = read_ladder(path)
     model_facts = {**model_size(weights), "convention": weights.convention}
@@ -288,10 +293,10 @@ def read_model(path: Path) -> tuple[dict[str, Any], float, HyperpriorWeights]:
 
 
 def check_kept(jobs: list[Job], settings: Settings) -> None:
-    """Check that the models that are in `out` already can stand beside those still to be trained.
+    """Check that the existing models in `out` match those still to be trained.
 
     Raises:
-        BuildError: One has another size, or was trained on other planes.
+        BuildError: A model has another size, or was trained on other planes.
     """
     for job in jobs:
         if (path := job.path(settings)).is_file():
@@ -308,11 +313,11 @@ def read_planes(path: str, task: str | None) -> dict[str, tuple[np.ndarray, np.n
     """Return training and held-out planes per task, uint8 (count, rows, cols).
 
     Args:
-        path: Safetensors with one tensor per task; the published tasks come first.
-        task: The only one wanted, or None for all.
+        path: Safetensors file with one tensor per task.
+        task: Task to read; if None, all are read, built-in tasks first.
 
     Raises:
-        BuildError: The file is not one of planes.
+        BuildError: The file does not contain planes.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -322,17 +327,18 @@ def read_planes(path: str, task: str | None) -> dict[str, tuple[np.ndarray, np.n
     except (OSError, SafetensorError) as error:
         raise BuildError(f"{path}: not a file of planes ({error})") from None
     planes = {}
-    for name in sorted(tensors, key=_place) if task is None else (task,):
-        found = tensors.get(name)
-        if found is None or found.ndim != 3 or found.dtype != np.uint8 or len(found) < 2:
+    for name in sorted(tensors, key=_rank) if task is None else (task,):
+        tensor = tensors.get(name)
+        if tensor is None or tensor.ndim != 3 or tensor.dtype != np.uint8 or len(tensor) < 2:
             raise BuildError(f"{path}: needs a tensor {name!r}, uint8 (count > 1, rows, cols)")
-        held_out = max(1, round(HELD_OUT * len(found)))
-        planes[name] = (found[:-held_out], found[-held_out:])
+        held_out = max(1, round(HELD_OUT * len(tensor)))
+        planes[name] = (tensor[:-held_out], tensor[-held_out:])
     if not planes:
         raise BuildError(f"{path}: has no planes")
     return planes
 
 
-def _place(task: str) -> tuple[int, str]:
-    published = list(TASKS)
-    return published.index(task) if task in published else len(published), task
+def _rank(task: str) -> tuple[int, str]:
+    """Return the sort key that puts built-in tasks first."""
+    builtin = list(TASKS)
+    return builtin.index(task) if task in builtin else len(builtin), task

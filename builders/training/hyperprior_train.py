@@ -1,11 +1,11 @@
 """Train one hyperprior: steps, schedule, held-out loss, checkpoints and the final file.
 
-The auxiliary loss of CompressAI moves the quantiles of z to where its density has them, and
-nothing else: no gradient of it reaches the network.  Here they are solved for, by bisection,
-whenever they are used, which is where a converged auxiliary loss ends.
+CompressAI's auxiliary loss only fits the quantiles of z to its density; its gradient does not reach
+the network. Here the quantiles are solved for by bisection whenever they are used, which gives the
+values to which the auxiliary loss converges.
 
-The state of a training is saved, so that an interrupted one goes on as if it had not been: one file
-beside the models, replaced whole, read without running any code from it.
+The state of a training is saved in a file beside the models, so that an interrupted training is
+resumed without effect on its result. It is replaced atomically, and read without running code.
 """
 
 from __future__ import annotations
@@ -46,37 +46,37 @@ __all__ = [
     "train",
 ]
 
-EVALUATED = 12  # held-out planes per task in the report
-PIECE = (256, 512)  # of planes that have more points; exact coding takes minutes per million
-FACTOR, PATIENCE = 0.1, 10  # of the plateau schedule
-LEAST = 0.99e-6  # a plateau schedule that falls below this has ended
-EVERY = 60.0  # seconds between two lines of a training
+EVALUATED = 12  # held-out planes per task that are evaluated for the report
+PIECE = (256, 512)  # evaluated part of larger planes; exact coding takes minutes per million points
+FACTOR, PATIENCE = 0.1, 10  # parameters of the plateau schedule
+MIN_RATE = 0.99e-6  # learning rate below which a training with plateau schedule ends
+EVERY = 60.0  # seconds between two lines of progress
 
 
 _FOREIGN = (LookupError, TypeError, ValueError, AttributeError)
 
 
 def state_path(job: planning.Job, settings: planning.Settings) -> Path:
-    """Return the file of an unfinished model's state."""
+    """Return the path of an unfinished model's state."""
     return job.path(settings).with_suffix(".state")
 
 
 def check_states(jobs: Iterable[planning.Job], settings: planning.Settings) -> None:
-    """Check that the states of unfinished models can be taken up, before anything is trained.
+    """Check, before anything is trained, that the states of unfinished models can be resumed.
 
     Raises:
-        BuildError: A file is damaged, or another training's.
+        BuildError: A file is damaged, or of another training.
     """
     for job in jobs:
         if state_path(job, settings).is_file():
             _read(state_path(job, settings), planning.provenance(job, settings))
 
 
-def _read(path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a file holds, if it is of the training that makes ``made``."""
+def _read(path: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state in a file, if it is of a training with this provenance."""
     try:
         state: dict[str, Any] = load_plain(path, mmap=False)
-        differing = planning.differences(state["made"], made)
+        differing = planning.differences(state["made"], provenance)
     except (BuildError, *_FOREIGN) as error:
         raise _damaged(path, error) from None
     if differing:
@@ -91,23 +91,21 @@ def _damaged(path: Path, error: Exception) -> BuildError:
 
 
 def train(job: planning.Job, settings: planning.Settings) -> dict[str, Any]:
-    """Train one model, write its file, and return its line of the report.
+    """Train one model, write its file, and return its report.
 
-    A training that was interrupted goes on from the state that it saved last. It says on stderr,
-    once a minute, how far it is.
+    An interrupted training is resumed. Progress is printed to stderr once a minute.
 
     Raises:
-        BuildError: Its state cannot be used, its loss is not finite, or the memory does not
-            suffice.
+        BuildError: The saved state cannot be used, the loss is not finite, or memory is too small.
     """
     try:
         training = Training(job, settings)
-        began, last_report = training.step, time.monotonic()
+        first, last_report = training.step, time.monotonic()
         while not training.ended:
             training.advance()
             if time.monotonic() - last_report >= EVERY:
                 last_report = time.monotonic()
-                print(training.progress_line(began), file=sys.stderr, flush=True)
+                print(training.progress_line(first), file=sys.stderr, flush=True)
         return training.finish()
     except torch.OutOfMemoryError:
         message = f"{job.name}: the device has too little memory for a batch of {settings.batch}"
@@ -115,25 +113,25 @@ def train(job: planning.Job, settings: planning.Settings) -> dict[str, Any]:
 
 
 class Training:
-    """A model on its way.
+    """Training of one model, new or resumed from its saved state.
 
     Args:
-        job: Which model.
-        settings: Of the run.
+        job: Model to train.
+        settings: Settings of the run.
     """
 
     def __init__(self, job: planning.Job, settings: planning.Settings) -> None:
         self.job, self.settings = job, settings
-        self.began = time.monotonic()
+        self.start_time = time.monotonic()
         torch.set_num_threads(settings.threads)
         if settings.published:
-            # A GPU would round float32 to fewer bits, and add in an order of its own each time.
+            # By default, GPUs round float32 operands, and sum in a varying order.
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
         seed = np.random.SeedSequence([settings.seed, *job.path(settings).name.encode()])
         self.generator = np.random.default_rng(seed)
         torch.manual_seed(int(seed.generate_state(1)[0]))
-        self.made = planning.provenance(job, settings)
+        self.provenance = planning.provenance(job, settings)
         self.planes = planning.read_planes(settings.features, job.task)
         self.training = [pair[0] for pair in self.planes.values()]
         self.steps = job.steps(settings)
@@ -149,22 +147,22 @@ class Training:
         self.state = state_path(job, settings)
         self.step, self.earlier = 0, 0.0
         if self.state.is_file():
-            self._take_up(_read(self.state, self.made))
+            self._resume(_read(self.state, self.provenance))
 
     @property
     def seconds(self) -> float:
-        """How long it has been trained, in this run and those before."""
-        return self.earlier + time.monotonic() - self.began
+        """Training time in this run and earlier ones, in seconds."""
+        return self.earlier + time.monotonic() - self.start_time
 
     @property
     def ended(self) -> bool:
-        """Whether all steps are done, or the plateau schedule has come to its end."""
-        flat = self.settings.published and self.optimizer.param_groups[0]["lr"] < LEAST
+        """Whether all steps are done, or the plateau schedule has ended."""
+        flat = self.settings.published and self.optimizer.param_groups[0]["lr"] < MIN_RATE
         return self.step >= self.steps or flat
 
     def progress_line(self, first: int) -> str:
-        """Return the progress and the rate since the step at which this run began."""
-        pace = (self.step - first) / (time.monotonic() - self.began)
+        """Return the progress, and the speed since the first step of this run."""
+        pace = (self.step - first) / (time.monotonic() - self.start_time)
         left = duration((self.steps - self.step) / pace)
         loss = "" if math.isnan(self.loss) else f", loss {self.loss:.4g}"
         return (
@@ -172,7 +170,7 @@ class Training:
         )
 
     def advance(self) -> None:
-        """Do one step; validate and save when it is time to."""
+        """Do one training step; at the end of an epoch, validate and save the state."""
         settings = self.settings
         if not settings.published:
             for group in self.optimizer.param_groups:
@@ -196,7 +194,7 @@ class Training:
             self._end_epoch(float(loss.detach()))
 
     def _end_epoch(self, loss: float) -> None:
-        """Note the loss, on held-out planes if trained as published; save the state."""
+        """Record the loss, on held-out planes for published settings, and save the state."""
         self._check_weights()
         if self.settings.published:
             loss = self.validate()
@@ -209,7 +207,7 @@ class Training:
         state = {
             "step": self.step,
             "seconds": self.seconds,
-            "made": self.made,
+            "made": self.provenance,
             "generator": self.generator.bit_generator.state,
             "noise": torch.get_rng_state(),
             "device_noise": torch.cuda.get_rng_state() if cuda else None,
@@ -218,7 +216,7 @@ class Training:
         with atomic_path(self.state) as partial:
             torch.save(state, partial)
 
-    def _take_up(self, state: Mapping[str, Any]) -> None:
+    def _resume(self, state: Mapping[str, Any]) -> None:
         try:
             self.generator.bit_generator.state = state["generator"]
             torch.set_rng_state(state["noise"])
@@ -231,28 +229,28 @@ class Training:
             raise _damaged(self.state, error) from None
 
     def validate(self) -> float:
-        """Return the loss with rounding on held-out training planes, a fixed patch of each."""
+        """Return the loss, with rounding instead of noise, on a fixed patch per held-out plane."""
         self.model.entropy_bottleneck.solve_quantiles()
         self.model.eval()
         total, count = 0.0, 0
         with torch.no_grad():
             for _, held_out in self.planes.values():
-                # The same places at every validation, whatever was drawn before.
-                places = np.random.default_rng(self.settings.seed)
+                # A new generator gives the same patches at every validation.
+                generator = np.random.default_rng(self.settings.seed)
                 for plane in held_out:
-                    batch = sample_batch([plane[None]], 1, self.settings.patch_shape, 1, places)
+                    batch = sample_batch([plane[None]], 1, self.settings.patch_shape, 1, generator)
                     total, count = total + float(self._loss(*batch)), count + 1
         self.model.train()
         return total / count
 
     def finish(self) -> dict[str, Any]:
-        """Write the model's file and return its line of the report."""
+        """Write the model's file and return its report."""
         self._check_weights()
         settings, path = self.settings, self.job.path(self.settings)
         model = self.model.cpu()
         if settings.published:
             model.entropy_bottleneck.solve_quantiles()
-        # Rounded first: the tables must belong to the weights that are stored.
+        # Round before computing the tables, which must match the stored weights.
         dtype = np.float32 if settings.published else np.float16
         state = {key: value.numpy().astype(dtype) for key, value in model.state_dict().items()}
         try:
@@ -263,7 +261,7 @@ class Training:
         except CodecError as error:
             raise self._failed(str(error)) from None
         report = {
-            **self.made,
+            **self.provenance,
             **({"ended": self.step} if settings.published else {}),
             "seconds": round(self.seconds, 1),
             "held_out": held_out,
@@ -276,8 +274,8 @@ class Training:
         if not all(bool(part.isfinite().all()) for part in self.parameters):
             raise self._failed(f"weights are not finite after step {self.step}")
 
-    def _failed(self, why: str) -> BuildError:
-        message = f"{self.job.name}: the training failed: {why}"
+    def _failed(self, reason: str) -> BuildError:
+        message = f"{self.job.name}: the training failed: {reason}"
         return BuildError(f"{message}; delete {self.state} and give a lower --rate")
 
     def _start(self) -> ScaleHyperprior:
@@ -296,13 +294,13 @@ class Training:
     def _loss(self, patches: np.ndarray, mask: np.ndarray) -> Tensor:
         """Return lambda * 255**2 * error + bits per point."""
         device = self.settings.device
-        x, counted = (torch.from_numpy(array).to(device) for array in (patches, mask))
-        # The published training was in float32 throughout.
+        x, valid = (torch.from_numpy(array).to(device) for array in (patches, mask))
+        # The published models were trained in float32.
         with torch.autocast(device, dtype=torch.bfloat16, enabled=not self.settings.published):
             decoded, y, z = self.model(x.contiguous(memory_format=torch.channels_last))
-        points = counted.sum()
+        points = valid.sum()
         bits = -(y.log2().sum() + z.log2().sum()) / points
-        error = ((decoded - x).square() * counted).sum() / points
+        error = ((decoded - x).square() * valid).sum() / points
         loss: Tensor = self.job.lmbda * 255.0**2 * error + bits
         return loss
 
@@ -314,25 +312,25 @@ def sample_batch(
     stride: int,
     generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return random patches on the stride's grid, the tasks in turn, and which samples count.
+    """Return random patches of the tasks in turn, and a mask of their valid samples.
 
     Args:
-        planes: Per task, uint8 (count, rows, cols).
-        count: Patches in the batch.
-        patch: (rows, cols) of a patch, multiples of the stride.
-        stride: Patches begin at its multiples.
-        generator: Draws planes and places.
+        planes: Planes of each task, uint8 (count, rows, cols).
+        count: Number of patches in the batch.
+        patch: Shape (rows, cols) of a patch, multiples of the stride.
+        stride: Positions of patches are multiples of it.
+        generator: Generator that draws planes and positions.
 
     Returns:
-        float32 patches (count, 1, rows, cols) in [0, 1) and a mask of the same shape: 0 where
-        a patch reaches over the plane's edge into the padding.
+        Patches, float32 (count, 1, rows, cols) in [0, 1), and a mask of the same shape, which is 0
+        where a patch extends over the plane's edge into padding.
     """
     rows, cols = patch
     patches = np.empty((count, 1, rows, cols), np.float32)
     mask = np.zeros_like(patches)
     start = int(generator.integers(len(planes)))
-    for place in range(count):
-        source = planes[(start + place) % len(planes)]
+    for index in range(count):
+        source = planes[(start + index) % len(planes)]
         plane = source[generator.integers(len(source))]
         corner = [
             stride * int(generator.integers(max(0, -(-(side - length) // stride)) + 1))
@@ -340,27 +338,27 @@ def sample_batch(
         ]
         piece = plane[corner[0] : corner[0] + rows, corner[1] : corner[1] + cols]
         margins = ((0, rows - piece.shape[0]), (0, cols - piece.shape[1]))
-        patches[place, 0] = np.pad(piece, margins, mode="edge") / np.float32(256.0)
-        mask[place, 0, : piece.shape[0], : piece.shape[1]] = 1.0
+        patches[index, 0] = np.pad(piece, margins, mode="edge") / np.float32(256.0)
+        mask[index, 0, : piece.shape[0], : piece.shape[1]] = 1.0
     return patches, mask
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Return the factor on the step size: a short rise, then a cosine down to 1%."""
-    rise = min(1.0, (step + 1) / 50)
-    return rise * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * step / steps)))
+    """Return the factor of the learning rate: a short warm-up, then a cosine decay to 1%."""
+    warmup = min(1.0, (step + 1) / 50)
+    return warmup * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * step / steps)))
 
 
 def evaluate(
     weights: HyperpriorWeights, planes: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, float]]:
-    """Return bits per point and mean squared error (in codes) of real bitstreams, per task."""
+    """Return, per task, bits per point and mean squared error (in codes) of actual bitstreams."""
     model = Hyperprior(weights)
     results = {}
     for task, all_planes in planes.items():
         bits = error = points = 0.0
-        places = np.random.default_rng(0)
-        for plane in (_piece(whole, places) for whole in all_planes[:EVALUATED]):
+        generator = np.random.default_rng(0)
+        for plane in (_piece(whole, generator) for whole in all_planes[:EVALUATED]):
             stream = model.encode(plane / 256.0)
             decoded = np.clip(np.rint(256.0 * model.decode(stream, plane.shape)), 0, 255)
             bits += bits_of(len(stream))
@@ -370,10 +368,10 @@ def evaluate(
     return results
 
 
-def _piece(plane: np.ndarray, places: np.random.Generator) -> np.ndarray:
-    """Return a plane, or a piece of it somewhere if it is large."""
+def _piece(plane: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return a plane, or a random crop of it if it is large."""
     if plane.size <= math.prod(PIECE):
         return plane
     shape = [min(side, length) for side, length in zip(plane.shape, PIECE, strict=True)]
-    top, left = (places.integers(s - k + 1) for s, k in zip(plane.shape, shape, strict=True))
+    top, left = (generator.integers(s - k + 1) for s, k in zip(plane.shape, shape, strict=True))
     return plane[top : top + shape[0], left : left + shape[1]]

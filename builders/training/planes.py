@@ -1,9 +1,9 @@
-"""Training data of the learned codec: k-means tables, and planes of features quantised with them.
+"""Create training data of the learned codec: k-means tables, and planes quantised with them.
 
     python -m cfqa_data.builders.training.planes --recipe mini --out planes.safetensors
 
-Both come from the source's training scenes, which no dataset holds. As published, the 8-bit tables
-are fitted on ten features per task, one table per layer.
+Both are computed from the source's training inputs, which are in no dataset. As in the published
+code, the 8-bit tables are fitted to ten features per task, with one table per layer.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from cfqa_data.scripts import run_script
 __all__ = ["COUNTS", "FITTED_ON", "fit_tables", "main", "training_features", "training_planes"]
 
 COUNTS: Mapping[str, int] = {"cls": 1500, "seg": 750, "dpt": 400}
-"""Features per task that the learned codec is trained on, by default."""
+"""Task -> default number of features on which the learned codec is trained."""
 
 OTHERS = 400
-"""Features of any other task."""
+"""Number of features of any other task."""
 
 FITTED_ON = 10
-"""Features per task that its k-means tables are fitted on."""
+"""Number of features per task to which k-means tables are fitted."""
 
 BITS = 8
 PLANE_SEED, TABLE_SEED = 100, 900
@@ -39,7 +39,7 @@ _CHUNK = 50
 
 
 def training_features(models: Models, task: str, count: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield float32 (N, C, T, D) features of `count` training images of a task."""
+    """Yield the features of `count` training inputs of a task, float32 (N, C, T, D)."""
     source = models.source(task)
     for chunk, start in enumerate(range(0, count, _CHUNK)):
         for inputs in source.training_inputs(min(_CHUNK, count - start), seed + chunk):
@@ -47,7 +47,7 @@ def training_features(models: Models, task: str, count: int, seed: int) -> Itera
 
 
 def fit_tables(models: Models, task: str, count: int = FITTED_ON) -> np.ndarray:
-    """Return the k-means values of each layer of a task, float32 (C, 256), increasing."""
+    """Return the increasing k-means centres of each layer of a task, float32 (C, 256)."""
     features = np.stack(list(training_features(models, task, count, TABLE_SEED)))
     return np.stack(
         [fit_kmeans(features[:, :, layer].ravel(), BITS) for layer in range(features.shape[2])]
@@ -55,7 +55,7 @@ def fit_tables(models: Models, task: str, count: int = FITTED_ON) -> np.ndarray:
 
 
 def training_planes(models: Models, task: str, centers: np.ndarray, count: int) -> np.ndarray:
-    """Return uint8 (count, N*T, C*D): training features as the codec will see them."""
+    """Return training features as planes of codes, uint8 (count, N*T, C*D)."""
     quantizer = KMeansQuantizer(BITS, tuple(map(tuple, centers.tolist())))
     features = training_features(models, task, count, PLANE_SEED)
     return np.stack([pack(quantizer.quantize(feature)) for feature in features])
@@ -76,18 +76,18 @@ def main(arguments: list[str] | None = None) -> int:
     return run_script(parser, arguments, _write)
 
 
-def _write(chosen: argparse.Namespace) -> None:
+def _write(options: argparse.Namespace) -> None:
     """Write the tables of a recipe's tasks and their training planes."""
-    recipe = load_recipe(chosen.recipe, fitted=False)
+    recipe = load_recipe(options.recipe, fitted=False)
     models = Models(recipe)
     tables, planes = {}, {}
     for task in recipe.tasks:
         tables[task] = fit_tables(models, task)
-        planes[task] = training_planes(models, task, tables[task], getattr(chosen, task, OTHERS))
+        planes[task] = training_planes(models, task, tables[task], getattr(options, task, OTHERS))
         print(f"{task}: {planes[task].shape[0]} planes of {planes[task].shape[1:]}")
-    if chosen.tables:
-        write_tensors(chosen.tables, tables)
-    write_tensors(chosen.out, planes)
+    if options.tables:
+        write_tensors(options.tables, tables)
+    write_tensors(options.out, planes)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Training scenes, rendered once into a memory-mapped array by several processes.
+"""Render training scenes once, in several processes, into a memory-mapped array.
 
-Half of the scenes are square; half are windows of 1.5 times wider images, as segmentation cuts
-them. Seeds count up from 10 000 000 (training) and 5 000 000 (held out): no seed of an evaluation
-or calibration scene lies there.
+Half of the scenes are square, half are windows of images that are 1.5 times as wide, as in
+segmentation. Seeds start at 10 000 000 (training) and 5 000 000 (held out), away from those of
+evaluation and calibration scenes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ TRAINING_SEED = 10_000_000
 HELD_OUT_SEED = 5_000_000
 SIDE, PATCH = 112, 14
 GRID = SIDE // PATCH
-#: Shares of a patch by shape, texture and colour, each with one more entry, the room's, in front.
+#: Number of classes of a patch by shape, texture and colour, each with the room as class 0.
 SHARES = (scenes.NUM_SHAPES + 1, scenes.NUM_TEXTURES + 1, scenes.NUM_COLOURS + 1)
 
-#: Image; class, -1 where no solid dominates; every second pixel of the mask, 255 ignored, and of
-#: the depth in metres; pixels of each patch by shape, texture and colour.
+#: A scene: image; class, -1 if no solid dominates; every second pixel of the mask (255 is ignored)
+#: and of the depth in metres; number of pixels of each patch by shape, texture and colour.
 ROW = np.dtype(
     [
         ("image", np.uint8, (SIDE, SIDE, 3)),
@@ -41,7 +41,7 @@ ROW = np.dtype(
 
 
 def _shares(owner: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Pixels of each patch that show each shape, texture and colour, uint8 (64, 33)."""
+    """Count the pixels of each patch that show each shape, texture and colour, uint8 (64, 33)."""
     patches = owner.reshape(GRID, PATCH, GRID, PATCH).transpose(0, 2, 1, 3).reshape(GRID * GRID, -1)
     counts = np.stack([(patches == index).sum(1) for index in range(-1, len(kinds) - 1)], axis=1)
     columns = []
@@ -54,7 +54,7 @@ def _shares(owner: np.ndarray, kinds: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Rendering(Stage):
-    """Rows of the array, 250 an item."""
+    """Stage that renders the rows of the array, 250 per item."""
 
     name, unit = "render", "scenes"
     path: Path
@@ -62,15 +62,12 @@ class Rendering(Stage):
     count: int
 
     def items(self) -> Sequence[int]:
-        """Return the first rows of all items."""
         return range(0, self.count, 250)
 
     def cost(self, item: int) -> int:
-        """Return how many rows an item has."""
         return min(250, self.count - item)
 
     def run(self, item: int) -> None:
-        """Render an item's rows."""
         rows = np.load(self.path, mmap_mode="r+")
         for row in range(item, item + self.cost(item)):
             seed, wide = self.first_seed + row, row % 2
@@ -90,20 +87,22 @@ class Rendering(Stage):
 
 
 def render_scenes(folder: Path, first_seed: int, count: int, workers: int = 2) -> np.recarray:
-    """Render `count` scenes into `folder`, or open them if they are already there.
+    """Render `count` scenes into `folder`, or open them if they already exist.
 
     Args:
-        folder: Where the array goes; about 56 kB a scene.
+        folder: Folder of the array, about 56 kB per scene; other scenes in it are replaced.
         first_seed: Seed of the first row.
         count: Number of scenes.
         workers: Number of processes.
 
     Returns:
-        The scenes, memory-mapped: rows of `ROW`, whose fields are attributes.
+        The scenes, memory-mapped: a record array of `ROW`, whose fields are attributes.
     """
     path, done = folder / "scenes.npy", folder / f"done-{first_seed}-{count}"
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        for other in folder.glob("done-*"):
+            other.unlink()
         np.lib.format.open_memmap(path, mode="w+", dtype=ROW, shape=(count,)).flush()
         with Executor(workers) as executor, show_progress() as progress:
             for _ in drive(Rendering(path, first_seed, count), executor, progress):

@@ -46,9 +46,9 @@ def info(
     summary, harms = summarise(folder, follow_links=follow_links), {}
     dataset = load(folder, plugins=plugin, follow_links=follow_links)
     if useless:
-        from cfqa_data.builders.extending.labelling import useless_harm
+        from cfqa_data.builders.extending.labelling import uninformative_distortion
 
-        harms = {task: useless_harm(dataset, task) for task in dataset.manifest.tasks}
+        harms = {task: uninformative_distortion(dataset, task) for task in dataset.manifest.tasks}
     figures = describe_labels(dataset.labels, harms)
     answer(
         as_json,

@@ -1,4 +1,4 @@
-"""Axes of figures: scales from values to positions, and their tick labels."""
+"""Axes of figures: scales that map values to positions, and tick labels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 __all__ = ["MINUS", "Axis", "number_text"]
 
-SPREAD = 100.0  # ratio of ends from which on an axis of positive numbers is logarithmic
-ROOM = 0.04  # of its length, at both ends of an axis
-TAIL = 30.0  # ratio of end and median from which on one with zero or both signs is
+LOG_RATIO = 100.0  # max / min above which an axis of positive numbers is logarithmic
+SYMLOG_RATIO = 30.0  # max / median magnitude above which any other axis is
+MARGIN = 0.04  # share of the length of an axis, at both ends
 LARGEST = float(np.finfo(np.float64).max)
 SMALLEST = 5e-324
 MINUS = "\u2212"
@@ -22,16 +22,17 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class Axis:
-    """A scale between two ends, of any finite float64 numbers.
+    """A scale for any finite float64 numbers.
 
-    Its ends are kept as places on a straight line, since as numbers they can be too large or too
-    small for a float: a logarithm of the number, or the number in some unit.
+    The ends are stored in transformed coordinates (a logarithm, or a multiple of a unit), because
+    as numbers they may be too large or too small for a float.
 
     Attributes:
-        start: Place of its low end.
-        end: Place of its high end.
-        kind: ``linear``, ``log``, or ``symlog``: linear about zero and logarithmic beyond.
-        unit: Of a linear axis: what is 1 on the line. Of a symlog axis: where the linear part ends.
+        start: Transformed low end.
+        end: Transformed high end.
+        kind: ``linear``, ``log``, or ``symlog``: linear around zero and logarithmic beyond.
+        unit: For a linear axis, the value with coordinate 1; for a symlog axis, the end of the
+            linear part.
     """
 
     start: float
@@ -41,62 +42,63 @@ class Axis:
 
     @classmethod
     def around(cls, values: NDArray[Any], kind: str | None = None) -> Axis:
-        """Return an axis that holds finite values, of a kind or of that which spreads them best."""
+        """Return an axis for finite values, by default of the kind that spreads them best."""
         low, high = float(values.min()), float(values.max())
         sizes = np.sort(np.abs(values[values != 0]))
         unit = _power_of_two(float(sizes[-1])) if len(sizes) else 1.0
         if low == high:
-            place = low / unit
-            return cls(place - (abs(place) or 1.0), place + (abs(place) or 1.0), unit=unit)
+            middle = low / unit
+            return cls(middle - (abs(middle) or 1.0), middle + (abs(middle) or 1.0), unit=unit)
         typical = float(sizes[len(sizes) // 2])
-        if low > 0 and (kind == "log" or (high / low > SPREAD and high > SPREAD / 10 * typical)):
+        wide = low > 0 and high / low > LOG_RATIO and high > LOG_RATIO / 10 * typical
+        if wide or (low > 0 and kind == "log"):
             axis = cls(0, 1, "log")
-        elif float(sizes[-1]) / typical > TAIL:
+        elif float(sizes[-1]) / typical > SYMLOG_RATIO:
             axis = cls(0, 1, "symlog", max(SMALLEST, 10.0 ** math.floor(math.log10(typical))))
         else:
             axis = cls(0, 1, unit=unit)
-        start, end = axis._bent([low, high]).tolist()
-        room = ROOM * (end - start) or 1.0
-        return replace(axis, start=start - room, end=end + room)
+        start, end = axis._transform([low, high]).tolist()
+        margin = MARGIN * (end - start) or 1.0
+        return replace(axis, start=start - margin, end=end + margin)
 
-    def place(self, values: Any) -> NDArray[np.float64]:
-        """Return where values lie, 0 at the low end and 1 at the high one."""
-        return np.asarray((self._bent(values) - self.start) / (self.end - self.start))
+    def position(self, values: Any) -> NDArray[np.float64]:
+        """Return the positions of values: 0 at the low end, 1 at the high end."""
+        return np.asarray((self._transform(values) - self.start) / (self.end - self.start))
 
     def between(self, count: int) -> NDArray[np.float64]:
-        """Return numbers at even distances along the axis, both ends with them."""
-        return self._straight(np.linspace(self.start, self.end, count))
+        """Return evenly spaced numbers along the axis, including both ends."""
+        return self._invert(np.linspace(self.start, self.end, count))
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Return a few (place, text)."""
+        """Return the tick labels as (position, text)."""
         ends = self.between(2).tolist()
         for numbers in ([] if self.kind == "linear" else self._powers(), _even(*ends), ends):
-            marks = [(float(self.place(n)), number_text(n)) for n in numbers]
-            marks = [(place, text) for place, text in marks if -1e-9 <= place <= 1 + 1e-9]
+            marks = [(float(self.position(n)), number_text(n)) for n in numbers]
+            marks = [(at, text) for at, text in marks if -1e-9 <= at <= 1 + 1e-9]
             if len(marks) > 1:
                 break
         return marks
 
-    def _bent(self, values: Any) -> NDArray[np.float64]:
+    def _transform(self, values: Any) -> NDArray[np.float64]:
         values = np.asarray(values, np.float64)
         if self.kind == "linear":
             return np.asarray(values / self.unit)
         if self.kind == "log":
             return np.asarray(np.log10(values))
-        with np.errstate(divide="ignore"):  # of zero
+        with np.errstate(divide="ignore"):  # the logarithm of zero
             sizes = np.logaddexp(0, np.log(np.abs(values)) - math.log(self.unit)) / math.log(10)
         return np.asarray(np.sign(values) * sizes)
 
-    def _straight(self, bent: Any) -> NDArray[np.float64]:
-        bent = np.asarray(bent, np.float64)
+    def _invert(self, coordinates: Any) -> NDArray[np.float64]:
+        coordinates = np.asarray(coordinates, np.float64)
         with np.errstate(over="ignore"):
             if self.kind == "linear":
-                values = bent * self.unit
+                values = coordinates * self.unit
             elif self.kind == "log":
-                values = np.maximum(10.0**bent, SMALLEST)
+                values = np.maximum(10.0**coordinates, SMALLEST)
             else:
-                sizes = 10.0 ** (np.abs(bent) + math.log10(self.unit)) - self.unit
-                values = np.sign(bent) * sizes
+                sizes = 10.0 ** (np.abs(coordinates) + math.log10(self.unit)) - self.unit
+                values = np.sign(coordinates) * sizes
         return np.asarray(np.clip(values, -LARGEST, LARGEST))
 
     def _powers(self) -> list[float]:
@@ -116,7 +118,7 @@ class Axis:
 
 
 def number_text(value: float) -> str:
-    """Return a number as an axis shows it: "0.05", "200", "10⁵"."""
+    """Return the text of a tick, such as "0.05", "200" or "10⁵"."""
     size = abs(value)
     if math.isinf(size):
         text = "\u221e"
@@ -131,15 +133,15 @@ def number_text(value: float) -> str:
 
 
 def _even(low: float, high: float) -> list[float]:
-    """Return multiples of 1, 2 or 5 times a power of ten, four to eight of them."""
+    """Return four to eight multiples of 1, 2 or 5 times a power of ten."""
     rough = high / 5 - low / 5
     power = 10.0 ** math.floor(math.log10(rough)) if rough else 0.0
-    if not power:  # the ends are neighbouring floats
+    if not power:  # the ends are adjacent floats
         return []
     step = next(f * power for f in (1, 2, 5, 10) if f * power >= rough)
     return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _power_of_two(size: float) -> float:
-    """Return the power of two below a positive number, which divides others exactly."""
+    """Return the largest power of two up to a positive number; division by it is exact."""
     return math.ldexp(1.0, math.frexp(size)[1] - 1)

@@ -1,4 +1,4 @@
-"""The section of one metric: its facts, figures per task, scatter plots and outliers."""
+"""The sections of the metrics: facts, figures per task, scatter plots and disagreements."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["PER_TASK", "Disagreement", "cards", "disagreements"]
 
 PER_TASK = 4
-"""Disagreements of a task that are listed."""
+"""Number of disagreements listed per task."""
 
 
 class Disagreement(NamedTuple):
-    """A compressed feature that a metric ranks otherwise than the label does.
+    """A compressed feature that a metric ranks differently from the label.
 
     Attributes:
-        points: The points of its task.
-        row: Its place among them.
-        score: What the metric says.
-        by_metric: Percent of the task's features that the metric says are less damaged.
-        by_label: Percent that the label says are.
+        points: The features of its task.
+        row: Index of the feature.
+        score: Score of the metric.
+        by_metric: Percentage of the task's features that the metric ranks as less distorted.
+        by_label: Percentage that the label ranks as less distorted.
     """
 
     points: TaskPoints
@@ -47,25 +47,25 @@ class Disagreement(NamedTuple):
 
     @property
     def truth(self) -> float:
-        """What the label says."""
+        """The target label."""
         return float(self.points.truth[self.row])
 
     @property
     def gap(self) -> float:
-        """How much worse the metric takes it for, in percentage points."""
+        """Difference of the percentiles; positive if the metric overestimates the distortion."""
         return self.by_metric - self.by_label
 
 
 def cards(
     evaluation: Evaluation, ranked: Sequence[Ranked], points: Sequence[TaskPoints]
 ) -> list[dict[str, Any]]:
-    """Return what the page says of each metric, in the order of the ranking.
+    """Return the template variables of each metric's section, in the order of the ranking.
 
-    That is its entry there, the range of its scores, where these come from, a scatter and a figure
-    of its levels per task, the number of scores that each task lacks, and its disagreements with
-    the label, the worst first.
+    They are its entry in the ranking, the range and the provenance of its scores, a scatter plot
+    and a plot over the levels per task, the number of missing scores per task, and its
+    disagreements with the label, the largest first.
     """
-    target, made = evaluation.target, []
+    target, sections = evaluation.target, []
     areas = {(row["metric"], row["task"]): row for row in evaluation.discrimination.to_pylist()}
     fits = {task.grid.task: task.whole.mapped for task in evaluation.cells().tasks}
     levels = defaultdict[tuple[str, str], list[dict[str, Any]]](list)
@@ -81,11 +81,11 @@ def cards(
             scatters.append((part, scatter(part, column, entry.metric.name, target, ringed, fit)))
         name = entry.metric.name
         by_levels = [(p, by_level(p, levels[name, p.task], name, target)) for p in points]
-        made.append(
+        sections.append(
             {
                 "entry": entry,
                 "rows": [row | areas[name, task] for task, row in entry.by_task.items()],
-                "made": evaluation.provenance.get(name),
+                "provenance": evaluation.provenance.get(name),
                 "levels": [(part, drawn) for part, drawn in by_levels if drawn],
                 "range": " to ".join(map(number_text, entry.metric.score_range)),
                 "scatters": [(part, drawn) for part, drawn in scatters if drawn],
@@ -93,21 +93,21 @@ def cards(
                 "items": items,
             }
         )
-    return made
+    return sections
 
 
 def disagreements(points: Sequence[TaskPoints], column: int, metric: Metric) -> list[Disagreement]:
-    """Return the worst of each task, at most one a source, the worst of all first.
+    """Return the largest disagreements of each task, at most one per source, sorted by size.
 
     Args:
-        points: Of each task.
-        column: The metric's.
-        metric: The metric; where its direction is not declared, lower is taken for better.
+        points: The features of each task.
+        column: Column of the metric in the scores.
+        metric: The metric. Lower is assumed to be better if its direction is undeclared.
     """
     sign = -1.0 if metric.lower_better is False else 1.0
     found = []
     for part in points:
         scores = part.scores[:, column]
-        for row, *shares in largest_gaps(sign * scores, part.truth, part.source, PER_TASK):
-            found.append(Disagreement(part, row, float(scores[row]), *shares))
+        for row, *percentiles in largest_gaps(sign * scores, part.truth, part.source, PER_TASK):
+            found.append(Disagreement(part, row, float(scores[row]), *percentiles))
     return sorted(found, key=lambda item: -abs(item.gap))

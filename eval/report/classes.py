@@ -1,4 +1,4 @@
-"""Class separability per level: features of a classification task in the plane, by level."""
+"""Class separability per level: t-SNE plots of the features of a classification task."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassMap", "class_maps", "embed"]
 
-SOURCES, LEVELS, CODECS = 100, 5, 6
-"""At most so many sources of a task are drawn, levels of a codec, and codecs of a task."""
+MAX_SOURCES, MAX_LEVELS, MAX_CODECS = 100, 5, 6
+"""Maximum numbers of sources and codecs of a task, and of levels of a codec."""
 
-CLASSES = 12
-"""At most so many classes have a colour and a mark of their own."""
+MAX_CLASSES = 12
+"""Maximum number of classes that have their own colour and mark."""
 
 SIDE = 400
-"""Of the canvas of a picture, whose points keep a distance to its edge."""
+"""Width and height of the canvas of a plot."""
 
 Floats = NDArray[np.float64]
 
 
 class ClassMap(NamedTuple):
-    """Pictures of one codec's levels; places are comparable among them.
+    """Plots of the originals and of one codec's levels, with common coordinates.
 
     Attributes:
-        title: The task in words.
-        codec: Its name.
-        key: What each colour and mark stands for.
-        pictures: Of the originals and of each level: title, share of sources that are not harmed,
-            and for each kind of point its number and outline.
+        title: Title of the task.
+        codec: Name of the codec.
+        key: Legend: the meaning of each colour and mark.
+        pictures: Title of each plot, share of sources without distortion, and, for each colour, its
+            index and the SVG path of its points.
     """
 
     title: str
@@ -55,14 +55,14 @@ class ClassMap(NamedTuple):
 
 
 def class_maps(evaluation: Evaluation, dataset: Dataset) -> list[ClassMap]:
-    """Return the pictures of all classification tasks that were scored.
+    """Plot the features of all classification tasks that were scored.
 
-    A point is a feature by the token that is nearest to a class: the class token of the last
-    layer, or the mean token where there is none. Its colour is its class, if there are at most 12
-    with two sources or more on average; else it tells whether the label says that it was harmed.
+    A point is the class token of the last layer, or the mean token if there is none. Its colour is
+    the class, if there are at most `MAX_CLASSES` with two sources each on average; otherwise it
+    shows whether the feature has a distortion above 0.
 
     Raises:
-        MetricError: If no task that was scored has classes.
+        MetricError: If no scored task has classes and four sources or more.
         FormatError: If a feature is missing or damaged.
     """
     rows = evaluation.labels.select(
@@ -70,14 +70,14 @@ def class_maps(evaluation: Evaluation, dataset: Dataset) -> list[ClassMap]:
     ).to_pylist()
     found = []
     for name, entry in dataset.manifest.tasks.items():
-        truth, of = entry.facts.truth, [row for row in rows if row["task"] == name]
-        if not of or truth is None or truth.axes or np.dtype(truth.dtype).kind not in "iu":
+        truth, own = entry.facts.truth, [row for row in rows if row["task"] == name]
+        if not own or truth is None or truth.axes or np.dtype(truth.dtype).kind not in "iu":
             continue
-        sources = list(dict.fromkeys(row["source_id"] for row in of))
-        sources = [sources[place] for place in _spread(len(sources), SOURCES)]
+        sources = list(dict.fromkeys(row["source_id"] for row in own))
+        sources = [sources[n] for n in _evenly_spaced(len(sources), MAX_SOURCES)]
         if len(sources) > 3:
-            codecs = list(dict.fromkeys(row["codec"] for row in of))[:CODECS]
-            found += _maps(dataset, entry, sources, codecs, of)
+            codecs = list(dict.fromkeys(row["codec"] for row in own))[:MAX_CODECS]
+            found += _maps(dataset, entry, sources, codecs, own)
     if not found:
         raise MetricError("no task with classes and four sources or more was scored")
     return found
@@ -93,52 +93,52 @@ def _maps(
     layer, token = entry.shape[1] - 1, 0 if entry.prefix_tokens else None
 
     def vectors(codec: str = "", level: int = 0) -> Floats:
-        of = (
+        features = (
             dataset.compressed(source, codec, level, layers=layer, tokens=token)
             if codec
             else dataset.original(source, layers=layer, tokens=token)
             for source in sources
         )
-        return np.stack([feature.astype(np.float64).mean(axis=(0, 1, 2)) for feature in of])
+        return np.stack([feature.astype(np.float64).mean(axis=(0, 1, 2)) for feature in features])
 
     originals = vectors()
     mean, spread = originals.mean(axis=0), originals.std(axis=0)
     spread[spread < 1e-9 * max(1.0, float(spread.max()))] = 1.0
     classes: list[int] = []
-    with suppress(FormatError):  # a copy may be without truths
+    with suppress(FormatError):  # a copy of a dataset may have no ground truth
         classes = [int(dataset.truth(source)) for source in sources]
     known = sorted(set(classes))
-    coloured = 0 < len(known) <= min(CLASSES, len(sources) // 2)
+    coloured = 0 < len(known) <= min(MAX_CLASSES, len(sources) // 2)
     key = tuple(f"class {n}" for n in known) if coloured else ("no distortion", "distorted")
     found = []
     for codec in codecs:
-        of = [row for row in rows if row["codec"] == codec]
-        harm = {(row["source_id"], row["level"]): row["distortion"] > 0 for row in of}
-        ladder = dict(sorted({row["level"]: row["parameter"] for row in of}.items()))
-        levels = [list(ladder)[place] for place in _spread(len(ladder), LEVELS)]
+        own = [row for row in rows if row["codec"] == codec]
+        is_distorted = {(row["source_id"], row["level"]): row["distortion"] > 0 for row in own}
+        ladder = dict(sorted({row["level"]: row["parameter"] for row in own}.items()))
+        levels = [list(ladder)[n] for n in _evenly_spaced(len(ladder), MAX_LEVELS)]
         points = np.stack([originals, *(vectors(codec, level) for level in levels)])
         flat = (points.reshape(-1, points.shape[-1]) - mean) / spread
-        at = _on_canvas(embed(flat)).reshape(*points.shape[:2], 2)
+        positions = _on_canvas(embed(flat)).reshape(*points.shape[:2], 2)
         parameter = entry.codecs[codec].facts.parameter.name
         titles = [f"{parameter} {number_text(ladder[level])}" for level in levels]
         pictures = []
-        for level, title, places in zip([-1, *levels], ["uncompressed", *titles], at, strict=True):
-            harmed = [harm.get((source, level), False) for source in sources]
-            kinds = (
-                [known.index(label) for label in classes] if coloured else list(map(int, harmed))
-            )
+        plots = zip([-1, *levels], ["uncompressed", *titles], positions, strict=True)
+        for level, title, xy in plots:
+            distorted = [is_distorted.get((source, level), False) for source in sources]
+            colours = [known.index(label) for label in classes] if coloured else distorted
             outlines: dict[int, str] = {}
-            for kind, (x, y) in zip(kinds, places.tolist(), strict=True):
-                outlines[kind] = outlines.get(kind, "") + f"M{x} {y}{MARKS[kind % len(MARKS)]}"
-            pictures.append((title, 1 - float(np.mean(harmed)), sorted(outlines.items())))
+            for colour, (x, y) in zip(map(int, colours), xy.tolist(), strict=True):
+                mark = MARKS[colour % len(MARKS)]
+                outlines[colour] = outlines.get(colour, "") + f"M{x} {y}{mark}"
+            pictures.append((title, 1 - float(np.mean(distorted)), sorted(outlines.items())))
         found.append(ClassMap(entry.facts.title, codec, key, pictures))
     return found
 
 
 def embed(points: NDArray[Any], seed: int = 0) -> Floats:
-    """Return points (n, D) in the plane, (n, 2), by t-SNE; the same on a machine each time.
+    """Embed points (n, D) in the plane, (n, 2), by t-SNE.
 
-    On one thread, as another number may give another picture.
+    It runs in one thread, since the result depends on the number of threads.
     """
     points = np.asarray(points, np.float64)
     if not np.ptp(points, axis=0).any():
@@ -149,13 +149,13 @@ def embed(points: NDArray[Any], seed: int = 0) -> Floats:
         return np.asarray(tsne.fit_transform(points), np.float64)
 
 
-def _on_canvas(places: Floats) -> NDArray[np.intp]:
-    """Return places as whole numbers of a canvas, of one scale along both axes."""
-    middle = (places.max(axis=0) + places.min(axis=0)) / 2
-    reach = float(np.abs(places - middle).max()) or 1.0
-    return np.rint(SIDE / 2 + (SIDE / 2 - 16) * (places - middle) / reach).astype(np.intp)
+def _on_canvas(points: Floats) -> NDArray[np.intp]:
+    """Scale points to integer coordinates of the canvas, with the same scale on both axes."""
+    middle = (points.max(axis=0) + points.min(axis=0)) / 2
+    reach = float(np.abs(points - middle).max()) or 1.0
+    return np.rint(SIDE / 2 + (SIDE / 2 - 16) * (points - middle) / reach).astype(np.intp)
 
 
-def _spread(count: int, most: int) -> list[int]:
-    """Return at most so many places of a list, at even distances, both ends with them."""
+def _evenly_spaced(count: int, most: int) -> list[int]:
+    """Return at most ``most`` evenly spaced indices below ``count``, including both ends."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()

@@ -98,13 +98,13 @@ def report_html(
         raise MetricError("there are no scores to report")
     source = None if dataset is None else opened(dataset, follow_links=follow_links)
     origin = _origin(evaluation, source)
-    maps_of_classes = _class_maps(evaluation, source) if classes else []
+    class_plots = _class_maps(evaluation, source) if classes else []
     evaluation.make_tables("across_codecs", "across_tasks", "discrimination", "per_level")
     baseline, compared = differences(evaluation, against)
     ranked = ranking(evaluation)
     points = task_points(evaluation)
     columns, maps = heat_maps(evaluation, ranked)
-    made = cards(evaluation, ranked, points)
+    sections = cards(evaluation, ranked, points)
     target = evaluation.target
     curves = {
         kind: [(part, drawn) for part in points if (drawn := curve(part, kind, target))]
@@ -129,10 +129,10 @@ def report_html(
         maps=maps,
         left_out=left_out(evaluation),
         trained=", ".join(trained_names(evaluation)),
-        cards=made,
-        pictures=_pictures(made, source) if pictures else None,
+        cards=sections,
+        pictures=_pictures(sections, source) if pictures else None,
         families=FAMILIES,
-        classes=maps_of_classes,
+        classes=class_plots,
         curves={kind: panels for kind, panels in curves.items() if panels},
         shown=POINTS,
         per_task=PER_TASK,
@@ -158,13 +158,13 @@ def _origin(evaluation: Evaluation, source: FeatureSource | None) -> dict[str, A
         (
             task,
             codec,
-            held.facts.parameter.name,
-            ", ".join(f"{level:g}" for level in held.levels),
+            codec_entry.facts.parameter.name,
+            ", ".join(f"{level:g}" for level in codec_entry.levels),
             ", ".join(f"{name} {value}" for name, value in options.items() if name != "models"),
         )
         for task, entry in source.manifest.tasks.items()
-        for codec, held in entry.codecs.items()
-        for options in [held.origin.options if held.origin else {}]
+        for codec, codec_entry in entry.codecs.items()
+        for options in [codec_entry.origin.options if codec_entry.origin else {}]
     ]
     return {"manifest": source.manifest, "identity": identity, "ladders": ladders}
 
@@ -178,14 +178,17 @@ def _class_maps(evaluation: Evaluation, source: FeatureSource | None) -> list[Cl
     return class_maps(evaluation, source)
 
 
-def _pictures(made: Sequence[Mapping[str, Any]], source: FeatureSource | None) -> Pictures | None:
+def _pictures(
+    sections: Sequence[Mapping[str, Any]], source: FeatureSource | None
+) -> Pictures | None:
     from cfqa_data.access.dataset import Dataset
     from cfqa_data.eval.report.pictures import Pictures  # needs matplotlib and Pillow
 
     if not isinstance(source, Dataset):
         raise MetricError("to show pictures, give the dataset: a folder, or one on the Hub")
-    found = Pictures(source, (item.version for card in made for item in card["items"]))
-    return found if found.any else None
+    items = (item.version for section in sections for item in section["items"])
+    pictures = Pictures(source, items)
+    return pictures if pictures.any else None
 
 
 def _counts(
@@ -196,14 +199,14 @@ def _counts(
     ``valid`` counts the sources whose label varies over codecs and levels. The means are over these
     sources, except where a metric lacks a score.
     """
-    held = origin["manifest"].tasks if origin else {}
+    tasks = origin["manifest"].tasks if origin else {}
     rows = {row["task"]: row for row in evaluation.across_codecs.to_pylist()}
     return [
         {
             "task": part.task,
             "target": target_text(part.facts, evaluation.target),
             "sources": len(set(part.source.tolist())),
-            "of": len(held[part.task].sources) if part.task in held else None,
+            "of": len(tasks[part.task].sources) if part.task in tasks else None,
             "features": len(part.truth),
             "valid": rows[part.task]["n_valid"] + rows[part.task]["n_missing"],
         }
@@ -219,5 +222,5 @@ def _ceilings(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
     known = {"distortion", "loss"} <= set(evaluation.labels.column_names)
     if evaluation.target != "distortion" or not known:
         return {}
-    found = ceilings(evaluation.labels)
-    return found if any(one["source"] is not None for one in found.values()) else {}
+    by_task = ceilings(evaluation.labels)
+    return by_task if any(one["source"] is not None for one in by_task.values()) else {}

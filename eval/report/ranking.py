@@ -1,4 +1,4 @@
-"""Rank the metrics by how well they follow the label, with intervals, per task and overall."""
+"""Rank the metrics by their correlation with the label, per task and overall."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ __all__ = [
 COEFFICIENTS = {"srocc": "SROCC", "plcc": "PLCC", "krocc": "KROCC"}
 
 BASELINES = ("cosine", "mse")
-"""Metrics that the others are compared with: the first that was scored, unless one is named."""
+"""Default baselines: the others are compared with the first of these that was scored."""
 
-STEPS_OF_A_SCALE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+TICK_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 ALL = "all codecs"
 
-STEPS = 40
-"""Colours of a heat map, in the style sheet."""
+COLOURS = 40
+"""Number of colours of a heat map in the style sheet."""
 
 Row = Mapping[str, Any]
 
 
 class Figure(NamedTuple):
-    """A number with its 95% interval, their signs turned so that larger is better.
+    """A figure with its 95% interval, oriented so that larger is better.
 
     Attributes:
-        value: The number, or None.
-        low: Lower bound, or None.
-        high: Upper bound, or None.
+        value: The figure; None if undefined.
+        low: Lower bound; None if there is no interval.
+        high: Upper bound; None if there is no interval.
     """
 
     value: float | None
@@ -64,7 +64,7 @@ class Figure(NamedTuple):
 
     @classmethod
     def of(cls, row: Row, name: str) -> Figure:
-        """Return a correlation of a row of statistics, oriented."""
+        """Return the oriented figure of a column in a row of statistics."""
         value, low, high = (row.get(name + end) for end in ("", "_low", "_high"))
         if row["lower_better"] is False:
             value, low, high = (None if v is None else -v for v in (value, high, low))
@@ -72,29 +72,30 @@ class Figure(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The number with three decimals."""
+        """The figure with three decimals."""
         return signed(self.value)
 
     @property
     def interval(self) -> str:
-        """The interval as text, empty without one."""
+        """The interval as text; empty if there is none."""
         if self.low is None or self.high is None:
             return ""
         return f"[{signed(self.low, 2)}, {signed(self.high, 2)}]"
 
     def colour(self, low: float) -> str:
-        """Return its class in a heat map whose darkest colour is of ``low``."""
+        """Return the CSS class of the figure in a heat map from ``low`` to 1."""
         if self.value is None:
             return "none"
-        return f"v{min(STEPS - 1, max(0, int((self.value - low) / (1 - low) * STEPS)))}"
+        step = int((self.value - low) / (1 - low) * COLOURS)
+        return f"v{min(COLOURS - 1, max(0, step))}"
 
 
 class Difference(NamedTuple):
-    """By how much a metric is better than the one that all are compared with.
+    """The difference of a metric to the baseline; positive if the metric is better.
 
     Attributes:
         figure: The difference and its interval.
-        p: After Holm's correction; None where it is unknown.
+        p: The p value after Holm's correction; None if undefined.
     """
 
     figure: Figure
@@ -102,7 +103,7 @@ class Difference(NamedTuple):
 
     @property
     def interval(self) -> str:
-        """The interval with three decimals: it is narrower than that of the metrics' figures."""
+        """The interval with three decimals, since it is narrower than that of a figure."""
         low, high = self.figure[1:]
         return "" if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
 
@@ -114,15 +115,15 @@ class Difference(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """The axis of the whiskers of a ranking; what lies below its low end is drawn there.
+    """The axis of the intervals in a ranking.
 
-    It shows the better three quarters of the metrics: one down to the worst would squeeze the
-    others into a few pixels.
+    It covers the better three quarters of the metrics, since a bad metric would compress the others
+    into a few pixels. Lower values are drawn at the low end.
 
     Attributes:
         low: Low end.
         high: High end.
-        step: Between two ticks; its ends are ticks.
+        step: Distance between ticks; both ends are ticks.
     """
 
     low: float
@@ -131,7 +132,7 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, figures: Iterable[Figure]) -> Scale:
-        """Return a scale for some figures."""
+        """Return a scale for the figures of a ranking."""
         ends = [
             (f.value if f.low is None else f.low, f.value if f.high is None else f.high)
             for f in figures
@@ -139,36 +140,36 @@ class Scale(NamedTuple):
         ]
         lows, highs = zip(*ends, strict=True) if ends else ((0.0,), (1.0,))
         low, high = float(np.percentile(lows, 25)), float(np.max(highs))
-        step = next((s for s in STEPS_OF_A_SCALE if high - low <= 6 * s), STEPS_OF_A_SCALE[-1])
+        step = next((s for s in TICK_STEPS if high - low <= 6 * s), TICK_STEPS[-1])
         first, last = np.floor(low / step + 1e-9), np.ceil(high / step - 1e-9)
         return cls(float(first * step), float(max(last, first + 1) * step), step)
 
     @property
     def ticks(self) -> list[float]:
-        """The places of its ticks, both ends with them."""
+        """The values of the ticks, including both ends."""
         count = round((self.high - self.low) / self.step)
         return [self.low + number * self.step for number in range(count + 1)]
 
     def text(self, value: float) -> str:
-        """Return a tick's text."""
+        """Return the text of a tick."""
         return signed(value, 2 if self.step < 0.1 else 1)
 
     def at(self, value: float) -> int:
-        """Return where a value lies on a canvas of 320."""
+        """Return the position of a value on a canvas of width 320."""
         share = (value - self.low) / (self.high - self.low)
         return round(8 + 304 * min(1.0, max(0.0, share)))
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """A table of all metrics, the best first.
+    """A ranking of all metrics, best first.
 
     Attributes:
-        key: Names it on the page: ``source`` or ``pooled``.
-        prefix: Of its figures in the tables of statistics.
-        entries: The metrics, each with its place here, if it has one.
-        scale: Of the whiskers.
-        differences: By metric, its difference to the baseline.
+        key: ``source`` or ``pooled``.
+        prefix: Prefix of its figures in the tables of statistics.
+        entries: Rank (None if not ranked) and entry of each metric.
+        scale: Axis of the intervals.
+        differences: Difference to the baseline, by metric.
     """
 
     key: str
@@ -183,14 +184,14 @@ class Ranked:
     """A metric in the ranking.
 
     Attributes:
-        number: Place in the evaluation's order of metrics; it names the metric's part of the page.
-        place: 1 for the first; None for a metric that is not ranked.
-        gap: Where it lacks a figure that others have, in words, empty if nowhere; it is not ranked
-            then, since its mean is over other sources than theirs.
+        number: Index among the metrics of the evaluation, used in the ids of the page.
+        place: Rank from 1; None if the metric is not ranked.
+        gap: Where it lacks scores that other metrics have; empty if nowhere. Such a metric is not
+            ranked, since its means are over different sources.
         metric: The metric.
-        missing: Compressed features without a score.
-        overall: Its row over all tasks.
-        by_task: By task, its row over all codecs.
+        missing: Number of compressed features without a score.
+        overall: Its row of the table ``across_tasks``.
+        by_task: Its rows of the table ``across_codecs``, by task.
     """
 
     number: int
@@ -203,38 +204,38 @@ class Ranked:
 
     @property
     def better(self) -> str:
-        """Which scores are better, in words."""
+        """The direction of the metric, in words."""
         return {True: "lower", False: "higher", None: "not declared"}[self.metric.lower_better]
 
     @property
     def beaten_by(self) -> int | None:
-        """Metrics that are significantly better over all tasks, by SROCC; None if unknown."""
-        found: int | None = self.overall["srocc_group"]
-        return found
+        """Number of significantly better metrics over all tasks, by SROCC; None if unknown."""
+        count: int | None = self.overall["srocc_group"]
+        return count
 
 
 def ranking(evaluation: Evaluation) -> list[Ranked]:
-    """Return the metrics, the best mean SROCC over all tasks first, those without one last.
+    """Rank the metrics by their mean SROCC over all tasks, best first.
 
-    Those whose mean is over fewer sources than that of others follow, in their own order.
+    Metrics whose means are over fewer sources than those of others are last, in the same order.
     """
     by_task: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for row in evaluation.across_codecs.to_pylist():
         by_task[row["metric"]][row["task"]] = row
-    lacking = gaps(evaluation)
+    incomplete = gaps(evaluation)
     rows = {row["metric"]: row for row in evaluation.across_tasks.to_pylist()}
 
     def merit(numbered: tuple[int, Metric]) -> tuple[bool, float]:
         name = numbered[1].name
         value = Figure.of(rows[name], "srocc").value
-        return name not in lacking, -np.inf if value is None else value
+        return name not in incomplete, -np.inf if value is None else value
 
     ordered = sorted(enumerate(evaluation.metrics), key=merit, reverse=True)
     return [
         Ranked(
             number=number,
-            place=None if metric.name in lacking else place,
-            gap=lacking.get(metric.name, ""),
+            place=None if metric.name in incomplete else place,
+            gap=incomplete.get(metric.name, ""),
             metric=metric,
             missing=evaluation.labels.num_rows - rows[metric.name]["n_pooled"],
             overall=rows[metric.name],
@@ -247,42 +248,43 @@ def ranking(evaluation: Evaluation) -> list[Ranked]:
 def rankings(
     ranked: Sequence[Ranked], compared: Mapping[str, Mapping[str, Difference]]
 ) -> list[Ranking]:
-    """Return the ranking per source, and that of all points together, without gaps in both.
+    """Return the ranking per source, and the ranking by the pooled SROCC.
 
     Args:
-        ranked: What `ranking` returned.
-        compared: What `differences` returned.
+        ranked: Result of `ranking`.
+        compared: Result of `differences`: by figure and metric.
     """
 
     def merit(entry: Ranked) -> tuple[bool, float]:
         value = Figure.of(entry.overall, "pooled_srocc").value
         return entry.place is not None, -np.inf if value is None else value
 
-    made = []
+    result = []
     orders = {"source": ranked, "pooled": sorted(ranked, key=merit, reverse=True)}
     for key, entries in orders.items():
         prefix = "" if key == "source" else "pooled_"
         figures = [Figure.of(entry.overall, f"{prefix}srocc") for entry in entries]
         places = [(n if entry.place else None, entry) for n, entry in enumerate(entries, 1)]
         known = compared.get(f"{prefix}srocc", {})
-        made.append(Ranking(key, prefix, places, Scale.of(figures), known))
-    return made
+        result.append(Ranking(key, prefix, places, Scale.of(figures), known))
+    return result
 
 
 def differences(
     evaluation: Evaluation, against: str | None
 ) -> tuple[str | None, dict[str, dict[str, Difference]]]:
-    """Compare all metrics with a baseline, over all tasks: SROCC per source, and pooled.
+    """Compare all metrics with a baseline over all tasks, by SROCC per source and pooled.
 
     Args:
-        evaluation: Has the scores.
-        against: The baseline; by default, the first of `BASELINES` that was scored.
+        evaluation: The evaluation.
+        against: Name of the baseline; by default the first of `BASELINES` that was scored.
 
     Returns:
-        Its name, None where there is nothing to compare, and by figure and metric the differences.
+        The name of the baseline, None if there is nothing to compare, and the differences by figure
+        and metric.
 
     Raises:
-        MetricError: If the baseline that is named was not scored, or has no direction.
+        MetricError: If the baseline was not scored, or its direction is undeclared.
     """
     directed = [metric.name for metric in evaluation.metrics if metric.lower_better is not None]
     found = defaultdict[str, dict[str, Difference]](dict)
@@ -300,25 +302,25 @@ def differences(
 def heat_maps(
     evaluation: Evaluation, ranked: Sequence[Ranked]
 ) -> tuple[list[tuple[str, list[str]]], list[dict[str, Any]]]:
-    """Return the columns, (task, its codecs), and a map per coefficient.
+    """Return the columns, (task, codecs) each, and a heat map per coefficient.
 
-    A task of several codecs has a last column for all of them together. A map has the ``name`` and
-    ``title`` of its coefficient, the number of the darkest colour (``low``), whether a figure is
-    missing (``blank``), and ``rows``: per metric, in the ranking's order, the entry of the ranking
-    and its figures.
+    A task with several codecs has a last column for all codecs pooled. A heat map has the ``name``
+    and ``title`` of its coefficient, the value of the darkest colour (``low``), whether a figure is
+    undefined (``blank``), and ``rows``: for each metric in the order of the ranking, its entry and
+    its figures.
     """
-    together = [row | {"codec": ALL} for row in evaluation.across_codecs.to_pylist()]
+    pooled = [row | {"codec": ALL} for row in evaluation.across_codecs.to_pylist()]
     codecs, cells = defaultdict[str, dict[str, None]](dict), {}
     means = source_means(evaluation.cells(), evaluation.metrics)
-    for row in means + [row for row in together if row["codecs"] > 1]:
+    for row in means + [row for row in pooled if row["codecs"] > 1]:
         codecs[row["task"]][row["codec"]] = None
         cells[row["task"], row["codec"], row["metric"]] = row
-    columns = [(task, list(of_task)) for task, of_task in codecs.items()]
-    places = [(task, codec) for task, of_task in columns for codec in of_task]
+    columns = [(task, list(names)) for task, names in codecs.items()]
+    keys = [(task, codec) for task, names in columns for codec in names]
     maps = []
     for name, title in COEFFICIENTS.items():
         rows = [
-            (entry, [Figure.of(cells[*place, entry.metric.name], name) for place in places])
+            (entry, [Figure.of(cells[*key, entry.metric.name], name) for key in keys])
             for entry in ranked
         ]
         low = floor(figure.value for _, figures in rows for figure in figures)
@@ -328,7 +330,7 @@ def heat_maps(
 
 
 def left_out(evaluation: Evaluation) -> dict[tuple[str, str], dict[str, Figure]]:
-    """Return the share of ordered pairs by task and codec, and there by metric."""
+    """Return the share of correctly ordered pairs by (task, codec), and by metric."""
     found = defaultdict[tuple[str, str], dict[str, Figure]](dict)
     for row in evaluation.left_out.to_pylist():
         figure = Figure(row["pairs"], row["pairs_low"], row["pairs_high"])
@@ -337,7 +339,7 @@ def left_out(evaluation: Evaluation) -> dict[tuple[str, str], dict[str, Figure]]
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """Return a number with a true minus sign, or a dash for none."""
+    """Return a number with a typographic minus sign; a dash for None."""
     if value is None:
         return "\u2013"
     text = f"{abs(value):.{digits}f}"
@@ -345,10 +347,10 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def floor(values: Iterable[float | None]) -> float:
-    """Return the low end of a scale to 1 that shows values, at most 0.9.
+    """Return the low end of a colour scale up to 1: the 5th percentile rounded down to a tenth.
 
-    It is the tenth below all but the lowest twentieth of them: a scale down to a single bad metric
-    would show no difference between the others.
+    With the minimum, a single bad metric would hide the differences between the others. The result
+    is at most 0.9.
     """
     known = [value for value in values if value is not None]
     low = float(np.percentile(known, 5)) if known else 0.0

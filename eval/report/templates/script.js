@@ -30,7 +30,7 @@
     }
   }
 
-  // Tables as text: their rows as they stand, and of each column the name, with what spans it first.
+  // Copy tables as text. The name of a column begins with that of the heading that spans it.
   const textOf = (cell) => {
     const copy = cell.cloneNode(true);
     for (const small of copy.querySelectorAll("small")) small.remove();
@@ -80,36 +80,36 @@
       "\\midrule", ...ends(lines), "\\bottomrule", "\\end{tabular}",
     ].join("\n");
   };
-  const copy = (text, told) => {
+  const copy = (text, status) => {
     const area = document.createElement("textarea");
     area.value = text;
     area.readOnly = true;
-    told.parentElement.querySelector("textarea")?.remove();
-    told.parentElement.append(area);
+    status.parentElement.querySelector("textarea")?.remove();
+    status.parentElement.append(area);
     area.select();
-    const done = document.execCommand("copy"); // works in a file, too
+    const done = document.execCommand("copy"); // the Clipboard API does not work in local files
     if (done) area.remove();
-    told.textContent = done ? "copied" : "press Ctrl-C to copy";
+    status.textContent = done ? "copied" : "press Ctrl-C to copy";
   };
   for (const table of document.querySelectorAll("table.copied")) {
     const line = document.createElement("p");
-    const told = document.createElement("span");
+    const status = document.createElement("span");
     line.className = "copy";
-    told.role = "status";
+    status.role = "status";
     line.append("Copy as ");
     for (const [name, make] of [["LaTeX", asLatex], ["CSV", asCsv]]) {
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = name;
-      button.addEventListener("click", () => copy(make(table), told));
+      button.addEventListener("click", () => copy(make(table), status));
       line.append(button, " ");
     }
-    line.append(told);
+    line.append(status);
     table.closest(".scroll").after(line);
   }
 
   const choice = document.getElementById("metric-choice");
-  if (!choice) return; // a leaderboard
+  if (!choice) return; // leaderboards do not have it
   const cards = [...document.querySelectorAll(".card")];
   const show = (id) => {
     choice.value = id;
