@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Planes for the codecs' tests: typical ones, and ones that are unlike any feature."""
-=======
 """Planes for tests of codecs: small feature planes, and extreme ones."""
->>>>>>> main
 
 from __future__ import annotations
 
@@ -16,11 +12,7 @@ __all__ = ["extreme_planes", "feature_plane", "ideal_bits", "mse"]
 
 
 def extreme_planes(rows: int, cols: int, peak: int) -> dict[str, np.ndarray]:
-<<<<<<< HEAD
-    """Return planes that are unlike any feature, by name."""
-=======
     """Return planes that are unlike those of features, by name."""
->>>>>>> main
     generator = np.random.default_rng(3)
     dtype = np.uint8 if peak < 256 else np.uint16
     planes = {
@@ -38,11 +30,7 @@ def mse(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ideal_bits(coder: TableCoder, values: np.ndarray, indexes: np.ndarray) -> float:
-<<<<<<< HEAD
-    """Return the ideal code length of integers under their tables, including escapes."""
-=======
     """Return the code length in bits of integers under the tables, with escapes."""
->>>>>>> main
     total = 0.0
     for index in np.unique(indexes):
         counts, first = coder.tables.table(int(index))

@@ -21,11 +21,7 @@ from cfqa_data.recipe.load import Recipe
 
 
 def build_toy(folder: Path) -> Path:
-<<<<<<< HEAD
-    """Build the toy dataset below a folder, dpt with two codecs, and return its path."""
-=======
     """Build a toy dataset in a folder, with two codecs for dpt, and return its path."""
->>>>>>> main
     write_networks(folder)
     write_models(folder)
     learned = {"parameter_name": "lambda", "levels": list(LAMBDAS)}
@@ -40,11 +36,7 @@ def build_toy(folder: Path) -> Path:
 
 
 def flip(path: Path, at: int | None = None) -> None:
-<<<<<<< HEAD
-    """Flip a bit, by default in the middle."""
-=======
     """Flip a bit of a byte, by default in the middle of the file."""
->>>>>>> main
     data = bytearray(path.read_bytes())
     data[len(data) // 2 if at is None else at] ^= 4
     path.write_bytes(data)
@@ -60,13 +52,8 @@ def replace_by_folder(path: Path) -> None:
     (path / "inside").write_text("x")
 
 
-<<<<<<< HEAD
-def as_link_away(path: Path) -> None:
-    """Move the file out of the folder and replace it by a link."""
-=======
 def replace_by_link(path: Path) -> None:
     """Move the file out of the dataset, and replace it by a link."""
->>>>>>> main
     root = next(p for p in path.parents if (p / "manifest.json").exists())
     away = root.parent / f"away-{path.name}"
     shutil.move(path, away)
@@ -100,19 +87,11 @@ KINDS = {
     "metadata": "compressed/dpt/x265.zarr/zarr.json",
     "codes": "compressed/seg/x265.zarr/c/1/0/0/0/0/0",
 }
-<<<<<<< HEAD
-"""One file of every kind."""
-
-
-def rehash(root: Path) -> None:
-    """Update the manifest to the current files, as somebody who edits files would."""
-=======
 """Kind of file -> a file of the dataset."""
 
 
 def rehash(root: Path) -> None:
     """Update sizes and hashes in the manifest, as somebody who edits files would."""
->>>>>>> main
     path = root / "manifest.json"
     manifest = json.loads(path.read_text())
     for name, entry in manifest["files"].items():
@@ -126,11 +105,7 @@ def edit_manifest(root: Path, **changes: Any) -> None:
 
 
 def edit_labels(root: Path, task: str, edit: Callable[[list[dict[str, Any]]], None]) -> None:
-<<<<<<< HEAD
-    """Change rows of the labels, and update the manifest."""
-=======
     """Edit rows of the labels, and update the manifest."""
->>>>>>> main
     path = root / "labels" / f"{task}.parquet"
     rows = pq.read_table(path).to_pylist()
     edit(rows)

@@ -36,18 +36,11 @@ START = 120.0
 class Result:
     """Results of the cases of a target.
 
-        Attributes:
-    <<<<<<< HEAD
-            target: Its name.
-            outcomes: How many were read, or refused with which error.
-            faults: (case, what is against the law).
-            seconds: What they took.
-    =======
-            target: Name of the target.
-            outcomes: "ok" or the name of an error -> number of cases.
-            faults: (number of the case, broken rule).
-            seconds: Total duration.
-    >>>>>>> main
+    Attributes:
+        target: Name of the target.
+        outcomes: "ok" or the name of an error -> number of cases.
+        faults: (number of the case, broken rule).
+        seconds: Total duration.
     """
 
     target: str
@@ -73,18 +66,12 @@ def fuzz(
 ) -> list[Result]:
     """Run cases of targets in child processes, which are replaced when they crash or hang.
 
-        Args:
-    <<<<<<< HEAD
-            names: Of the targets.
-            cases: Of each cheap one; of a dear one as many fewer as its cost says; or of each by name.
-            seed: Decides them, with their number and the target's name.
-    =======
-            names: Names of the targets.
-            cases: Number of cases of a target of cost 1, divided by the cost of others; or the number
-                of cases by name.
-            seed: Random seed. A case is determined by the seed, its number and the target's name.
-    >>>>>>> main
-            first: Number of the first case.
+    Args:
+        names: Names of the targets.
+        cases: Number of cases of a target of cost 1, divided by the cost of others; or the number
+            of cases by name.
+        seed: Random seed. A case is determined by the seed, its number and the target's name.
+        first: Number of the first case.
     """
     targets, results = load_targets(), {name: Result(name) for name in names}
     todo = [

@@ -41,37 +41,21 @@ ROOM = 1 << 30
 class Target:
     """A reader of untrusted bytes.
 
-        Attributes:
-    <<<<<<< HEAD
-            name: What the runner calls it.
-            samples: (folder) -> real bytes by name; called once, in an empty folder, where it may lay
-                out what the reading needs.
-            read: (name, data, folder) reads the sample of that name with other bytes.
-            mutations: How the bytes are changed; each is as likely.
-            memory: Bytes that the resident memory of a case may grow by.
-            seconds: What a case may take.
-            writes: Whether reading may write into the folder.
-            cost: How many cases of a cheap target take as long as one of this; the runner's default
-                number of cases is divided by it.
-            connects: Whether reading may connect to an address of this machine.
-            in_place: Whether the samples are files of the folder, named relative to it; a case is
-                written in the place of its sample, and the sample put back.
-    =======
-            name: Name of the target.
-            samples: Function of a folder that returns valid bytes by name. It is called once, with an
-                empty folder, in which it may create files that reading requires.
-            read: Function (name, data, folder) that reads mutated bytes of a sample.
-            mutations: Mutations of the bytes, equally likely.
-            memory: Limit of the growth of resident memory, in bytes.
-            seconds: Limit of the duration.
-            writes: Whether reading may write into the folder.
-            cost: Duration of a case relative to that of a cheap target. The runner divides its number
-                of cases by it.
-            connects: Whether reading may connect to a local address.
-            in_place: Whether the samples are files of the folder, named relative to it. The mutated
-                bytes then replace the file while it is read.
-    >>>>>>> main
-            isolates: Whether reading may start the processes of an isolated codec.
+    Attributes:
+        name: Name of the target.
+        samples: Function of a folder that returns valid bytes by name. It is called once, with an
+            empty folder, in which it may create files that reading requires.
+        read: Function (name, data, folder) that reads mutated bytes of a sample.
+        mutations: Mutations of the bytes, equally likely.
+        memory: Limit of the growth of resident memory, in bytes.
+        seconds: Limit of the duration.
+        writes: Whether reading may write into the folder.
+        cost: Duration of a case relative to that of a cheap target. The runner divides its number
+            of cases by it.
+        connects: Whether reading may connect to a local address.
+        in_place: Whether the samples are files of the folder, named relative to it. The mutated
+            bytes then replace the file while it is read.
+        isolates: Whether reading may start the processes of an isolated codec.
     """
 
     name: str
@@ -105,16 +89,10 @@ def load_targets() -> dict[str, Target]:
 class Session:
     """A target with its samples, ready to run cases.
 
-        Attributes:
-    <<<<<<< HEAD
-            target: What is read.
-            folder: Where.
-            samples: Real bytes by name.
-    =======
-            target: The target.
-            folder: Folder of the target.
-            samples: Valid bytes by name.
-    >>>>>>> main
+    Attributes:
+        target: The target.
+        folder: Folder of the target.
+        samples: Valid bytes by name.
     """
 
     target: Target

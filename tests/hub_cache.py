@@ -19,20 +19,12 @@ def move_into_cache(
 ) -> Path:
     """Move a folder's files into a cache, and return the snapshot with links to them.
 
-        Args:
-    <<<<<<< HEAD
-            folder: A dataset folder; nothing of it is left.
-            cache: The cache's folder.
-            repo: "org/name" that the files are said to be of.
-            local: Files that stay blobs of the repo, as those that are not in Xet do; all others go to
-                the store that all repos share.
-    =======
-            folder: A dataset folder, which is emptied.
-            cache: Folder of the cache.
-            repo: Repo id of the files, "org/name".
-            local: Files that stay in the blobs of the repo, like files that are not in Xet. All others
-                are moved to the store that all repos share.
-    >>>>>>> main
+    Args:
+        folder: A dataset folder, which is emptied.
+        cache: Folder of the cache.
+        repo: Repo id of the files, "org/name".
+        local: Files that stay in the blobs of the repo, like files that are not in Xet. All others
+            are moved to the store that all repos share.
     """
     shared = pytest.importorskip(
         "huggingface_hub.utils._shared_blobs", reason="huggingface_hub had no shared store before 2"

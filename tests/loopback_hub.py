@@ -27,22 +27,13 @@ __all__ = ["READ_TOKEN", "TOKEN", "LoopbackHub", "Request", "loopback_hub", "poi
 class LoopbackHub:
     """The server with its state.
 
-        Attributes:
-    <<<<<<< HEAD
-            endpoint: Its address, for `HF_ENDPOINT`.
-            repos: What there is, by "org/name"; each answers as a dataset repo, and files as a model's.
-            blobs: Content by its SHA-256.
-            requests: Every request so far.
-            page: Most entries in one answer of a tree.
-            ranges: Whether it honours ranges, as it should.
-    =======
-            endpoint: URL of the server, for `HF_ENDPOINT`.
-            repos: Repo id -> repo. Each is a dataset repo; its files are served as a model repo too.
-            blobs: SHA-256 -> content.
-            requests: All requests so far.
-            page: Most entries of a tree in one response.
-            ranges: Whether range requests are honoured.
-    >>>>>>> main
+    Attributes:
+        endpoint: URL of the server, for `HF_ENDPOINT`.
+        repos: Repo id -> repo. Each is a dataset repo; its files are served as a model repo too.
+        blobs: SHA-256 -> content.
+        requests: All requests so far.
+        page: Most entries of a tree in one response.
+        ranges: Whether range requests are honoured.
     """
 
     def __init__(self) -> None:
@@ -62,22 +53,13 @@ class LoopbackHub:
     def fail(self, pattern: str, times: int = 1, **what: Any) -> None:
         """Inject a fault into the next requests whose path matches a pattern.
 
-                Args:
-        <<<<<<< HEAD
-                    pattern: Of the whole decoded path, as `*/labels/cls.parquet`; a file in LFS is sent
-                        from `/cdn/{sha256}/{path}`, so this matches the redirect and what follows it.
-                    times: How many of them.
-                    what: `status=503`; or, of answers that carry content, `drop_after=100`, to close the
-                        connection after so many bytes, `corrupt=True`, to flip the bits of the last byte,
-                        or `headers={...}`, to answer with other headers.
-        =======
-                    pattern: Pattern of the whole decoded path, such as `*/labels/cls.parquet`. LFS files
-                        are served from `/cdn/{sha256}/{path}`, so it matches the redirect and its target.
-                    times: Number of requests.
-                    what: `status=503`; or, for responses with content, `drop_after=100` to close the
-                        connection after so many bytes, `corrupt=True` to flip the bits of the last byte,
-                        or `headers={...}` to change headers.
-        >>>>>>> main
+        Args:
+            pattern: Pattern of the whole decoded path, such as `*/labels/cls.parquet`. LFS files
+                are served from `/cdn/{sha256}/{path}`, so it matches the redirect and its target.
+            times: Number of requests.
+            what: `status=503`; or, for responses with content, `drop_after=100` to close the
+                connection after so many bytes, `corrupt=True` to flip the bits of the last byte,
+                or `headers={...}` to change headers.
         """
         self.faults.append(Fault(pattern, times, **what))
 
@@ -127,14 +109,9 @@ class LoopbackHub:
     def take_fault(self, path: str, *, content: bool) -> Fault | None:
         """Return and count the first fault that applies to a path.
 
-                Args:
-        <<<<<<< HEAD
-                    path: What was asked for.
-                    content: Whether content is being sent; if not, only faults with a status are due.
-        =======
-                    path: Path of the request.
-                    content: Whether content is being sent; otherwise only faults with a status apply.
-        >>>>>>> main
+        Args:
+            path: Path of the request.
+            content: Whether content is being sent; otherwise only faults with a status apply.
         """
         with self.lock:
             for fault in self.faults:
@@ -164,18 +141,11 @@ def point_clients_at(
 ) -> None:
     """Make the clients of this process and its children use a loopback Hub only.
 
-        Args:
-    <<<<<<< HEAD
-            hub: The one.
-            monkeypatch: Pytest's.
-            cache: A folder for the clients' caches.
-            token: What they say who they are with; None for nobody.
-    =======
-            hub: The Hub.
-            monkeypatch: Fixture of pytest.
-            cache: Folder for the caches of the clients.
-            token: Token of the clients; None for anonymous access.
-    >>>>>>> main
+    Args:
+        hub: The Hub.
+        monkeypatch: Fixture of pytest.
+        cache: Folder for the caches of the clients.
+        token: Token of the clients; None for anonymous access.
     """
     values = {
         "HF_ENDPOINT": hub.endpoint,

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""A small in-memory dataset that counts reads."""
-=======
 """A small dataset in memory that counts its reads, for tests of the evaluator."""
->>>>>>> main
 
 from __future__ import annotations
 
@@ -18,14 +14,7 @@ LEVELS = 10
 
 
 class MemoryDataset:
-<<<<<<< HEAD
-    """Features with noise that grows with the level, and labels that follow the noise.
-
-    The noise of the codec vvenc is twice as large.
-    """
-=======
     """Features with noise that grows with the level, twice as fast for vvenc; labels follow it."""
->>>>>>> main
 
     def __init__(self, sources: int = 3, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -57,13 +46,8 @@ class MemoryDataset:
         return self.versions[source_id, codec, level]
 
 
-<<<<<<< HEAD
-class Stops:
-    """A progress object that interrupts after some features."""
-=======
 class InterruptAfter:
     """A progress listener that raises KeyboardInterrupt after some features."""
->>>>>>> main
 
     def __init__(self, after: int) -> None:
         self.left = after

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Features and statistics for tests of all metrics."""
-=======
 """Features and statistics for the tests of all metrics."""
->>>>>>> main
 
 from __future__ import annotations
 
@@ -23,11 +19,7 @@ devices = pytest.mark.parametrize("device", DEVICES)
 
 
 def stumps() -> Forest:
-<<<<<<< HEAD
-    """Return a forest of trees with one split each, over all inputs and many thresholds."""
-=======
     """Return a forest of stumps: one split per tree, at many thresholds of every input."""
->>>>>>> main
     names = tuple(one.name for one in INPUTS)
     splits = [(index, value) for index in range(len(names)) for value in np.linspace(-9, 9, 40)]
     trees = {
@@ -42,25 +34,15 @@ def stumps() -> Forest:
 
 
 TRAINED = {"gap_mean": {"exponents": (0.2, 0.3, 0.5)}, "stack": {"forest": stumps()}}
-<<<<<<< HEAD
-"""Options that training could have determined, for each trained metric."""
-=======
 """Trained metric -> plausible trained parameters."""
->>>>>>> main
 
 
 def outliers(
     shape: tuple[int, ...], seed: int = 0, noise: float = 0.3, batch: int = 3
 ) -> tuple[torch.Tensor, torch.Tensor]:
-<<<<<<< HEAD
-    """Return a pair with the outliers of large ViTs: one channel near -500, the others about 0.5.
-
-    The noise is proportional to each channel's standard deviation.
-=======
     """Return a pair like those of large ViTs: one channel near -500, the others about 0.5.
 
     The noise is proportional to the standard deviation of each channel.
->>>>>>> main
     """
     rng = np.random.default_rng(seed)
     full = (batch, *shape)

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""A codec without dependencies, which compresses planes with Deflate."""
-=======
 """A codec without dependencies, which deflates planes."""
->>>>>>> main
 
 from __future__ import annotations
 
@@ -18,11 +14,7 @@ __all__ = ["MockCodec", "mock_codec"]
 
 
 class MockCodec:
-<<<<<<< HEAD
-    """A codec whose bitstreams are planes compressed with Deflate."""
-=======
     """A codec whose bitstream is the deflated plane."""
->>>>>>> main
 
     def __init__(self, quantizer_dtype: np.dtype) -> None:
         self.dtype = quantizer_dtype
@@ -40,11 +32,7 @@ class MockCodec:
 
 
 def mock_codec(name: str, untrusted: bool = False, **_: Any) -> MockCodec | IsolatedCodec:
-<<<<<<< HEAD
-    """Return a mock codec; a replacement of `get_codec`."""
-=======
     """Create a mock codec, as `get_codec` creates others."""
->>>>>>> main
     if untrusted:
         return IsolatedCodec(name, factory=f"{__name__}:mock_codec")
     return MockCodec(np.dtype(np.uint8 if "hyperprior" in name else np.uint16))

@@ -1,15 +1,7 @@
-<<<<<<< HEAD
-"""A small dataset folder with random features, written by the real writers without encoders.
-
-Features are random tokens. Level `l` of a codec adds noise that increases with `l` and differs
-between codecs. The labels depend on the noise, differently for each source, so that correlations
-are meaningful.
-=======
 """Write a small dataset folder with the real writers, random features and no encoder.
 
 Each level of a codec adds noise that grows with the level and depends on the codec. The labels
 follow the noise, with a factor per source, so that correlations are meaningful.
->>>>>>> main
 """
 
 from __future__ import annotations
@@ -59,11 +51,7 @@ NOISE = {
     "hyperprior_multi_task": 0.08,
     "hyperprior_task_specific": 0.06,
 }
-<<<<<<< HEAD
-"""Standard deviation of the noise that one level adds, per codec."""
-=======
 """Codec -> standard deviation of the noise that each level adds."""
->>>>>>> main
 
 
 def toy_recipe(sources: int = 3, **changes: Any) -> Recipe:
@@ -72,11 +60,7 @@ def toy_recipe(sources: int = 3, **changes: Any) -> Recipe:
 
 
 def toy_recipe_dict(sources: int = 3) -> dict[str, Any]:
-<<<<<<< HEAD
-    """Return the toy recipe as data, for tests that modify it."""
-=======
     """Return the toy recipe as a dict, for tests that modify it."""
->>>>>>> main
     tasks = {}
     for seed, name in enumerate(TASKS):
         layers = LAYERS[name]
@@ -117,18 +101,6 @@ def write_mock_dataset(
     weak: Collection[tuple[str, str]] = (),
 ) -> Path:
     """Write a dataset folder of all tasks, codecs and levels, and return its path.
-<<<<<<< HEAD
-
-    Args:
-        root: The folder.
-        sources: Originals per task.
-        seed: Seed of the features and the noise.
-        tier: "light" or "full".
-        recipe: A recipe like that of :func:`toy_recipe`; fewer tasks or codecs give a smaller
-            folder.
-        weak: (task, codec) of ladders whose levels do not affect the score, so that they are not
-            healthy.
-=======
 
     Folders are cached: the same arguments are written once per process, and copied afterwards.
 
@@ -139,16 +111,11 @@ def write_mock_dataset(
         tier: Tier, "light" or "full".
         recipe: Recipe similar to :func:`toy_recipe`. Fewer tasks or codecs make a smaller folder.
         weak: (task, codec) pairs whose labels do not vary, so that their label health is weak.
->>>>>>> main
     """
     recipe = recipe or toy_recipe(sources)
     weak = frozenset(weak)
     key = json.dumps([sources, seed, tier, recipe.to_dict(), sorted(weak), TOY_SHAPES])
-<<<<<<< HEAD
-    cached = _cache_folder() / hashlib.sha256(key.encode()).hexdigest()[:16]
-=======
     cached = _cache() / hashlib.sha256(key.encode()).hexdigest()[:16]
->>>>>>> main
     if not cached.exists():
         partial = cached.with_suffix(".partial")
         _write(partial, recipe, sources, seed, tier, weak)
@@ -157,13 +124,8 @@ def write_mock_dataset(
 
 
 @functools.cache
-<<<<<<< HEAD
-def _cache_folder() -> Path:
-    """Return the folder of datasets that this process has written, which is removed at its end."""
-=======
 def _cache() -> Path:
     """Return the folder of this process's cache, which is removed at exit."""
->>>>>>> main
     folder = tempfile.mkdtemp(prefix="cfqa-mock-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
@@ -251,15 +213,6 @@ def _compress(
     rng: np.random.Generator,
     harmful: float,
 ) -> list[dict[str, Any]]:
-<<<<<<< HEAD
-    """Write one codec's bitstreams and codes; return its label rows, with harm times `harmful`."""
-    quantizer = ladder.quantizer
-    shape = features.shape[1:]
-    codec = MockCodec(quantizer.dtype)
-    # Noise mostly has one direction per source.
-    noise = rng.standard_normal((len(ids), 1, *shape))
-    noise = noise + 0.3 * rng.standard_normal((len(ids), LEVELS, *shape))
-=======
     """Write the bitstreams and codes of a codec; return its label rows.
 
     ``harmful`` is a factor of the distortion.
@@ -269,12 +222,11 @@ def _compress(
     codec = MockCodec(quantizer.dtype)
     noise = rng.standard_normal((len(ids), 1, *shape))  # a common direction per source,
     noise = noise + 0.3 * rng.standard_normal((len(ids), LEVELS, *shape))  # with some deviation
->>>>>>> main
     noise *= NOISE[ladder.codec] * np.arange(1, LEVELS + 1)[:, None, None, None, None]
     severity = np.exp(0.1 * rng.standard_normal((len(ids), LEVELS)))
     codes = quantizer.quantize(features[:, None] + noise)
     streams = {
-        f"{ids[i]}/{level}": _pad_stream(codec.encode(pack(codes[i, level])), level)
+        f"{ids[i]}/{level}": _padded(codec.encode(pack(codes[i, level])), level)
         for i in range(len(ids))
         for level in range(LEVELS)
     }
@@ -333,15 +285,9 @@ def _compress(
     return rows
 
 
-<<<<<<< HEAD
-def _pad_stream(stream: bytes, level: int) -> np.ndarray:
-    """Return a bitstream padded with zeros, which MockCodec ignores, so that the rate falls."""
-    size = max(256 * (18 - level), len(stream))  # large features are larger than any of them
-=======
 def _padded(stream: bytes, level: int) -> np.ndarray:
     """Pad a bitstream with zeros, so that the rate falls with the level."""
     size = max(256 * (18 - level), len(stream))
->>>>>>> main
     return np.frombuffer(stream.ljust(size, b"\0"), np.uint8)
 
 

@@ -22,18 +22,11 @@ def refuse(*_: object) -> NoReturn:
 class Doubling(Stage):
     """Doubles numbers.
 
-        Attributes:
-    <<<<<<< HEAD
-            count: How many.
-            deadly: Those that end the process as the kernel does when memory is out.
-            refused: Those that are refused.
-            variable: Of the environment, whose value is returned instead.
-    =======
-            count: Number of items.
-            deadly: Items that kill the process, like the kernel when out of memory.
-            refused: Items that raise a BuildError.
-            variable: Environment variable whose value is returned instead.
-    >>>>>>> main
+    Attributes:
+        count: Number of items.
+        deadly: Items that kill the process, like the kernel when out of memory.
+        refused: Items that raise a BuildError.
+        variable: Environment variable whose value is returned instead.
     """
 
     count: int

@@ -37,18 +37,11 @@ NONE = Fault()
 class Run:
     """The result of one run of a build.
 
-        Attributes:
-    <<<<<<< HEAD
-            fault: What was done to it.
-            status: Of the process; negative for a signal, 0 done, 2 refused.
-            told: What it said.
-            events: What it did below its folder.
-    =======
-            fault: The injected fault.
-            status: Exit status; negative for a signal, 0 for success, 2 for a `CfqaError`.
-            message: Message of the error.
-            events: Operations on files in its folder.
-    >>>>>>> main
+    Attributes:
+        fault: The injected fault.
+        status: Exit status; negative for a signal, 0 for success, 2 for a `CfqaError`.
+        message: Message of the error.
+        events: Operations on files in its folder.
     """
 
     fault: Fault
@@ -131,12 +124,8 @@ def check(
 ) -> list[Run]:
     """Build with several faults in succession, then without, and compare every byte.
 
-        Raises:
-    <<<<<<< HEAD
-            AssertionError: If a run ended otherwise than its fault has it end, or the bytes differ.
-    =======
-            AssertionError: A run ended in an unexpected way, or the bytes differ.
-    >>>>>>> main
+    Raises:
+        AssertionError: A run ended in an unexpected way, or the bytes differ.
     """
     from pipeline_toy import tree
 

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""A recipe that is small enough for tests: real scenes, random networks, and matching heads."""
-=======
 """A small recipe for tests: rendered scenes, random networks, and matching heads."""
->>>>>>> main
 
 from __future__ import annotations
 
@@ -26,22 +22,14 @@ DIM, DEPTH, HEADS, CLASSES = 48, 4, 3, 960
 
 
 def write_networks(folder: Path) -> None:
-<<<<<<< HEAD
-    """Write a random backbone and three heads; cls classifies the first scenes correctly."""
-=======
     """Write a random backbone and three heads; the cls head classifies the first scenes right."""
->>>>>>> main
     for name, data in _networks().items():
         (folder / name).write_bytes(data)
 
 
 @functools.cache
 def _networks() -> dict[str, bytes]:
-<<<<<<< HEAD
-    """Return the files of the networks by name."""
-=======
     """Return the files by name, created once per process."""
->>>>>>> main
     with TemporaryDirectory() as folder:
         _write_networks(Path(folder))
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
@@ -86,11 +74,7 @@ def _save(path: Path, tensors: dict[str, torch.Tensor], geometry: Any = None) ->
 
 @torch.inference_mode()
 def _prototypes(backbone: VisionTransformer) -> dict[str, torch.Tensor]:
-<<<<<<< HEAD
-    """Return a linear head whose weights are features of the first scenes."""
-=======
     """Return a nearest-prototype classifier of the first scenes' features."""
->>>>>>> main
     weight, bias = torch.randn(CLASSES, 2 * DIM) * 0.01, torch.full((CLASSES,), -100.0)
     candidates = get_source("scenes")("cls", 1).samples()
     for sample in (next(candidates) for _ in range(8)):
@@ -104,9 +88,9 @@ def _prototypes(backbone: VisionTransformer) -> dict[str, torch.Tensor]:
 
 
 def toy_recipe(folder: Path, codecs: dict[str, Any], **changes: Any) -> Recipe:
-    """Return a recipe with the networks in `folder`.
+    """The recipe over the networks in `folder`; `codecs` is {name: (parameter_name, levels, ...)}.
 
-    `codecs` has the entries of a recipe by codec name; their quantisers are added.
+    Every codec's entry is as in a recipe, but for its quantiser, which fits the toy's features.
     """
     tasks = {}
     for seed, (task, layers) in enumerate((("cls", 1), ("seg", 1), ("dpt", 4)), start=1):
@@ -141,11 +125,7 @@ def toy_recipe(folder: Path, codecs: dict[str, Any], **changes: Any) -> Recipe:
 
 
 def tree(root: Path) -> dict[str, str]:
-<<<<<<< HEAD
-    """Return the SHA-256 of every file below a folder."""
-=======
     """Return the SHA-256 of every file in a folder."""
->>>>>>> main
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
@@ -154,11 +134,7 @@ def tree(root: Path) -> dict[str, str]:
 
 
 def qp(*levels: float) -> dict[str, Any]:
-<<<<<<< HEAD
-    """Return a recipe's entry of a codec with QPs."""
-=======
     """Return the recipe entry of a codec with QPs."""
->>>>>>> main
     return {"parameter_name": "qp", "levels": list(levels)}
 
 

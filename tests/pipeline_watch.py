@@ -37,16 +37,11 @@ TAKES_ROOM = ("open", "os.mkdir", "os.rename", "os.fsync")
 class Fault:
     """A fault of one run of a build.
 
-        Attributes:
-            kind: One of `KINDS`, or "none".
-    <<<<<<< HEAD
-            at: Number of the event before which it happens; of "timer", thousandths of the time.
-            size: Bytes of a file that still get written.
-    =======
-            at: Index of the event before which it happens; for "timer", the time in thousandths of
-                the duration of a build.
-            size: Number of bytes that are still written to a file.
-    >>>>>>> main
+    Attributes:
+        kind: One of `KINDS`, or "none".
+        at: Index of the event before which it happens; for "timer", the time in thousandths of
+            the duration of a build.
+        size: Number of bytes that are still written to a file.
     """
 
     kind: str = "none"

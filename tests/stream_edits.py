@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Modified bitstreams: changed parameter sets, NAL units or headers."""
-=======
 """Mutate bitstreams: change their parameter sets, NAL units and headers."""
->>>>>>> main
 
 from __future__ import annotations
 
@@ -15,11 +11,7 @@ START_CODE = b"\0\0\1"
 
 
 def in_sets(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-<<<<<<< HEAD
-    """Change parts before the picture: bits, or whole NAL units."""
-=======
     """Change bits near the start of NAL units, or shuffle, insert and repeat units."""
->>>>>>> main
     units = data.split(START_CODE)
     match rng.randrange(3):
         case 0:
@@ -39,11 +31,7 @@ def in_sets(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def in_header(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-<<<<<<< HEAD
-    """Return a hyperprior's stream with another model index, or with noise after its header."""
-=======
     """Change the model byte of a hyperprior's stream, or replace its content by noise."""
->>>>>>> main
     if rng.random() < 0.3:
         return bytes([rng.randrange(12)]) + data[1:]
     return data[:3] + rng.randbytes(rng.choice((1, 4, 16, 64, 256, 1024, 4096)))
