@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
@@ -270,6 +272,12 @@ class TestFeatures(SourceSuite):
         with pytest.raises(BuildError, match=told) as caught:
             self.make(labels=str(tmp_path / name)).sample("text-2")
         assert "\n" not in str(caught.value)
+
+    def test_truths_of_several_lengths_are_no_numbers(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.parquet"
+        pq.write_table(pa.table({"source_id": ["text-2"], "truth": [[[1, 2], [3]]]}), path)
+        with pytest.raises(BuildError, match=r"truth of text-2 is .*3\]\], not a number"):
+            self.make(labels=str(path))
 
     def test_other_arrays_are_told(self, tmp_path: Path) -> None:
         train = tmp_path / "train"
