@@ -1,4 +1,4 @@
-"""What happens around the scores: failures, selections, other folds' statistics, resuming."""
+"""Evaluations: failures, selections, statistics of other folds, resuming."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from cases import release
-from memory_dataset import CODECS, LEVELS, MemoryDataset, Stops, rows_of
+from memory_dataset import CODECS, LEVELS, InterruptAfter, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
 
 from cfqa_data import load
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 
 class FoldedDataset(MemoryDataset):
-    """The same, with a fold per source."""
+    """A memory dataset with a fold per source."""
 
     def __init__(self, sources: int = 4, folds: int = 2) -> None:
         super().__init__(sources)
@@ -122,13 +122,13 @@ def test_what_nothing_can_score_is_not_read_to_the_end() -> None:
 
 
 def among_others(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The squared error in units of the batch's largest."""
+    """The squared error relative to the largest of the batch."""
     errors = (y - x).square().mean((1, 2, 3, 4))
     return errors / (errors.max() + 0.5)
 
 
 def to_the_first(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """How far a version is from the first of its batch."""
+    """The distance of a version from the first one of its batch."""
     return (y - y[0]).abs().mean((1, 2, 3, 4)) + (y - x).abs().mean((1, 2, 3, 4))
 
 
@@ -138,7 +138,7 @@ def only_one(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def late(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Depends on the batch on seg, and on cls where nobody looks, in each source's third batch."""
+    """Depends on the batch on seg, and on cls only in third batches, which are not checked."""
     errors = (y - x).square().mean((1, 2, 3, 4))
     return among_others(x, y) if x.shape[1] == 2 or errors.max() > 0.6 else errors
 
@@ -431,7 +431,7 @@ def test_an_interrupted_run_is_gone_on_from(tmp_path: Path, name: str) -> None:
     out, dataset = tmp_path / name, MemoryDataset()
     metrics = ["mse", mean_error]
     with pytest.raises(KeyboardInterrupt):
-        evaluate(dataset, metrics, out=out, batch=5, progress=Stops(50))
+        evaluate(dataset, metrics, out=out, batch=5, progress=InterruptAfter(50))
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.unfinished"]
     read = sum(type(key) is tuple for key in dataset.reads)
     fresh = MemoryDataset()
@@ -463,7 +463,7 @@ def test_labels_may_hold_texts_of_any_kind(tmp_path: Path, text: pa.DataType) ->
 
     out = tmp_path / "scores.parquet"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(Other(), ["mse"], out=out, batch=5, progress=Stops(50))
+        evaluate(Other(), ["mse"], out=out, batch=5, progress=InterruptAfter(50))
     fresh = Other()
     result = evaluate(fresh, ["mse"], out=out, batch=5)
     assert sum(type(key) is tuple for key in fresh.reads) <= len(fresh.versions) - 50
@@ -477,7 +477,7 @@ def unfinished(tmp_path: Path, metrics: Any, after: int = 50, **how: Any) -> Pat
     tmp_path.mkdir(exist_ok=True)
     out = tmp_path / "scores.parquet"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(MemoryDataset(), metrics, out=out, progress=Stops(after), **how)
+        evaluate(MemoryDataset(), metrics, out=out, progress=InterruptAfter(after), **how)
     return out
 
 
@@ -541,13 +541,13 @@ def test_scores_that_other_sources_decide_are_taken_up_with_the_same_ones_only(
     folder, out = write_mock_dataset(tmp_path / "cfqa"), tmp_path / "scores.parquet"
     metrics = ["mse", "gap_mean"]
     with pytest.raises(KeyboardInterrupt):  # trained on one codec
-        evaluate(folder, metrics, codec="x265", task="cls", out=out, progress=Stops(10))
+        evaluate(folder, metrics, codec="x265", task="cls", out=out, progress=InterruptAfter(10))
     result = evaluate(folder, metrics, task="cls", out=out)
     assert result.scores.equals(evaluate(folder, metrics, task="cls").scores)
 
 
 class MeanLabel:
-    """Gives the mean label of what it was trained on."""
+    """Returns the mean label of its training data."""
 
     def fit(self, training: Any, device: str) -> Any:
         mean = float(training.labels[training.target].to_numpy().mean())
@@ -558,7 +558,7 @@ def test_trained_scores_are_taken_up_for_the_same_label_only(tmp_path: Path) -> 
     out = tmp_path / "scores.parquet"
     for target, same in (("distortion", True), ("loss", False)):
         with pytest.raises(KeyboardInterrupt):
-            evaluate(FoldedDataset(), [MeanLabel()], out=out, progress=Stops(50))
+            evaluate(FoldedDataset(), [MeanLabel()], out=out, progress=InterruptAfter(50))
         fresh = FoldedDataset()
         result = evaluate(fresh, [MeanLabel()], target=target, out=out)  # type: ignore[arg-type]
         again = evaluate(FoldedDataset(), [MeanLabel()], target=target)  # type: ignore[arg-type]
@@ -576,7 +576,7 @@ def test_scores_are_taken_up_with_the_same_arrays_only(tmp_path: Path) -> None:
 def test_scores_are_taken_up_with_the_same_imports_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a metric's file imports decides its scores as well."""
+    """Modules that a metric's file imports are part of its fingerprint."""
     monkeypatch.syspath_prepend(tmp_path)
     own = "def far(x, y):\n    import runs_scale\n    return runs_scale.far(x, y)\n"
     (tmp_path / "runs_own.py").write_text(own)
@@ -648,7 +648,7 @@ def test_an_unfinished_file_of_another_dataset_or_none_is_refused(tmp_path: Path
 
 
 def changed_arrays() -> MemoryDataset:
-    """The same labels, but another codec made the features."""
+    """The same labels with features of another codec."""
     dataset = MemoryDataset()
     dataset.versions = {key: y + 1e-3 for key, y in dataset.versions.items()}
     return dataset
