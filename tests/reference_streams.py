@@ -20,14 +20,14 @@ class Stream:
     """What a reference encoder and its decoder gave.
 
     Attributes:
-        codec: hm or vtm.
-        rows: of the plane.
-        cols: of the plane.
-        qp: it was encoded with.
-        size: of the bitstream in bytes.
-        sha256: of the bitstream.
-        decoded_sha256: of what the reference decoder wrote, 16-bit little-endian samples.
-        data: the bitstream, where it is small.
+        codec: Hm or vtm.
+        rows: Of the plane.
+        cols: Of the plane.
+        qp: It was encoded with.
+        size: Of the bitstream in bytes.
+        sha256: Of the bitstream.
+        decoded_sha256: Of what the reference decoder wrote, 16-bit little-endian samples.
+        data: The bitstream, where it is small.
     """
 
     codec: str

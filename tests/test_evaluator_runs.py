@@ -1,4 +1,4 @@
-"""Runs of the evaluator: failures, batches, selections, statistics of other folds, precision."""
+"""Evaluations: failures, batches, selections, statistics of other folds, precision."""
 
 from __future__ import annotations
 
@@ -110,13 +110,13 @@ def test_what_nothing_can_score_is_not_read_to_the_end() -> None:
 
 
 def among_others(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The squared error in units of the batch's largest."""
+    """The squared error relative to the largest of the batch."""
     errors = (y - x).square().mean((1, 2, 3, 4))
     return errors / (errors.max() + 0.5)
 
 
 def to_the_first(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """How far a version is from the first of its batch."""
+    """The distance of a version from the first one of its batch."""
     return (y - y[0]).abs().mean((1, 2, 3, 4)) + (y - x).abs().mean((1, 2, 3, 4))
 
 
@@ -126,7 +126,7 @@ def only_one(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def late(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Depends on the batch on seg, and on cls where nobody looks, in each source's third batch."""
+    """Depends on the batch on seg, and on cls only in third batches, which are not checked."""
     errors = (y - x).square().mean((1, 2, 3, 4))
     return among_others(x, y) if x.shape[1] == 2 or errors.max() > 0.6 else errors
 

@@ -1,4 +1,4 @@
-"""The page of a report; `browser_report.py` uses it in a browser."""
+"""The page of an evaluation; `browser_report.py` tests it in a browser."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ VOID = {"meta", "link", "input", "br", "img"}
 
 
 class Page(HTMLParser):
-    """What a page holds; raises where its elements do not nest."""
+    """Parses a page; raises an error if its elements are not properly nested."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Page(HTMLParser):
 
 
 def opposite(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Falls with the damage although it says that lower is better."""
+    """A metric that decreases with the distortion although it declares that lower is better."""
     return -(y - x).square().mean((1, 2, 3, 4))
 
 
@@ -389,7 +389,7 @@ def test_a_report_is_of_the_dataset_that_was_scored(
     folder: Path, scored: Evaluation, tmp_path: Path
 ) -> None:
     class Borrowed(MemoryDataset):
-        """Other arrays under a dataset's manifest."""
+        """A dataset with other arrays under the same manifest."""
 
         manifest, path = cfqa_data.load(folder).manifest, folder
 

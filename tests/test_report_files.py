@@ -74,7 +74,7 @@ def test_a_part_of_a_dataset_is_read_back(folder: Path, tmp_path: Path) -> None:
 
 
 def spoil(path: Path, out: Path, how: str) -> None:
-    """Write a file of scores that is not what it was."""
+    """Write a modified file of scores."""
     table = pq.read_table(path)
     facts = json.loads(table.schema.metadata[KEY])
     if how == "csv":

@@ -1,4 +1,4 @@
-"""Results that live: where scores come from, files that grow, results that are put together."""
+"""Stored results: provenance, files that are extended, and merged results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
-from memory_dataset import FoldedDataset, MemoryDataset, Stops, rows_of
+from memory_dataset import FoldedDataset, InterruptAfter, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
 
 from cfqa_data.errors import MetricError, MetricWarning
@@ -68,7 +68,7 @@ def test_what_goes_on_keeps_the_record_of_before(
     out, dates = tmp_path / "scores.parquet", (f"day {n}" for n in range(100, 1000))
     monkeypatch.setattr(account, "now", lambda: next(dates))
     with pytest.raises(KeyboardInterrupt):
-        evaluate(MemoryDataset(), ["mse"], out=out, batch=5, progress=Stops(119))
+        evaluate(MemoryDataset(), ["mse"], out=out, batch=5, progress=InterruptAfter(119))
     first = evaluate(MemoryDataset(), ["mse"], out=out, batch=5).provenance["mse"]
     assert first.date == "day 123"  # of the last of 24 batches: all were done
 
@@ -249,7 +249,7 @@ def changed(table: pa.Table, name: str, value: Any) -> pa.Table:
 
 
 def test_files_of_before_are_read(tmp_path: Path) -> None:
-    """As written when files kept neither labels nor where scores come from."""
+    """A file of an earlier version, without labels and provenance."""
     out, old = tmp_path / "scores.parquet", tmp_path / "old.parquet"
     result = evaluate(MemoryDataset(), ["mse"], out=out)
     table = pq.read_table(out)
@@ -296,7 +296,7 @@ class Rebuilt(FoldedDataset):
 
 
 def without_size(result: Evaluation) -> Evaluation:
-    """As an older file gives it."""
+    """An evaluation read from a file of an earlier version."""
     return replace(result, dataset_features=None)
 
 

@@ -18,7 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
-from memory_dataset import FoldedDataset, MemoryDataset, Stops
+from memory_dataset import FoldedDataset, InterruptAfter, MemoryDataset
 from mock_dataset import write_mock_dataset
 from test_evaluator_runs import among_others, late, mean_error, only_one
 
@@ -36,7 +36,7 @@ def test_an_interrupted_run_is_gone_on_from(tmp_path: Path, name: str) -> None:
     out, dataset = tmp_path / name, MemoryDataset()
     metrics = ["mse", mean_error]
     with pytest.raises(KeyboardInterrupt):
-        evaluate(dataset, metrics, out=out, batch=5, progress=Stops(50))
+        evaluate(dataset, metrics, out=out, batch=5, progress=InterruptAfter(50))
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.unfinished"]
     read = sum(type(key) is tuple for key in dataset.reads)
     fresh = MemoryDataset()
@@ -68,7 +68,7 @@ def test_labels_may_hold_texts_of_any_kind(tmp_path: Path, text: pa.DataType) ->
 
     out = tmp_path / "scores.parquet"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(Other(), ["mse"], out=out, batch=5, progress=Stops(50))
+        evaluate(Other(), ["mse"], out=out, batch=5, progress=InterruptAfter(50))
     fresh = Other()
     result = evaluate(fresh, ["mse"], out=out, batch=5)
     assert sum(type(key) is tuple for key in fresh.reads) <= len(fresh.versions) - 50
@@ -82,7 +82,7 @@ def unfinished(tmp_path: Path, metrics: Any, after: int = 50, **how: Any) -> Pat
     tmp_path.mkdir(exist_ok=True)
     out = tmp_path / "scores.parquet"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(MemoryDataset(), metrics, out=out, progress=Stops(after), **how)
+        evaluate(MemoryDataset(), metrics, out=out, progress=InterruptAfter(after), **how)
     return out
 
 
@@ -146,13 +146,13 @@ def test_scores_that_other_sources_decide_are_taken_up_with_the_same_ones_only(
     folder, out = write_mock_dataset(tmp_path / "cfqa"), tmp_path / "scores.parquet"
     metrics = ["mse", "gap_mean"]
     with pytest.raises(KeyboardInterrupt):  # trained on one codec
-        evaluate(folder, metrics, codec="x265", task="cls", out=out, progress=Stops(10))
+        evaluate(folder, metrics, codec="x265", task="cls", out=out, progress=InterruptAfter(10))
     result = evaluate(folder, metrics, task="cls", out=out)
     assert result.scores.equals(evaluate(folder, metrics, task="cls").scores)
 
 
 class MeanLabel:
-    """Gives the mean label of what it was trained on."""
+    """Returns the mean label of its training data."""
 
     def fit(self, training: Any, device: str) -> Any:
         mean = float(training.labels[training.target].to_numpy().mean())
@@ -163,7 +163,7 @@ def test_trained_scores_are_taken_up_for_the_same_label_only(tmp_path: Path) -> 
     out = tmp_path / "scores.parquet"
     for target, same in (("distortion", True), ("loss", False)):
         with pytest.raises(KeyboardInterrupt):
-            evaluate(FoldedDataset(), [MeanLabel()], out=out, progress=Stops(50))
+            evaluate(FoldedDataset(), [MeanLabel()], out=out, progress=InterruptAfter(50))
         fresh = FoldedDataset()
         result = evaluate(fresh, [MeanLabel()], target=target, out=out)  # type: ignore[arg-type]
         again = evaluate(FoldedDataset(), [MeanLabel()], target=target)  # type: ignore[arg-type]
@@ -181,7 +181,7 @@ def test_scores_are_taken_up_with_the_same_arrays_only(tmp_path: Path) -> None:
 def test_scores_are_taken_up_with_the_same_imports_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a metric's file imports decides its scores as well."""
+    """Modules that a metric's file imports are part of its fingerprint."""
     monkeypatch.syspath_prepend(tmp_path)
     own = "def far(x, y):\n    import runs_scale\n    return runs_scale.far(x, y)\n"
     (tmp_path / "runs_own.py").write_text(own)
@@ -253,7 +253,7 @@ def test_an_unfinished_file_of_another_dataset_or_none_is_refused(tmp_path: Path
 
 
 def changed_arrays() -> MemoryDataset:
-    """The same labels, but another codec made the features."""
+    """The same labels with features of another codec."""
     dataset = MemoryDataset()
     dataset.versions = {key: y + 1e-3 for key, y in dataset.versions.items()}
     return dataset

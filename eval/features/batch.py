@@ -119,12 +119,13 @@ def derived(function: Derives) -> Derives:
     return cached  # type: ignore[return-value]
 
 
-def by_rows(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
+def by_rows(function: Callable[..., Tensor], *batches: Tensor, share: int = 1) -> Tensor:
     """Apply a function of rows to a few rows at a time, so that its temporaries stay in cache.
 
     Args:
         function: Takes rows of each batch, (b or 1, rows, D), and returns float64 (b, rows).
         batches: (B or 1, N, C, T, D or 1); the last one has all items and columns.
+        share: How many times as much the function's temporaries take on a CPU as one of float32.
 
     Returns:
         float64 (B, N, C, T).
@@ -132,7 +133,7 @@ def by_rows(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
     whole = batches[-1]
     flat = [batch.flatten(1, 3) for batch in batches]
     items, tokens, channels = flat[-1].shape
-    room = CHUNK if whole.device.type == "cpu" else GPU_CHUNK
+    room = CHUNK // share if whole.device.type == "cpu" else GPU_CHUNK
     step = max(1, room // (items * channels))
     if step * 4 >= tokens:
         return function(*flat).reshape(whole.shape[:-1])

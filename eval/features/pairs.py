@@ -45,10 +45,10 @@ def square_gaps(x: Features, y: Features, sign: float = -1.0) -> Tensor:
         if told:
             return gaps
     # Neither batch is normalised: y is scaled to the length of x.
-    scale = sign * ratio(x.norms, y.norms)[..., None].to(y.values.dtype)
+    scale = ratio(x.norms, y.norms)[..., None].to(y.values.dtype)
 
     def length(a: Tensor, factor: Tensor, b: Tensor) -> Tensor:
-        return torch.linalg.vector_norm((b * factor).add_(a), dim=-1).double()
+        return torch.linalg.vector_norm(torch.addcmul(a, b, factor, value=sign), dim=-1).double()
 
     gaps = ratio(by_rows(length, x.values, scale, y.values), x.norms)
     return gaps.square().masked_fill((x.norms == 0) | (y.norms == 0), 2.0)

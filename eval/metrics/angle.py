@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from cfqa_data.eval.features.batch import Features, by_rows, root
+from cfqa_data.eval.features.batch import Features, by_rows, own, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.order import in_order
 from cfqa_data.eval.features.pairs import cosines, error_energies, ratio, square_gaps
@@ -55,10 +55,10 @@ def cosine_class(x: Features, y: Features) -> Tensor:
 def cosine_flat(x: Features, y: Features) -> Tensor:
     """Cosine of each slice taken as one vector of T * D numbers; 0 where one of the two is zero."""
     before, after = (root(z.norms.square().sum(-1)) for z in (x, y))
-    scale = -ratio(before, after)[..., None, None].to(y.values.dtype)
+    scale = ratio(before, after)[..., None, None].to(y.values.dtype)
 
     def length(a: Tensor, factor: Tensor, b: Tensor) -> Tensor:
-        return torch.linalg.vector_norm((b * factor).add_(a), dim=-1).double()
+        return torch.linalg.vector_norm(torch.addcmul(a, b, factor, value=-1.0), dim=-1).double()
 
     # Norms by token first: a float32 sum over a whole slice would lose digits.
     scales = scale.expand(*y.shape[:-1], 1)
@@ -93,13 +93,12 @@ def norm_error(x: Features, y: Features) -> Tensor:
 
     A token that is zero in the original scores 0 if it is zero in ``y`` too, and 1 otherwise.
     """
-    # |y| - |x| = (|y|^2 - |x|^2) / (|y| + |x|), where |y|^2 - |x|^2 = 2<x, e> + |e|^2.
+    # |y| - |x| = (|y|^2 - |x|^2) / (|y| + |x|), where |y|^2 - |x|^2 = <y - x, y + x>.
 
     def product(a: Tensor, b: Tensor) -> Tensor:
-        return (a * (b - a)).sum(-1).double()
+        return own(b - a).mul_(b + a).sum(-1).double()
 
-    products = by_rows(product, x.values, y.values)
-    growth = 2.0 * products + error_energies(x, y)
+    growth = by_rows(product, x.values, y.values)
     return ratio(ratio(growth.abs(), x.norms + y.norms), x.norms)
 
 
@@ -127,10 +126,10 @@ def pearson_token(x: Features, y: Features) -> Tensor:
 
     A token that does not vary over channels, in ``x`` or in ``y``, scores 0.
     """
-    scale = -ratio(x.stds, y.stds)[..., None].to(y.values.dtype)
+    scale = ratio(x.stds, y.stds)[..., None].to(y.values.dtype)
 
     def length(a: Tensor, factor: Tensor, b: Tensor) -> Tensor:
-        difference = (b * factor).add_(a)
+        difference = torch.addcmul(a, b, factor, value=-1.0)
         difference -= difference.mean(-1, keepdim=True)
         return torch.linalg.vector_norm(difference, dim=-1).double()
 

@@ -35,9 +35,9 @@ def kl_softmax(x: Features, y: Features) -> Tensor:
     p, of_p = _softmax(x)
 
     def divergence(p: Tensor, of_p: Tensor, values: Tensor) -> Tensor:
-        return of_p[..., 0] - torch.linalg.vecdot(p, _logarithms(values))
+        return of_p[..., 0] - own(_logarithms(values)).mul_(p).sum(-1)
 
-    return by_rows(divergence, p, of_p[..., None], y.values)
+    return by_rows(divergence, p, of_p[..., None], y.values, share=4)
 
 
 @metric(
@@ -52,14 +52,14 @@ def js_softmax(x: Features, y: Features) -> Tensor:
     def divergence(p: Tensor, of_p: Tensor, values: Tensor) -> Tensor:
         logarithms = _logarithms(values)
         q = logarithms.exp()
-        of_q = torch.linalg.vecdot(q, logarithms)
+        of_q = own(logarithms).mul_(q).sum(-1)
         both = own(q).add_(p)
         logarithm = both.clamp(min=torch.finfo(both.dtype).tiny).log_()  # 0 log 0 = 0
         # The negative entropy of the mean of both is <p + q, log(p + q)> / 2 - log 2.
-        twice = of_p[..., 0] + of_q - torch.linalg.vecdot(both, logarithm)
+        twice = of_p[..., 0] + of_q - own(logarithm).mul_(both).sum(-1)
         return math.log(2.0) + twice / 2.0
 
-    return by_rows(divergence, p, of_p[..., None], y.values)
+    return by_rows(divergence, p, of_p[..., None], y.values, share=4)
 
 
 @derived
@@ -159,6 +159,7 @@ def _deviations(z: Features) -> Tensor:
 
     def deviations(values: Tensor) -> Tensor:
         z = values - values[..., :1, :]
-        return root(token_mean((z - z.mean(-2, keepdim=True)).square()))[..., None, :]
+        z = own(z).sub_(z.mean(-2, keepdim=True))
+        return root(token_mean(own(z).square_()))[..., None, :]
 
     return by_slice(deviations, z.values)[..., 0, :]
