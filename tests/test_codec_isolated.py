@@ -1,4 +1,4 @@
-"""Codecs that decode in a child process: the same planes, and nothing that a child does harms."""
+"""Codecs that decode in a child process give the same planes, and a hostile child does no harm."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pids(codec: IsolatedCodec) -> list[int]:
 
 
 def lives(pid: int) -> bool:
-    """Whether there is such a process, also as a zombie."""
+    """Return whether a process exists, also as a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -83,7 +83,7 @@ def test_isolated_decoding_equals_direct(name: str) -> None:
 
 
 def name_of(message: str) -> str:
-    """What two messages about the same bytes have in common, as a pattern: their beginning."""
+    """Return a pattern of the beginning that two messages about the same bytes share."""
     return "".join("." if not letter.isalnum() else letter for letter in message[:30])
 
 
@@ -101,7 +101,7 @@ def test_streams_of_the_reference_encoders(name: str) -> None:
 
 
 def test_models_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths hold although the child, and later this process, works in another folder."""
+    """Paths stay valid although the child, and later this process, changes its folder."""
     for kind in (str, Path):
         monkeypatch.chdir(tmp_path)
         apart = IsolatedCodec("hostile", {"models": kind("below/x.safetensors")}, FACTORY)
@@ -145,7 +145,7 @@ ENDS = {
     "long words": "hostile: the decoder gave an invalid answer",
 }
 NEARLY = ("half", "smaller", "text", "noise")
-"""Ends that are nearly those of others."""
+"""Deeds that end like others; the suite leaves them out."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What happens around the scores: failures, selections, other folds' statistics, resuming."""
+"""Evaluations: failures, selections, statistics of other folds, resuming."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 
 class FoldedDataset(MemoryDataset):
-    """The same, with a fold per source."""
+    """A memory dataset with a fold per source."""
 
     def __init__(self, sources: int = 4, folds: int = 2) -> None:
         super().__init__(sources)
@@ -122,13 +122,13 @@ def test_what_nothing_can_score_is_not_read_to_the_end() -> None:
 
 
 def among_others(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The squared error in units of the batch's largest."""
+    """The squared error relative to the largest of the batch."""
     errors = (y - x).square().mean((1, 2, 3, 4))
     return errors / (errors.max() + 0.5)
 
 
 def to_the_first(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """How far a version is from the first of its batch."""
+    """The distance of a version from the first one of its batch."""
     return (y - y[0]).abs().mean((1, 2, 3, 4)) + (y - x).abs().mean((1, 2, 3, 4))
 
 
@@ -138,7 +138,7 @@ def only_one(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def late(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Depends on the batch on seg, and on cls where nobody looks, in each source's third batch."""
+    """Depends on the batch on seg, and on cls only in third batches, which are not checked."""
     errors = (y - x).square().mean((1, 2, 3, 4))
     return among_others(x, y) if x.shape[1] == 2 or errors.max() > 0.6 else errors
 
@@ -547,7 +547,7 @@ def test_scores_that_other_sources_decide_are_taken_up_with_the_same_ones_only(
 
 
 class MeanLabel:
-    """Gives the mean label of what it was trained on."""
+    """Returns the mean label of its training data."""
 
     def fit(self, training: Any, device: str) -> Any:
         mean = float(training.labels[training.target].to_numpy().mean())
@@ -576,7 +576,7 @@ def test_scores_are_taken_up_with_the_same_arrays_only(tmp_path: Path) -> None:
 def test_scores_are_taken_up_with_the_same_imports_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a metric's file imports decides its scores as well."""
+    """Modules that a metric's file imports are part of its fingerprint."""
     monkeypatch.syspath_prepend(tmp_path)
     own = "def far(x, y):\n    import runs_scale\n    return runs_scale.far(x, y)\n"
     (tmp_path / "runs_own.py").write_text(own)
@@ -648,7 +648,7 @@ def test_an_unfinished_file_of_another_dataset_or_none_is_refused(tmp_path: Path
 
 
 def changed_arrays() -> MemoryDataset:
-    """The same labels, but another codec made the features."""
+    """The same labels with features of another codec."""
     dataset = MemoryDataset()
     dataset.versions = {key: y + 1e-3 for key, y in dataset.versions.items()}
     return dataset

@@ -1,4 +1,4 @@
-"""Kinds of users' metrics: by file and options, for some tasks, of whole sources, without X."""
+"""User-defined metrics: by file, with options, for some tasks, of sources, without a reference."""
 
 from __future__ import annotations
 

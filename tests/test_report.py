@@ -1,4 +1,4 @@
-"""The page of an evaluation, and scores read back; in a browser, see `browser_report.py`."""
+"""The page of an evaluation, and stored scores; `browser_report.py` tests it in a browser."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ VOID = {"meta", "link", "input", "br", "img"}
 
 
 class Page(HTMLParser):
-    """What a page holds; raises where its elements do not nest."""
+    """Parses a page; raises an error if its elements are not properly nested."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Page(HTMLParser):
 
 
 def opposite(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Falls with the damage although it says that lower is better."""
+    """A metric that decreases with the distortion although it declares that lower is better."""
     return -(y - x).square().mean((1, 2, 3, 4))
 
 
@@ -392,7 +392,7 @@ def test_a_report_is_of_the_dataset_that_was_scored(
     folder: Path, scored: Evaluation, tmp_path: Path
 ) -> None:
     class Borrowed(MemoryDataset):
-        """Other arrays under a dataset's manifest."""
+        """A dataset with other arrays under the same manifest."""
 
         manifest, path = cfqa_data.load(folder).manifest, folder
 
@@ -682,7 +682,7 @@ def test_a_part_of_a_dataset_is_read_back(folder: Path, tmp_path: Path) -> None:
 
 
 def spoil(path: Path, out: Path, how: str) -> None:
-    """Write a file of scores that is not what it was."""
+    """Write a modified file of scores."""
     table = pq.read_table(path)
     facts = json.loads(table.schema.metadata[KEY])
     if how == "csv":

@@ -1,4 +1,4 @@
-"""Results that live: where scores come from, files that grow, results that are put together."""
+"""Stored results: provenance, files that are extended, and merged results."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def changed(table: pa.Table, name: str, value: Any) -> pa.Table:
 
 
 def test_files_of_before_are_read(tmp_path: Path) -> None:
-    """As written when files kept neither labels nor where scores come from."""
+    """A file of an earlier version, without labels and provenance."""
     out, old = tmp_path / "scores.parquet", tmp_path / "old.parquet"
     result = evaluate(MemoryDataset(), ["mse"], out=out)
     table = pq.read_table(out)
@@ -297,7 +297,7 @@ class Rebuilt(FoldedDataset):
 
 
 def without_size(result: Evaluation) -> Evaluation:
-    """As an older file gives it."""
+    """An evaluation read from a file of an earlier version."""
     return replace(result, dataset_features=None)
 
 
