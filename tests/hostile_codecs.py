@@ -1,4 +1,4 @@
-"""A codec that does what its bitstream says, as a decoder that was taken over would."""
+"""A codec that does what its bitstream says, like a compromised decoder."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FACTORY = f"{__name__}:make"
 
 
 def ramp(shape: tuple[int, int]) -> np.ndarray:
-    """Return what an honest decoding gives."""
+    """Return the plane of a correct decoding."""
     return (np.arange(shape[0] * shape[1]) % 1000).astype(np.uint16).reshape(shape)
 
 
 def make(name: str, **options: Any) -> HostileCodec:
-    """Make the codec, as `get_codec` makes others."""
+    """Create the codec, as `get_codec` creates others."""
     if options.get("start") == "hang":
         time.sleep(1000)
     if options.get("start") == "abort":
@@ -40,7 +40,7 @@ def make(name: str, **options: Any) -> HostileCodec:
 
 
 class HostileCodec(Codec):
-    """Obeys bitstreams."""
+    """A codec that performs the deed named by the bitstream."""
 
     dtype = np.dtype("<u2")
     peak = 1023
@@ -63,7 +63,7 @@ class HostileCodec(Codec):
 
 
 def _say(data: bytes) -> None:
-    """Write into everything that is open but the standard streams."""
+    """Write to all open descriptors except the standard streams."""
     for descriptor in range(3, 20):
         try:
             os.write(descriptor, data)
@@ -91,7 +91,7 @@ def _missing(_: object) -> None:
 
 
 DEEDS: dict[str, Callable[[Any], Any]] = {
-    # What nobody may do to the parent.
+    # Deeds that must not affect the parent.
     "abort": lambda _: os.abort(),
     "segfault": lambda _: ctypes.string_at(0),
     "exit": lambda _: os._exit(0),
@@ -99,7 +99,7 @@ DEEDS: dict[str, Callable[[Any], Any]] = {
     "spin": lambda _: [None for _ in iter(int, 1)],
     "eat": lambda _: np.ones(1 << 31, np.uint8),
     "raise": lambda _: {}["key"],
-    # What is no answer.
+    # Invalid responses.
     "smaller": lambda shape: ramp(shape)[1:],
     "wider": lambda shape: np.zeros(shape, np.uint32),
     "text": lambda _: "no plane",
@@ -108,17 +108,17 @@ DEEDS: dict[str, Callable[[Any], Any]] = {
     "huge": lambda _: _say(b"\0" + b"\xff" * 8 + b"x" * 100),
     "long words": lambda _: _say(b"\1" + (1 << 40).to_bytes(8, "little") + b"x" * 100),
     "half": lambda _: (_say(b"\0"), os._exit(0)),
-    # What can be said.
+    # Errors.
     "refuse": lambda _: _refuse("hostile: damaged"),
     "escape": lambda _: _refuse("hostile: \x1b[2J\n\0\u202e" + "x" * 10_000),
     "raw": lambda _: _say(b"\1" + (9).to_bytes(8, "little") + b"\x1b[2J\n\xff\0ab"),
     "missing": _missing,
     "environment": lambda _: _refuse(" ".join(sorted(os.environ))),
-    # What does no harm.
+    # Harmless deeds.
     "print": _print,
     "late": _late,
     "thread": lambda _: threading.Thread(target=int).start(),
-    # What needs the kernel's leave.
+    # Deeds that require permissions of the kernel.
     "fork": lambda _: os.fork() or os._exit(0),
     "run": lambda _: subprocess.run([sys.executable, "-c", ""]),
     "system": lambda _: ctypes.CDLL(None).system(b"true") == 0 or {}["not run"],
