@@ -1,4 +1,4 @@
-"""The built-in tasks, backbones and general sources pass the suites that outsiders' ones pass."""
+"""The built-in tasks, backbones and general sources pass the public conformance suites."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def small_backbone() -> DinoV2:
 
 @cache
 def two_scenes(task: type[Task]) -> tuple[list[Any], list[Any]]:
-    """Features with their truths, and inputs, of the first scenes that a task accepts."""
+    """Return features with their truths, and inputs, of the first scenes that a task accepts."""
     made = task(small_backbone(), WEIGHTS / f"head_{task.facts.name}.safetensors")
     cases: list[Any] = []
     accepted: list[Sample] = []
@@ -124,7 +124,7 @@ class TestDepth(LinearSuite):
 
 
 class Length(Task):
-    """How far the number of tokens is off: a task without a head or a loss."""
+    """A task without a head or a loss, whose score is the error of the number of tokens."""
 
     facts = TaskFacts("length", "length of a text", Score("error", lower_better=True))
 

@@ -1,4 +1,4 @@
-"""Rate-distortion curves and BD-rates, against an interpolation written out here."""
+"""Rate-distortion curves and BD-rates, against an interpolation implemented here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OTHER = np.array([[0.08, 0.25, 0.4, 1.5], [29.0, 34.5, 35.5, 38.0]])
 
 
 def slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Derivatives of the piecewise cubic: Fritsch and Butland's, Moler's at the ends."""
+    """Return the derivatives of the piecewise cubic: Fritsch and Butland's, Moler's at the ends."""
     h, d = np.diff(x), np.diff(y) / np.diff(x)
     inner = []
     for n in range(1, len(h)):
@@ -96,7 +96,7 @@ def test_points_are_pairs() -> None:
 
 
 class Rows:
-    """A dataset of labels: `half` needs half the bits of `anchor`, `short` has three levels."""
+    """Return a dataset: `half` needs half the bits of `anchor`, `short` has three levels."""
 
     def __init__(self, sources: int = 4) -> None:
         rows = []
@@ -138,7 +138,7 @@ def test_curves_average_over_sources_and_compare_with_the_anchor() -> None:
 
 
 def test_intervals_draw_whole_groups() -> None:
-    """Where the two sources of a group are the same, no resample of groups has another mean."""
+    """If the two sources of a group are equal, the mean of every resample of groups is the same."""
     rows = Rows(2)
     varied = np.array(rows.labels["bpfp"]) * np.where(np.arange(26) % 13 < 5, 1, 1.5)
     noisy = rows.labels.set_column(4, "bpfp", pa.array(varied * np.linspace(1, 2, 26)))

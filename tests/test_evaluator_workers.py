@@ -1,4 +1,4 @@
-"""Evaluations by several processes give the scores of one, whatever happens to the processes."""
+"""Evaluations by several processes give the scores of one process, even if workers are killed."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def error(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def among_others(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The squared error in units of the batch's largest, on one task."""
+    """The squared error relative to the largest of the batch, on one task."""
     errors = error(x, y)
     return errors / (errors.max() + 0.5) if x.shape[1] == 2 else errors
 
 
 def one_by_one(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The squared error, of one feature at a time where it is large."""
+    """The squared error, one feature at a time for large features."""
     errors = error(x, y)
     return errors if errors.max() < 0.5 else errors.mean().reshape(1)
 
@@ -53,7 +53,7 @@ def fails_late(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Of:
-    """Scores no source but some."""
+    """Returns scores for some sources only."""
 
     sums: list[float]
     name: str = "of_some"
@@ -78,7 +78,7 @@ def kills_on_two_layers(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 class Deadly(MemoryDataset):
-    """Of one source, the original cannot be read by a worker and live."""
+    """Reading the original of one source kills the worker."""
 
     deadly = "cls-1"
 

@@ -1,4 +1,4 @@
-"""Hypervector heads: keys, the fit, classes added without training, and what is of none."""
+"""Hypervector heads: keys, fitting, classes added without training, out-of-distribution inputs."""
 
 from __future__ import annotations
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from memory_dataset import CODECS, rows_of
-from test_metrics_trained import FoldedDataset
+from memory_dataset import CODECS, FoldedDataset, rows_of
 
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval import Evaluation, evaluate, read_evaluation

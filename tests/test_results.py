@@ -1,4 +1,4 @@
-"""Results that live: where scores come from, files that grow, results that are put together."""
+"""Stored results: provenance, files that are extended, and merged results."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
-from memory_dataset import MemoryDataset, rows_of
+from memory_dataset import FoldedDataset, InterruptAfter, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
-from test_evaluator_runs import FoldedDataset, InterruptAfter
 
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval import (
@@ -250,7 +249,7 @@ def changed(table: pa.Table, name: str, value: Any) -> pa.Table:
 
 
 def test_files_of_before_are_read(tmp_path: Path) -> None:
-    """As written when files kept neither labels nor where scores come from."""
+    """A file of an earlier version, without labels and provenance."""
     out, old = tmp_path / "scores.parquet", tmp_path / "old.parquet"
     result = evaluate(MemoryDataset(), ["mse"], out=out)
     table = pq.read_table(out)
@@ -297,7 +296,7 @@ class Rebuilt(FoldedDataset):
 
 
 def without_size(result: Evaluation) -> Evaluation:
-    """As an older file gives it."""
+    """An evaluation read from a file of an earlier version."""
     return replace(result, dataset_features=None)
 
 

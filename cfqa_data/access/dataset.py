@@ -112,7 +112,7 @@ class Dataset(Described, Sequence[FeaturePair]):
 
     @property
     def plugins(self) -> tuple[str | type, ...]:
-        """Codec classes given by the caller, as classes or `module:Class`."""
+        """Codec classes given by the caller, as classes or as names with their module."""
         return self._folder.plugins
 
     @property
