@@ -78,13 +78,7 @@ def _opens_file(key: str, text: str, names: Collection[str] | None) -> bool:
 
 
 def scalars(where: str, value: Any, skip: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
-    """Yield each scalar in nested tables and lists, with its dotted key.
-
-    Args:
-        where: Key of the value.
-        value: A table, a list or a scalar.
-        skip: Keys of tables that are left out.
-    """
+    """Yield each scalar in nested tables and lists with its dotted key, except below ``skip``."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if key not in skip:

@@ -78,9 +78,6 @@ class Jpeg(InputCodec):
             inputs: float32 (N, 3, H, W), N views of an image, normalised with ImageNet's
                 statistics.
             parameter: The JPEG quality, 1 to 100.
-
-        Raises:
-            CodecError: If the inputs are not such views, or are too large.
         """
         quality = int(self.check_parameter(parameter))
         values = np.asarray(inputs)
@@ -109,11 +106,7 @@ class Jpeg(InputCodec):
 
     @extras("build")
     def decode(self, bitstream: Bitstream) -> np.ndarray:
-        """Return the views, float32 (N, 3, H, W), normalised with ImageNet's statistics.
-
-        Raises:
-            CodecError: If the bytes are damaged, truncated, or not a JPEG file of this codec.
-        """
+        """Return the views, float32 (N, 3, H, W), normalised with ImageNet's statistics."""
         from PIL import Image
 
         data = check_bitstream(self.name, bitstream)
