@@ -1,5 +1,6 @@
-"""Codec options that name files. A manifest from an unknown source must not make a codec open
-files.
+"""Codec options that name files.
+
+A manifest from an unknown source must not make a codec open files.
 """
 
 from __future__ import annotations
@@ -61,9 +62,7 @@ def named_files(
 
 
 def _opens_file(key: str, text: str, names: Collection[str] | None) -> bool:
-    """Return whether an encoder may open a file for the option `key=text` in a colon-separated
-    line.
-    """
+    """Return whether an encoder may open a file for `key=text`, a colon-separated option."""
     for part in f"{key}={text}".split(":"):
         name, _, value = part.partition("=")
         normal = name.lower().replace("_", "-")

@@ -65,9 +65,7 @@ class Jpeg(InputCodec):
 
     @classmethod
     def grid(cls) -> tuple[float, ...]:
-        """Return the qualities of a calibration, denser at low qualities, where the error grows
-        faster.
-        """
+        """Return the qualities of a calibration, denser where the error grows faster."""
         return 95.0, 75.0, 50.0, 30.0, 20.0, 10.0, 5.0, 3.0, 1.0
 
     @extras("build")

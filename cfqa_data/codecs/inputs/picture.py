@@ -67,8 +67,7 @@ class Layout(NamedTuple):
 
 
 def merge_views(inputs: np.ndarray) -> tuple[np.ndarray, Layout] | None:
-    """Merge views (N, 3, H, W) into a picture, uint8 (rows, columns, 3), and return its layout,
-    too.
+    """Merge views (N, 3, H, W) into a picture, uint8 (rows, columns, 3); return its layout, too.
 
     Return None if a value is not that of an 8-bit pixel normalised with ImageNet's statistics.
     """
