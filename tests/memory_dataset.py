@@ -46,6 +46,15 @@ class MemoryDataset:
         return self.versions[source_id, codec, level]
 
 
+class FoldedDataset(MemoryDataset):
+    """A memory dataset with a fold per source."""
+
+    def __init__(self, sources: int = 4, folds: int = 2) -> None:
+        super().__init__(sources)
+        numbers = [int(name.split("-")[1]) % folds for name in self.labels["source_id"].to_pylist()]
+        self.labels = self.labels.append_column("fold", pa.array(numbers))
+
+
 class InterruptAfter:
     """A progress listener that raises KeyboardInterrupt after some features."""
 

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 from cases import each
-from memory_dataset import InterruptAfter, MemoryDataset, rows_of
+from memory_dataset import FoldedDataset, InterruptAfter, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
-from test_metrics_trained import FoldedDataset
 
 from cfqa_data.cli import main
 from cfqa_data.errors import MetricError, MetricWarning

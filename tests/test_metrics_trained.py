@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 from cases import release
-from memory_dataset import CODECS, LEVELS, InterruptAfter, MemoryDataset, rows_of
+from memory_dataset import CODECS, LEVELS, FoldedDataset, InterruptAfter, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
 from test_evaluator import Recorder
 
@@ -25,15 +25,6 @@ from cfqa_data.loaders.torch import Pairs, data_loader
 KEYS = ("source_id", "codec", "level")
 
 pytestmark = pytest.mark.usefixtures("quick_statistics")
-
-
-class FoldedDataset(MemoryDataset):
-    """Four sources per task, in folds 0, 1, 0, 1."""
-
-    def __init__(self, folds: int = 2) -> None:
-        super().__init__(4)
-        numbers = [int(name.split("-")[1]) % folds for name in self.labels["source_id"].to_pylist()]
-        self.labels = self.labels.append_column("fold", pa.array(numbers))
 
 
 class MeanLabel:

@@ -17,9 +17,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
-from memory_dataset import MemoryDataset, rows_of
+from memory_dataset import FoldedDataset, InterruptAfter, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
-from test_evaluator_runs import FoldedDataset, InterruptAfter
 
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval import (

@@ -12,9 +12,9 @@ import numpy as np
 import official_compressai as official
 import pytest
 import torch
+from memory_dataset import FoldedDataset
 from metric_samples import TRAINED, pair, ready
 from pipeline_toy import DIM, HEADS, write_networks
-from test_metrics_trained import FoldedDataset
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
