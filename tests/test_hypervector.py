@@ -30,7 +30,7 @@ def feature(label: int, seed: int) -> np.ndarray:
 
 
 class Head(HypervectorHead):
-    """One without a norm, so that what it takes is known."""
+    """A backbone without a norm, so that its outputs are known."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)

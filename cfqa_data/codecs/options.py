@@ -1,5 +1,6 @@
-"""Codec options that name files. A manifest from an unknown source must not make a codec open
-files.
+"""Codec options that name files.
+
+A manifest from an unknown source must not make a codec open files.
 """
 
 from __future__ import annotations
@@ -61,9 +62,7 @@ def named_files(
 
 
 def _opens_file(key: str, text: str, names: Collection[str] | None) -> bool:
-    """Return whether an encoder may open a file for the option `key=text` in a colon-separated
-    line.
-    """
+    """Return whether an encoder may open a file for `key=text`, a colon-separated option."""
     for part in f"{key}={text}".split(":"):
         name, _, value = part.partition("=")
         normal = name.lower().replace("_", "-")
@@ -78,13 +77,7 @@ def _opens_file(key: str, text: str, names: Collection[str] | None) -> bool:
 
 
 def scalars(where: str, value: Any, skip: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
-    """Yield each scalar in nested tables and lists, with its dotted key.
-
-    Args:
-        where: Key of the value.
-        value: A table, a list or a scalar.
-        skip: Keys of tables that are left out.
-    """
+    """Yield each scalar in nested tables and lists with its dotted key, except below ``skip``."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if key not in skip:

@@ -26,10 +26,7 @@ __all__ = ["MetricSuite", "feature_pair", "made_statistics", "transformed"]
 def feature_pair(
     shape: tuple[int, ...], seed: int = 0, noise: float = 0.3, batch: int = 3
 ) -> tuple[Tensor, Tensor]:
-    """Return a batch of originals of a shape (N, C, T, D) and a noisy version, float32.
-
-    The originals have an offset and channels of different variances.
-    """
+    """Return float32 originals with an offset and unequal channels, and noisy versions of them."""
     rng = np.random.default_rng(seed)
     full = (batch, *shape)
     x = rng.normal(size=full) * rng.uniform(0.1, 3, size=full[-1:]) + rng.normal(size=full[-1:])
