@@ -146,14 +146,17 @@ def measure(given: argparse.Namespace) -> Iterator[Result]:
         official, hub = Path(scratch) / "vitg14.pth", Path(scratch) / "hub"
         hub.mkdir()
         write_official(official, depth)
-        yield from of_layout("official layout", official, tasks, given.precision)
-        write_hub(hub, official)
-        official.unlink()
-        yield from of_layout("Hub layout", hub, tasks, given.precision)
+        if given.layout != "hub":
+            yield from of_layout("official layout", official, tasks, given.precision)
+        if given.layout != "official":
+            write_hub(hub, official)
+            official.unlink()
+            yield from of_layout("Hub layout", hub, tasks, given.precision)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="where 10 GB are free (default: temporary)")
+    parser.add_argument("--layout", choices=("official", "hub"), help="default: both")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--depth", type=int, default=40, help="blocks (default 40, ViT-g)")
 

@@ -133,6 +133,8 @@ def measure(given: argparse.Namespace) -> Iterator[Result]:
     known = {(s.codec, s.rows, s.cols, s.qp): s.sha256 for s in recorded_streams()}
     rows: list[dict[str, Any]] = []
     for software in (HM, VTM):
+        if given.only not in (None, software.software):
+            continue
         missing = absent(software)
         if missing:
             names = [name for name in FIGURES if name.startswith(software.software + ":")]
@@ -155,7 +157,7 @@ def measure(given: argparse.Namespace) -> Iterator[Result]:
         yield figure(
             f"{software.software}: pictures that differ from the reference decoder's", wrong
         )
-    if given.record:
+    if given.record and given.only is None:
         record([row for row in rows if (row["rows"], row["cols"], row["qp"]) not in LARGE])
 
 
@@ -170,6 +172,7 @@ def absent(software: type[ReferenceCodec]) -> str:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", choices=("HM", "VTM"), help="default: both")
     parser.add_argument("--record", action="store_true", help="write the tests' fixture")
 
 

@@ -39,7 +39,9 @@ class Recorder:
         self.items: list[tuple[float, float, float]] = []
         self._stages: dict[int, tuple[Any, Any]] = {}
 
-    def run(self, stage: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    def run(
+        self, stage: Callable[[Any], Any], items: Sequence[Any], split: object = None
+    ) -> Iterator[tuple[Any, Any]]:
         for item in items:
             of_item = stage(item)
             if id(of_item) not in self._stages:  # once for many items

@@ -11,23 +11,7 @@ from pathlib import Path
 
 from cfqa_data.errors import CfqaError
 
-__all__ = ["absolute_path", "absolute_program", "exists", "expanded", "is_file", "real_path"]
-
-
-def is_file(path: Path) -> bool:
-    """Return whether a path is an existing file; False for an invalid file name."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def exists(path: Path) -> bool:
-    """Return whether a path is an existing file or folder; False for an invalid file name."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
+__all__ = ["absolute_path", "absolute_program", "expanded", "real_path"]
 
 
 def expanded(path: str | Path) -> Path:

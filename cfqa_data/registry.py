@@ -115,9 +115,9 @@ class Registry:
             if name in self.builtin:
                 return RegistryEntry(name, resolve_name(self.builtin[name]), PACKAGE)
             for plugin in as_plugins(plugins):
-                found = self._plugin(plugin)
-                if own_name(found.target) == name and self._fits(found.target):
-                    return self._checked(replace(found, name=name, given=True))
+                candidate = self._plugin(plugin)
+                if own_name(candidate.target) == name and self._fits(candidate.target):
+                    return self._checked(replace(candidate, name=name, given=True))
             if (entry := self._installed().get(name)) is not None:
                 dist = (entry.dist.name, entry.dist.version) if entry.dist else (entry.module, "")
                 return self._checked(self._load(name, entry.value, *dist))
@@ -157,15 +157,15 @@ class Registry:
     def _is_candidate(self, target: Any) -> bool:
         return isinstance(target, type) and self._fits(target) and not inspect.isabstract(target)
 
-    def _checked(self, found: RegistryEntry) -> RegistryEntry:
-        if not self._fits(found.target):
+    def _checked(self, entry: RegistryEntry) -> RegistryEntry:
+        if not self._fits(entry.target):
             required = " or ".join(kind.__name__ for kind in self.contract) or "class"
-            raise self.error(f"{self.kind} {found.name!r}: {found.target!r} is not a {required}")
-        check_declared(found.target, f"{self.kind} {found.name!r}", self.error)
-        bases = filter(self._fits, found.target.__mro__) if self.contract else [found.target]
+            raise self.error(f"{self.kind} {entry.name!r}: {entry.target!r} is not a {required}")
+        check_declared(entry.target, f"{self.kind} {entry.name!r}", self.error)
+        bases = filter(self._fits, entry.target.__mro__) if self.contract else [entry.target]
         _USER_MODULES.update(base.__module__.partition(".")[0] for base in bases)
         _USER_MODULES.discard("cfqa_data")
-        return found
+        return entry
 
     def _installed(self) -> Mapping[str, metadata.EntryPoint]:
         return {entry.name: entry for entry in entry_points(self.group)}

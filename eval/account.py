@@ -244,8 +244,8 @@ def _portable(cause: BaseException | None) -> BaseException | None:
     if cause is None:
         return None
     try:
-        found = pickle.loads(pickle.dumps(cause))
+        portable = pickle.loads(pickle.dumps(cause))
     except Exception:  # an exception of a user may hold objects that cannot be pickled
-        found = RuntimeError(error_line(cause))
-    found.add_note("in a worker:\n" + "".join(traceback.format_tb(cause.__traceback__)))
-    return found
+        portable = RuntimeError(error_line(cause))
+    portable.add_note("in a worker:\n" + "".join(traceback.format_tb(cause.__traceback__)))
+    return portable

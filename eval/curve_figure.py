@@ -26,7 +26,7 @@ MAX_LINE = 26
 
 @extras("build")
 def draw_curves(
-    found: Curves,
+    curves: Curves,
     path: Path,
     tasks: Mapping[str, TaskFacts] | None = None,
     suffix: str | None = None,
@@ -34,7 +34,7 @@ def draw_curves(
     """Plot curves into a file, one row of panels per task and one column per quality.
 
     Args:
-        found: The curves.
+        curves: The curves.
         path: File to write.
         tasks: Facts of the tasks by name, for the titles.
         suffix: File format: ``.svg``, ``.pdf`` or ``.png``; by default the suffix of ``path``.
@@ -42,7 +42,7 @@ def draw_curves(
     import matplotlib
     from matplotlib.figure import Figure
 
-    rows = found.points.to_pylist()
+    rows = curves.points.to_pylist()
     names, qualities, codecs = (
         list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "quality", "codec")
     )

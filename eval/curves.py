@@ -264,14 +264,14 @@ def _columns(
         qualities = [qualities]
     if qualities is None:
         qualities = [n for n in ("score", "loss") if n in own] or known[:1]
-    found = {}
+    result = {}
     for name in qualities:
         if name not in known:
             more = "" if evaluation else "; for any other metric, give its scores"
             raise MetricError(unknown_name("quality", name, known) + more)
         column = labels[name] if name in own else _scores(labels, evaluation, name)
-        found[name] = column.to_numpy(zero_copy_only=False).astype(float)
-    return found
+        result[name] = column.to_numpy(zero_copy_only=False).astype(float)
+    return result
 
 
 def _scores(labels: pa.Table, evaluation: Any, metric: str) -> Any:
@@ -282,7 +282,11 @@ def _scores(labels: pa.Table, evaluation: Any, metric: str) -> Any:
 
 
 def _lower_better(quality: str, facts: TaskFacts, evaluation: Evaluation | None) -> bool | None:
-    """Return whether a lower value of a quality is better; None if unknown or not applicable."""
+    """Return whether a lower value of a quality is better; None if the task does not have it.
+
+    Raises:
+        MetricError: If the direction of a metric is not declared.
+    """
     if quality == "score":
         return bool(facts.score.lower_better)
     if quality == "loss":
@@ -292,7 +296,12 @@ def _lower_better(quality: str, facts: TaskFacts, evaluation: Evaluation | None)
     if quality in BASELINES:
         return BASELINES[quality]
     assert evaluation is not None
-    return next(m.lower_better for m in evaluation.metrics if m.name == quality)
+    lower = next(m.lower_better for m in evaluation.metrics if m.name == quality)
+    if lower is None:
+        raise MetricError(
+            f"metric {quality!r} cannot be plotted: whether lower is better is not declared"
+        )
+    return lower
 
 
 def _bd_rate_row(
@@ -305,21 +314,21 @@ def _bd_rate_row(
         other: Rates and values of the other codec.
         sign: 1 if higher values are better, else -1.
     """
-    found = np.full(anchor[0].shape[1], np.nan)
+    bd_rates = np.full(anchor[0].shape[1], np.nan)
     row: dict[str, Any] = {"note": None}
-    for n in range(len(found)):
+    for n in range(len(bd_rates)):
         try:
             fronts = [_pareto_front(x[:, n], sign * y[:, n]) for x, y in (anchor, other)]
             if n == 0:
                 row |= {"anchor_points": len(fronts[0][0]), "points": len(fronts[1][0])}
                 worst, best = _common_range(fronts[0][1], fronts[1][1])
                 row |= {"from": sign * worst, "to": sign * best}
-            found[n] = _bd_rate(*fronts)
+            bd_rates[n] = _bd_rate(*fronts)
         except MetricError as error:
             if n == 0:
                 return row | {"note": str(error)}
-    low, high = (float(end) for end in interval(found))
-    return row | {"bd_rate": float(found[0]), "low": _finite(low), "high": _finite(high)}
+    low, high = (float(end) for end in interval(bd_rates))
+    return row | {"bd_rate": float(bd_rates[0]), "low": _finite(low), "high": _finite(high)}
 
 
 def _table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:

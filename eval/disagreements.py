@@ -114,15 +114,15 @@ def find_disagreements(
 
     (scores, sign), (others, other_sign) = series(metric), series(against)
     tasks, sources = (np.array(labels[name].to_pylist(), object) for name in ("task", "source_id"))
-    found = []
+    items = []
     for task in dict.fromkeys(tasks.tolist()):
         rows = np.flatnonzero(tasks == task)
         oriented = sign * scores[rows], other_sign * others[rows]
         for index, *percentiles in largest_gaps(*oriented, sources[rows], count):
             row = int(rows[index])
-            found.append((row, float(scores[row]), float(others[row]), *percentiles))
-    found = sorted(found, key=lambda item: -abs(item[3] - item[4]))[:count]
-    table = labels.select(list(COLUMNS[:4])).take(pa.array([row for row, *_ in found], pa.int64()))
+            items.append((row, float(scores[row]), float(others[row]), *percentiles))
+    items = sorted(items, key=lambda item: -abs(item[3] - item[4]))[:count]
+    table = labels.select(list(COLUMNS[:4])).take(pa.array([row for row, *_ in items], pa.int64()))
     for field, name in enumerate(COLUMNS[4:], 1):
-        table = table.append_column(name, pa.array([item[field] for item in found], pa.float64()))
+        table = table.append_column(name, pa.array([item[field] for item in items], pa.float64()))
     return Disagreements(table, metric, evaluation.target if against is None else against)

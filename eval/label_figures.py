@@ -51,17 +51,17 @@ def ceilings(labels: pa.Table) -> dict[str, dict[str, float | None]]:
         with constant distortion are left out, a constant loss counts as 0), and ``pooled``, the
         SROCC of all points. Both are None if there is no loss or no distortion varies.
     """
-    found: dict[str, dict[str, float | None]] = {}
+    result: dict[str, dict[str, float | None]] = {}
     for grid in read_grids(labels):
         distortion, loss = (_column(labels, name, grid) for name in ("distortion", "loss"))
         varying = ~constant_rows(distortion)
         if np.isnan(loss).any() or not varying.any():
-            found[grid.task] = {"source": None, "pooled": None}
+            result[grid.task] = {"source": None, "pooled": None}
             continue
         mean = np.nan_to_num(spearman(loss[varying], distortion[varying])).mean()
         pooled = np.nan_to_num(spearman(loss.reshape(1, -1), distortion.reshape(1, -1)))[0]
-        found[grid.task] = {"source": float(mean), "pooled": float(pooled)}
-    return found
+        result[grid.task] = {"source": float(mean), "pooled": float(pooled)}
+    return result
 
 
 def _column(labels: pa.Table, name: str, grid: Grid) -> np.ndarray:

@@ -54,18 +54,18 @@ class OriginalStatistics:
         Raises:
             MetricError: If the task does not have one of them.
         """
-        found = {}
+        result = {}
         for name in names:
             if name == "value_range":
-                found[name] = _value_range(self._dataset, task).to(self._device)
+                result[name] = _value_range(self._dataset, task).to(self._device)
             elif (task, fold) in self._moments:
-                found[name] = self._moments[task, fold][name]
+                result[name] = self._moments[task, fold][name]
             else:
                 why = "all sources are in one"
                 if "fold" not in self._dataset.labels.column_names:
                     why = "the labels have no column 'fold': no folds to hold out"
                 raise MetricError(f"{task}: {name} is taken from other folds, but {why}")
-        return found
+        return result
 
 
 def _held_out(dataset: FeatureSource) -> dict[str, dict[int, list[str]]]:

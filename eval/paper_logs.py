@@ -295,7 +295,7 @@ def paper_logs_text(figures: Sequence[PaperFigure]) -> str:
 
 def _figures(codec: str, task: str, series: list[list[LogLine]]) -> list[PaperFigure]:
     """Return the figures of the three metrics; each item of ``series`` is the lines of a source."""
-    found = np.full((2, len(METRICS), len(series)), np.nan)
+    correlations = np.full((2, len(METRICS), len(series)), np.nan)
     constant = np.zeros(len(series), bool)
     for column, lines in enumerate(series):
         # Fields 1 to 4 of a LogLine are the score and `METRICS`.
@@ -304,7 +304,7 @@ def _figures(codec: str, task: str, series: list[list[LogLine]]) -> list[PaperFi
         for row, printed in enumerate(values):
             if np.isfinite(printed).all() and np.isfinite(score).all():
                 pair = printed[None], score[None]
-                found[:, row, column] = pearson(*pair)[0], spearman(*pair)[0]
+                correlations[:, row, column] = pearson(*pair)[0], spearman(*pair)[0]
     counts = [len(lines) for lines in series]
     return [
         PaperFigure(
@@ -320,7 +320,7 @@ def _figures(codec: str, task: str, series: list[list[LogLine]]) -> list[PaperFi
             fewest=min(counts),
             most=max(counts),
         )
-        for name, plcc, srocc in zip(METRICS, *found, strict=True)
+        for name, plcc, srocc in zip(METRICS, *correlations, strict=True)
     ]
 
 

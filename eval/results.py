@@ -274,8 +274,8 @@ class Evaluation(Described):
     def make_tables(self, *names: str) -> None:
         """Compute several tables together, which takes less time than one by one."""
         if missing := [name for name in names if name not in self._tables]:
-            made = self.statistics(tables=missing)
-            self._tables.update((name, getattr(made, name)) for name in missing)
+            computed = self.statistics(tables=missing)
+            self._tables.update((name, getattr(computed, name)) for name in missing)
 
     def _summary(self, rows: bool) -> Summary:
         metrics = counted(len(self.metrics), "metrics")

@@ -154,5 +154,6 @@ def provenance_of(facts: Mapping[str, Any], name: str) -> Provenance:
     """Return the provenance of a metric's scores that the facts of a file contain."""
     if "provenance" in facts:
         return Provenance.from_dict(facts["provenance"].get(name, {}))
-    found = {key: facts.get("settings", {}).get(key) for key in ("device", "precision", "arrays")}
-    return Provenance.from_dict({**found, "fingerprint": facts.get("code", {}).get(name)})
+    settings = facts.get("settings", {})
+    known = {key: settings.get(key) for key in ("device", "precision", "arrays")}
+    return Provenance.from_dict({**known, "fingerprint": facts.get("code", {}).get(name)})

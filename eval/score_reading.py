@@ -89,14 +89,14 @@ def read_file(path: str | Path, dataset: FeatureSource | None = None) -> Evaluat
         MetricError: If the file is not a complete score file, or is of another dataset.
     """
     path = absolute_path(path)
-    found = read_scores(path, 0 if dataset is None else dataset.labels.num_rows)
+    evaluation = read_scores(path, 0 if dataset is None else dataset.labels.num_rows)
     if dataset is not None:
-        return bind(found, dataset, str(path))
-    if found.target not in found.labels.column_names:
+        return bind(evaluation, dataset, str(path))
+    if evaluation.target not in evaluation.labels.column_names:
         raise MetricError(
             f"{path}: written by an older version, without labels; name the dataset too"
         )
-    return found
+    return evaluation
 
 
 def bind(evaluation: Evaluation, dataset: FeatureSource, name: str) -> Evaluation:

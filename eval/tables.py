@@ -121,7 +121,7 @@ def latex_text(cells: Cells, bold: Set[tuple[int, int]] = NO_CELLS) -> str:
         return " & ".join(texts) + " \\\\"
 
     def safe(text: str) -> str:
-        text = re.sub(r"[\\~^&%$#_{}]", lambda found: LATEX[found[0]], text)
+        text = re.sub(r"[\\~^&%$#_{}]", lambda match: LATEX[match[0]], text)
         return re.sub(r"^-(?=\d)", "$-$", text)
 
     lines = [line(number, row) for number, row in enumerate(cells)]

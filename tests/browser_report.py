@@ -65,14 +65,14 @@ class Browser:
                 return answer["result"]
 
     def open(self, path: Path) -> None:
-        """Open a file, and wait until it is there."""
+        """Open a file, and wait until it is loaded."""
         self.events.clear()
         self.call("Page.navigate", url=path.resolve().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self._next()
 
     def run(self, code: str) -> Any:
-        """Return what a JavaScript expression gives."""
+        """Return the value of a JavaScript expression."""
         found = self.call("Runtime.evaluate", expression=code, returnByValue=True)
         if "exceptionDetails" in found:
             raise SystemExit(f"{code}: {found['exceptionDetails']}")
@@ -89,12 +89,12 @@ class Browser:
         )
 
     def media(self, media: str = "", scheme: str = "light") -> None:
-        """Set what style sheets ask for: the medium and the scheme of colours."""
+        """Set the medium and the colour scheme of style sheets."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", media=media, features=features)
 
     def picture(self, path: Path, clip: dict[str, float] | None = None) -> None:
-        """Save what the whole page, or a part of it, looks like."""
+        """Save a picture of the page, or of a part of it."""
         more = {"clip": {**clip, "scale": 1}} if clip else {}
         found = self.call(
             "Page.captureScreenshot", format="png", captureBeyondViewport=True, **more
@@ -102,7 +102,7 @@ class Browser:
         path.write_bytes(base64.b64decode(found["data"]))
 
     def close(self) -> None:
-        """End the browser."""
+        """Close the browser."""
         self.call("Browser.close")
         self._process.wait(30)
 
@@ -120,14 +120,14 @@ class Browser:
 
 
 def check(truth: object, what: str) -> None:
-    """Say what was looked at, and stop if it is not so."""
+    """Print a check, and exit if it fails."""
     print(f"{'ok' if truth else 'WRONG':<6}{what}")
     if not truth:
         raise SystemExit(1)
 
 
 def use(browser: Browser) -> None:
-    """Do on the open page what a reader does."""
+    """Use the open report like a reader."""
     rows = "[...document.querySelectorAll('.rank-source tbody tr:not([data-fixed])')]"
     column = f"{rows}.map(r => r.cells[3].dataset.key)"
     ranked = browser.run(
@@ -190,7 +190,7 @@ def use(browser: Browser) -> None:
 
 
 def use_gallery(browser: Browser) -> None:
-    """Do on the open gallery what a reader does."""
+    """Use the open gallery like a reader."""
     told = "document.getElementById('told').textContent"
     shown = "document.querySelector('[data-slot=\"errors\"] img').src"
     browser.run(
@@ -214,7 +214,7 @@ def use_gallery(browser: Browser) -> None:
 
 
 def use_board(browser: Browser) -> None:
-    """Do on the open leaderboard what a reader does."""
+    """Use the open leaderboard like a reader."""
     column = "[...document.querySelectorAll('#board-1 tbody tr')].map(r => r.cells[2].dataset.key)"
     button = "document.querySelector('#board-1 th[data-column=\"2\"] button')"
     for order in ("descending", "ascending"):

@@ -1,4 +1,4 @@
-"""Cases of a test: many quick ones in one test, and those that only a release tries."""
+"""Helpers for parametrised tests: many quick cases in one test, and cases for releases only."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["each", "release"]
 
 
 def each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Any], Any]:
-    """Run a test for every case, as `pytest.mark.parametrize` does, but as one test.
+    """Run a test for every case like `pytest.mark.parametrize`, but as a single test.
 
-    All cases are run, those that fail are told together, each with its values. Fixtures are made
-    once, so that a test which changes what it is given must not use this.
+    All cases run, and failures are reported together with the values of their cases. Fixtures are
+    created once for all cases, so the test must not modify them.
 
     Args:
-        names: of the parameters that a case gives.
-        cases: their values.
+        names: Names of the parameters of a case.
+        cases: Values of the parameters.
     """
     wanted = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
     rows = [dict(zip(wanted, case if len(wanted) > 1 else [case], strict=True)) for case in cases]
@@ -50,5 +50,5 @@ def each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Any], 
 
 
 def release(*values: Any) -> list[Any]:
-    """Return values of a parameter that are tried before a release only."""
+    """Return parameter values that are tested only before a release."""
     return [pytest.param(value, marks=pytest.mark.release) for value in values]

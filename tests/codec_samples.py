@@ -1,4 +1,4 @@
-"""Planes for the codecs' tests: features in little, and what features never look like."""
+"""Planes for tests of codecs: small feature planes, and extreme ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["extreme_planes", "feature_plane", "ideal_bits", "mse"]
 
 
 def extreme_planes(rows: int, cols: int, peak: int) -> dict[str, np.ndarray]:
-    """Planes far from any feature, by name."""
+    """Return planes that are unlike those of features, by name."""
     generator = np.random.default_rng(3)
     dtype = np.uint8 if peak < 256 else np.uint16
     planes = {
@@ -25,12 +25,12 @@ def extreme_planes(rows: int, cols: int, peak: int) -> dict[str, np.ndarray]:
 
 
 def mse(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean squared difference of two planes of codes."""
+    """Return the mean squared difference of two planes of codes."""
     return float(np.square(a.astype(float) - b.astype(float)).mean())
 
 
 def ideal_bits(coder: TableCoder, values: np.ndarray, indexes: np.ndarray) -> float:
-    """The code length that tables promise for integers, escapes included."""
+    """Return the code length in bits of integers under the tables, with escapes."""
     total = 0.0
     for index in np.unique(indexes):
         counts, first = coder.tables.table(int(index))

@@ -1,4 +1,4 @@
-"""What holds for every test: nothing is noted in anybody's home, and what makes the suite quick."""
+"""Settings for all tests: a temporary user cache, and options that make the suite fast."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from hypothesis import settings
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30
 
-# xdist's workers share the processors, so that each has one thread of the libraries that read this
-# when they are loaded; what a test starts has it from there.
+# Workers of xdist share the cores, so each uses one thread in libraries that read these variables
+# when they are loaded. Child processes inherit the variables.
 if "PYTEST_XDIST_WORKER" in os.environ:
     for name in THREADS:
         os.environ.setdefault(name, "1")
 
-# What a test starts imports the package once it is compiled, and not from its source each time.
+# Child processes of tests import compiled modules instead of compiling the source each time.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# A sync costs nothing in memory. What `tmp_path` and the like give is there, if there is room.
+# Put temporary folders such as `tmp_path` into memory, where a sync is free, if there is space.
 if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
-# As cfqa_data/processes/executor.py does for its workers: else the kernel clears the same pages
-# again and again. Read when a process starts, which xdist's workers do after this.
+# As in cfqa_data/processes/executor.py: keep freed memory, so that the kernel does not clear the
+# same pages repeatedly. Only processes started later, such as xdist's workers, read them.
 for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
     os.environ.setdefault(name, str(64 << 20))
 
 
-# Fewer examples of what Hypothesis draws, and no limit of time, which a busy machine exceeds;
-# `.ci/release` has many.
+# Hypothesis draws few examples in the suite and many in `.ci/release`; without a deadline, which a
+# busy machine would exceed.
 settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.register_profile("quick", max_examples=40, deadline=None)
 settings.load_profile("quick")
 
 
 def pytest_collection_finish() -> None:
-    """Collections come less often, and leave out what the libraries made when imported."""
+    """Collect garbage less often, and exclude the objects created by imports."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
@@ -52,7 +52,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def short_collections() -> Iterator[None]:
-    """Let collections, which some tests ask for, pass over what the tests of other files left."""
+    """Exclude objects left by the tests of a file from later garbage collections."""
     yield
     gc.collect()
     gc.freeze()
@@ -60,7 +60,7 @@ def short_collections() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep where a test's datasets were built from in a folder of the run."""
+    """Use a temporary folder as the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -68,7 +68,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def quick_statistics() -> Iterator[None]:
-    """Fit no curve for PLCC, and draw few resamples: evaluations take much less without."""
+    """Make evaluations fast: fit no curve for PLCC, and draw few bootstrap resamples."""
     from cfqa_data.eval import results
     from cfqa_data.eval.statistics import mapping
 

@@ -1,7 +1,7 @@
-"""A torch device of its own in CPU memory, which counts what a GPU would have to do.
+"""A torch device in CPU memory that counts the operations of a GPU.
 
-Its tensors hold CPU tensors and every operation runs on those, so that values are the CPU's to the
-last bit. Tensors of two devices do not mix. Importing it registers the device for the process.
+Its tensors wrap CPU tensors and every operation runs on those, so that results equal the CPU's bit
+for bit. Tensors of different devices cannot be combined. Importing the module registers the device.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ __all__ = ["DEVICE", "count", "uploads"]
 DEVICE = "counted"
 
 count: Counter[str] = Counter()
-"""``operations``; ``back``, transfers to the CPU; ``waits``, of the CPU for a value or a size,
-transfers included; ``checks``, of decompositions that wait for whether they succeeded."""
+"""Counts of ``operations``; ``back``: transfers to the CPU; ``waits``: synchronisations, including
+transfers; ``checks``: decompositions that synchronise to check their success."""
 
 uploads: list[torch.Tensor] = []
-"""What was copied to the device."""
+"""Tensors that were copied to the device."""
 
 aten = torch.ops.aten
 WAIT = {
@@ -40,25 +40,25 @@ class CountedTensor(torch.Tensor):
     """A tensor of the device.
 
     Attributes:
-        held: The CPU tensor with its values.
+        inner: The CPU tensor with its values.
     """
 
-    held: torch.Tensor
+    inner: torch.Tensor
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor) -> CountedTensor:
-        made: CountedTensor = torch.Tensor._make_wrapper_subclass(
+    def __new__(cls, inner: torch.Tensor) -> CountedTensor:
+        wrapper: CountedTensor = torch.Tensor._make_wrapper_subclass(
             cls,
-            held.size(),
-            strides=held.stride(),
-            storage_offset=held.storage_offset(),
-            dtype=held.dtype,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
             device=f"{DEVICE}:0",
         )
-        return made
+        return wrapper
 
-    def __init__(self, held: torch.Tensor) -> None:
-        self.held = held
+    def __init__(self, inner: torch.Tensor) -> None:
+        self.inner = inner
 
     @classmethod
     def __torch_dispatch__(
@@ -68,12 +68,11 @@ class CountedTensor(torch.Tensor):
 
 
 def _run(op: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run an operation on what its tensors hold."""
-    packet, given = op.overloadpacket, tree_leaves((args, kwargs))
-    ours = {id(one.held): one for one in given if isinstance(one, CountedTensor)}
-    others = [
-        one for one in given if isinstance(one, torch.Tensor) and not isinstance(one, CountedTensor)
-    ]
+    """Run an operation on the wrapped CPU tensors."""
+    packet, leaves = op.overloadpacket, tree_leaves((args, kwargs))
+    tensors = [one for one in leaves if isinstance(one, torch.Tensor)]
+    ours = {id(one.inner): one for one in tensors if isinstance(one, CountedTensor)}
+    others = [one for one in tensors if not isinstance(one, CountedTensor)]
     if any(one.ndim for one in others) and packet not in MOVE:
         raise RuntimeError(f"{op}: tensors of the CPU and of {DEVICE!r}")
     back = bool(ours) and (
@@ -91,23 +90,23 @@ def _run(op: Any, *args: Any, **kwargs: Any) -> Any:
     count["operations"] += not (view or packet in FREE)
     if others and not back:
         uploads.extend(others)
-    args, kwargs = tree_map_only(CountedTensor, lambda one: one.held, (args, kwargs))
+    args, kwargs = tree_map_only(CountedTensor, lambda one: one.inner, (args, kwargs))
     if "device" in kwargs:
         kwargs["device"] = "cpu"
-    if packet in VALUES:  # of a tensor that is not torch's own it asks for vectors too
+    if packet in VALUES:  # for tensor subclasses, torch requests the vectors too
         args, kwargs = args[:1], {VALUES[packet]: False}
-    found = op(*args, **kwargs)
+    result = op(*args, **kwargs)
     if back:
-        return found
-    # What was changed in place is the same tensor still.
+        return result
+    # In-place operations return the same tensor.
     same = {key: one for key, one in ours.items() if not view}
     return tree_map_only(
-        torch.Tensor, lambda one: same[id(one)] if id(one) in same else CountedTensor(one), found
+        torch.Tensor, lambda one: same[id(one)] if id(one) in same else CountedTensor(one), result
     )
 
 
 def _factory(op: Any) -> Any:
-    """Return what makes a tensor of the right size at once: torch resizes an empty one."""
+    """Return a function that creates a tensor of the final size, since torch would resize one."""
 
     def make(*args: Any, **kwargs: Any) -> CountedTensor:
         count["operations"] += 1

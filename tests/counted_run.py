@@ -1,4 +1,4 @@
-"""Evaluate a dataset on the counting device and on the CPU; print what was counted, as JSON."""
+"""Evaluate a dataset on the counting device and on the CPU; print the counts as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PER_BATCH = 10
 
 
 class Batches:
-    """A progress that keeps what was counted during each batch."""
+    """A progress listener that records the counts of each batch."""
 
     def __init__(self) -> None:
         self.batches: list[dict[str, int]] = []

@@ -1,4 +1,4 @@
-"""A built toy dataset, and ways to damage a copy of it."""
+"""Build a toy dataset, and damage a copy of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cfqa_data.recipe.load import Recipe
 
 
 def build_toy(folder: Path) -> Path:
-    """Build the toy below a folder, of dpt by two codecs, and return the dataset."""
+    """Build a toy dataset in a folder, with two codecs for dpt, and return its path."""
     write_networks(folder)
     write_models(folder)
     learned = {"parameter_name": "lambda", "levels": list(LAMBDAS)}
@@ -36,7 +36,7 @@ def build_toy(folder: Path) -> Path:
 
 
 def flip(path: Path, at: int | None = None) -> None:
-    """Flip a bit, in the middle if not told where."""
+    """Flip a bit of a byte, by default in the middle of the file."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2 if at is None else at] ^= 4
     path.write_bytes(data)
@@ -46,21 +46,21 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
 
-def as_folder(path: Path) -> None:
+def replace_by_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
     (path / "inside").write_text("x")
 
 
-def as_link_away(path: Path) -> None:
-    """Move the file out of the folder, with a link to it."""
+def replace_by_link(path: Path) -> None:
+    """Move the file out of the dataset, and replace it by a link."""
     root = next(p for p in path.parents if (p / "manifest.json").exists())
     away = root.parent / f"away-{path.name}"
     shutil.move(path, away)
     path.symlink_to(away)
 
 
-def as_pipe(path: Path) -> None:
+def replace_by_pipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
 
@@ -69,9 +69,9 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "flip": flip,
     "cut": cut,
     "missing": Path.unlink,
-    "folder": as_folder,
-    "link": as_link_away,
-    "pipe": as_pipe,
+    "folder": replace_by_folder,
+    "link": replace_by_link,
+    "pipe": replace_by_pipe,
 }
 
 KINDS = {
@@ -87,11 +87,11 @@ KINDS = {
     "metadata": "compressed/dpt/x265.zarr/zarr.json",
     "codes": "compressed/seg/x265.zarr/c/1/0/0/0/0/0",
 }
-"""A file of every kind."""
+"""Kind of file -> a file of the dataset."""
 
 
 def rehash(root: Path) -> None:
-    """Let the manifest say what is there now, as somebody who edits files would."""
+    """Update sizes and hashes in the manifest, as somebody who edits files would."""
     path = root / "manifest.json"
     manifest = json.loads(path.read_text())
     for name, entry in manifest["files"].items():
@@ -105,7 +105,7 @@ def edit_manifest(root: Path, **changes: Any) -> None:
 
 
 def edit_labels(root: Path, task: str, edit: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Change rows of the labels, and the manifest with them."""
+    """Edit rows of the labels, and update the manifest."""
     path = root / "labels" / f"{task}.parquet"
     rows = pq.read_table(path).to_pylist()
     edit(rows)

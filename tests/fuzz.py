@@ -1,10 +1,10 @@
-"""Read hostile bytes by the ten thousand, in a child process that may die of it.
+"""Fuzz the readers of untrusted bytes, in a child process that may crash.
 
     python tests/fuzz.py --target manifest --cases 1000 --seed 1
     python tests/fuzz.py --target manifest --seed 1 --only 77 --keep case.json
 
-Without --target, all of them. Exits with 1 if a case was against the law (see `fuzzing.py`); each
-fault is told with the number that makes it again.
+Without --target, all targets are run. The exit status is 1 if a case broke a rule of `fuzzing.py`.
+Each fault is printed with the options that reproduce it.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from fuzzing import Session, load_targets
 __all__ = ["Result", "fuzz", "main"]
 
 MOST_FAULTS = 20
-"""After so many of one target there is more to mend than to look for."""
+"""Faults after which a target is stopped."""
 
 START = 120.0
-"""Seconds that a child may take to make its samples."""
+"""Seconds that a child may take to create its samples."""
 
 
 @dataclass
 class Result:
-    """What became of the cases of a target.
+    """Results of the cases of a target.
 
     Attributes:
-        target: its name.
-        outcomes: how many were read, or refused with which error.
-        faults: (case, what is against the law).
-        seconds: what they took.
+        target: Name of the target.
+        outcomes: "ok" or the name of an error -> number of cases.
+        faults: (number of the case, broken rule).
+        seconds: Total duration.
     """
 
     target: str
@@ -50,27 +50,28 @@ class Result:
 
     @property
     def cases(self) -> int:
-        """How many were run."""
+        """Number of cases."""
         return sum(self.outcomes.values())
 
     def __str__(self) -> str:
-        told = ", ".join(f"{count} {name}" for name, count in self.outcomes.most_common())
+        counts = ", ".join(f"{count} {name}" for name, count in self.outcomes.most_common())
         return (
             f"{self.target}: {self.cases} cases, {len(self.faults)} faults, "
-            f"{self.seconds:.1f} s ({told})"
+            f"{self.seconds:.1f} s ({counts})"
         )
 
 
 def fuzz(
     names: Iterable[str], cases: int | Mapping[str, int], seed: int, first: int = 0
 ) -> list[Result]:
-    """Run cases of targets in child processes, which are replaced when they end or hang.
+    """Run cases of targets in child processes, which are replaced when they crash or hang.
 
     Args:
-        names: of the targets.
-        cases: of each cheap one; of a dear one as many fewer as its cost says; or of each by name.
-        seed: decides them, with their number and the target's name.
-        first: number of the first case.
+        names: Names of the targets.
+        cases: Number of cases of a target of cost 1, divided by the cost of others; or the number
+            of cases by name.
+        seed: Random seed. A case is determined by the seed, its number and the target's name.
+        first: Number of the first case.
     """
     targets, results = load_targets(), {name: Result(name) for name in names}
     todo = [
@@ -89,7 +90,7 @@ def fuzz(
 def _child(
     todo: list[tuple[str, int, int]], seed: int, base: Path, results: dict[str, Result]
 ) -> list[tuple[str, int, int]]:
-    """Give a child the cases; return those that it did not come to."""
+    """Run cases in a child process; return those that it did not reach."""
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
     folder = Path(tempfile.mkdtemp(dir=base))
@@ -143,8 +144,8 @@ def _note(result: Result, number: int, outcome: str, fault: str, seconds: float)
 
 
 def _serve(send: Any, todo: list[tuple[str, int, int]], seed: int, base: Path) -> None:
-    """Run cases, and say what becomes of each."""
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what libraries say of bad bytes
+    """Run cases in the child process, and send the result of each."""
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - hides messages of libraries
     targets = load_targets()
     for entry in todo:
         send.send(("target", entry))
@@ -165,7 +166,7 @@ def _serve(send: Any, todo: list[tuple[str, int, int]], seed: int, base: Path) -
 
 
 def _one(name: str, seed: int, number: int, keep: Path | None) -> int:
-    """Read one case here, and let its error through."""
+    """Run one case in this process, and raise its error."""
     with tempfile.TemporaryDirectory(prefix="cfqa-fuzz-") as folder:
         session = Session(load_targets()[name], Path(folder))
         sample, data = session.case(seed, number)
@@ -173,7 +174,7 @@ def _one(name: str, seed: int, number: int, keep: Path | None) -> int:
         if keep is not None:
             keep.write_bytes(data)
         outcome, fault = session.run(seed, number)
-        print(outcome, fault or "lawful")
+        print(outcome, fault or "no fault")
         session.target.read(sample, data, session.folder)
     return 0
 
@@ -188,15 +189,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--only", type=int, help="one case, with its traceback")
     parser.add_argument("--keep", type=Path, help="with --only: write its bytes here")
-    given = parser.parse_args(arguments)
-    names = given.target or known
-    if given.only is not None:
-        return _one(names[0], given.seed, given.only, given.keep)
-    results = fuzz(names, given.cases, given.seed, given.first)
+    options = parser.parse_args(arguments)
+    names = options.target or known
+    if options.only is not None:
+        return _one(names[0], options.seed, options.only, options.keep)
+    results = fuzz(names, options.cases, options.seed, options.first)
     for result in results:
         print(result)
         for number, fault in result.faults:
-            print(f"  --target {result.target} --seed {given.seed} --only {number}: {fault}")
+            print(f"  --target {result.target} --seed {options.seed} --only {number}: {fault}")
     return int(any(result.faults for result in results))
 
 

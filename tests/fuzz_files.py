@@ -1,4 +1,4 @@
-"""Targets of the fuzzer: the files of a dataset folder, on this machine and in ranges."""
+"""Targets of the fuzzer: the files of a dataset folder, read locally and in ranges."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cfqa_data.integrity.summary import summarise
 from cfqa_data.integrity.verify import verify
 from cfqa_data.recipe.load import Recipe
 
-__all__ = ["InRanges", "little_dataset"]
+__all__ = ["InRanges", "small_dataset"]
 
 PARTS = (
     {},
@@ -30,8 +30,8 @@ PARTS = (
 )
 
 
-def little_dataset(folder: Path, tier: str = "full") -> Path:
-    """Write a dataset of two tasks with a codec each, two sources per task."""
+def small_dataset(folder: Path, tier: str = "full") -> Path:
+    """Write a dataset of two tasks with one codec and two sources each."""
     recipe = toy_recipe_dict(2)
     tasks = recipe["tasks"]
     recipe["tasks"] = {"seg": tasks["seg"], "dpt": tasks["dpt"]}
@@ -42,7 +42,7 @@ def little_dataset(folder: Path, tier: str = "full") -> Path:
 
 
 class InRanges(LocalFiles):
-    """A folder on this machine that is read as one over the net is."""
+    """A local folder that is read in ranges, like a remote one."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -68,18 +68,18 @@ class InRanges(LocalFiles):
 
 
 def _files(*patterns: str):  # type: ignore[no-untyped-def]
-    """Return a maker of samples: a dataset's files that are like the patterns."""
+    """Return a function that creates samples: the files of a dataset that match patterns."""
 
     def make(folder: Path) -> dict[str, bytes]:
-        little_dataset(folder)
-        found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in found}
+        small_dataset(folder)
+        paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
 
     return make
 
 
 def _each(*reads) -> None:  # type: ignore[no-untyped-def]
-    """Call everything, and let the last error through."""
+    """Call all functions, and raise the last error."""
     last = None
     for read in reads:
         try:
@@ -95,14 +95,14 @@ def _read_manifest(name: str, data: bytes, folder: Path) -> object:
 
 
 def _read_folder(name: str, data: bytes, folder: Path) -> None:
-    """Use all that there is of a folder whose manifest is another."""
+    """Read all kinds of files of a folder with a modified manifest."""
     dataset = cfqa_data.load(folder)
     row = dataset.labels.slice(0, 1).to_pylist()[0]
-    place = row["source_id"], row["codec"], row["level"]
+    key = row["source_id"], row["codec"], row["level"]
     _each(
         lambda: dataset[0],
-        lambda: dataset.truth(place[0]),
-        lambda: dataset.bitstream(*place),
+        lambda: dataset.truth(key[0]),
+        lambda: dataset.bitstream(*key),
         lambda: verify(folder, workers=1),
         lambda: summarise(folder),
     )

@@ -1,7 +1,7 @@
-"""Targets of the fuzzer: what a Hub answers.
+"""Targets of the fuzzer: responses of a Hub.
 
-A case is a table of what is done to the answers for some paths: another status, other headers,
-bytes less or more, a flipped byte, a body longer than what is read whole.
+A case is a JSON table of changes to the responses for some paths: another status, other headers,
+fewer or more bytes, a flipped byte, or a body above the size limit of whole files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz_files import little_dataset
+from fuzz_files import small_dataset
 from fuzzing import Target, register
 from loopback_handler import Handler
 from loopback_hub import LoopbackHub, loopback_hub, point_clients_at
@@ -40,13 +40,13 @@ HEADERS = {
 
 
 class Hostile(Handler):
-    """Answers as the server's script says."""
+    """Changes responses according to the server's script."""
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        for pattern, told in self.hub.script.items():  # type: ignore[attr-defined]
-            if isinstance(told, dict) and fnmatchcase(self.entry.path, str(pattern)):
-                status, body, headers = _spoiled(told, status, body, headers)
-                if told.get("longer") not in (0, None):
+        for pattern, changes in self.hub.script.items():  # type: ignore[attr-defined]
+            if isinstance(changes, dict) and fnmatchcase(self.entry.path, str(pattern)):
+                status, body, headers = _changed(changes, status, body, headers)
+                if changes.get("longer") not in (0, None):
                     return self._longer(status, headers)
         if status in (204, 304):
             body = b""
@@ -59,20 +59,20 @@ class Hostile(Handler):
         self.end_headers()
         self.close_connection = True
         with suppress(OSError):
-            for _ in range(1 << 4):  # more than is read whole, and no more
+            for _ in range(1 << 4):  # a little above the lowered limit of whole files
                 self.wfile.write(bytes(1 << 16))
 
 
-def _spoiled(
-    told: dict[str, Any], status: int, body: bytes, headers: dict[str, str]
+def _changed(
+    changes: dict[str, Any], status: int, body: bytes, headers: dict[str, str]
 ) -> tuple[int, bytes, dict[str, str]]:
-    if type(told.get("status")) is int and 200 <= told["status"] < 600:
-        status = told["status"]
-    if type(told.get("cut")) is int and abs(told["cut"]) < 10**6:
-        body = body[: len(body) - told["cut"]] if told["cut"] > 0 else body + bytes(-told["cut"])
-    if type(told.get("flip")) is int and 0 <= told["flip"] < len(body):
-        body = body[: told["flip"]] + b"\xff" + body[told["flip"] + 1 :]
-    more = told.get("headers")
+    cut, flip, more = (changes.get(key) for key in ("cut", "flip", "headers"))
+    if type(changes.get("status")) is int and 200 <= changes["status"] < 600:
+        status = changes["status"]
+    if type(cut) is int and abs(cut) < 10**6:
+        body = body[: len(body) - cut] if cut > 0 else body + bytes(-cut)
+    if type(flip) is int and 0 <= flip < len(body):
+        body = body[:flip] + b"\xff" + body[flip + 1 :]
     for name, value in more.items() if isinstance(more, dict) else ():
         if name not in AS_IT_IS and f"{value}" not in HEADERS.get(name, ()):
             line = f"{value}".encode("latin-1", "replace").decode("latin-1")[:5000]
@@ -85,32 +85,32 @@ _hub: LoopbackHub | None = None
 
 
 def _server(folder: Path) -> LoopbackHub:
-    """Return the Hub of this process, which holds the folder's dataset, and nothing else known."""
+    """Return the Hub of this process, which has one repo with a small dataset."""
     global _hub
     if _hub is None:
-        keeps = loopback_hub()
-        _hub = keeps.__enter__()
+        context = loopback_hub()
+        _hub = context.__enter__()
         _hub.server.RequestHandlerClass = Hostile
         _hub.script = {}  # type: ignore[attr-defined]
-        _hub.keeps = keeps  # type: ignore[attr-defined]
+        _hub.context = context  # type: ignore[attr-defined]
         hub_client.PAUSE, hub_client.TIMEOUT = 0.0, 1.0
         hub_client.LARGEST_WHOLE = 1 << 18
-    patch = pytest.MonkeyPatch()  # for the life of the process
+    patch = pytest.MonkeyPatch()  # never undone in this process
     point_clients_at(_hub, patch, folder / "cache", token=None)
     if REPO not in _hub.repos:
-        _hub.put(REPO, little_dataset(folder / "data"))
+        _hub.put(REPO, small_dataset(folder / "data"))
     return _hub
 
 
 def _answers(folder: Path) -> dict[str, bytes]:
     _server(folder)
     os.chdir(folder)
-    made = {}
-    for pattern, headers in HEADERS.items():
-        for name in headers:
-            kept = {pattern: {**AS_IT_IS, "headers": {}}}
-            made[f"{pattern} {name}"] = json.dumps(kept).encode()
-    return made
+    unchanged = {**AS_IT_IS, "headers": {}}
+    return {
+        f"{pattern} {name}": json.dumps({pattern: unchanged}).encode()
+        for pattern, headers in HEADERS.items()
+        for name in headers
+    }
 
 
 def _read_repo(cache: bool | Path, data: bytes, folder: Path) -> None:
@@ -132,22 +132,23 @@ def _read_repo(cache: bool | Path, data: bytes, folder: Path) -> None:
 
 
 def in_answers(rng, data: bytes, others) -> bytes:  # type: ignore[no-untyped-def]
-    """Change one kind of answer in one to three ways."""
+    """Change the responses for a pattern in one to three ways."""
     facts = json.loads(data)
-    ((pattern, told),) = facts.items()
+    ((pattern, changes),) = facts.items()
+    statuses = (200, 204, 206, 301, 302, 304, 401, 403, 404, 416, 500)
     for _ in range(rng.choice((1, 1, 2, 3))):
         match rng.randrange(5):
             case 0:
-                told["status"] = rng.choice((200, 204, 206, 301, 302, 304, 401, 403, 404, 416, 500))
+                changes["status"] = rng.choice(statuses)
             case 1:
-                told["cut"] = rng.choice((1, -1, 7, -7, 10**5, -(10**5)))
+                changes["cut"] = rng.choice((1, -1, 7, -7, 10**5, -(10**5)))
             case 2:
-                told["flip"] = rng.randrange(5000)
+                changes["flip"] = rng.randrange(5000)
             case 3:
-                told["longer"] = 1
+                changes["longer"] = 1
             case _:
                 name = rng.choice(list(HEADERS[pattern]))
-                told["headers"][name] = HEADERS[pattern][name]
+                changes["headers"][name] = HEADERS[pattern][name]
     text = json.dumps(facts).encode()
     return in_json(rng, text, others) if rng.random() < 0.5 else text
 

@@ -1,4 +1,4 @@
-"""Targets of the fuzzer: what a build, an import and an evaluation are given."""
+"""Targets of the fuzzer: inputs of builds, imports and evaluations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fuzz_files import little_dataset
+from fuzz_files import small_dataset
 from fuzzing import Target, register
 from mock_dataset import toy_recipe_dict
 from mutations import in_header, in_json, in_lines, in_toml, in_zip, of_bytes
@@ -43,7 +43,7 @@ __all__: list[str] = []
 SHAPE = (1, 1, 9, 16)
 
 
-def _kept(folder: Path, files: dict[str, bytes]) -> dict[str, bytes]:
+def _write_all(folder: Path, files: dict[str, bytes]) -> dict[str, bytes]:
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -66,7 +66,7 @@ def _state() -> dict[str, torch.Tensor]:
 
 def _checkpoints(folder: Path) -> dict[str, bytes]:
     state = _state()
-    return _kept(
+    return _write_all(
         folder,
         {
             "plain.pth": _saved(state),
@@ -77,11 +77,11 @@ def _checkpoints(folder: Path) -> dict[str, bytes]:
 
 
 def _older(folder: Path) -> dict[str, bytes]:
-    return _kept(folder, {"old.pth": _saved(_state(), _use_new_zipfile_serialization=False)})
+    return _write_all(folder, {"old.pth": _saved(_state(), _use_new_zipfile_serialization=False)})
 
 
 def _safetensors(folder: Path) -> dict[str, bytes]:
-    return _kept(folder, {"model.safetensors": save(_state(), {"format": "pt"})})
+    return _write_all(folder, {"model.safetensors": save(_state(), {"format": "pt"})})
 
 
 def _index(folder: Path) -> dict[str, bytes]:
@@ -92,7 +92,7 @@ def _index(folder: Path) -> dict[str, bytes]:
         (folder / name).write_bytes(save(part))
         places |= dict.fromkeys(part, name)
     facts = {"metadata": {"total_size": 1}, "weight_map": places}
-    return _kept(folder, {"model.safetensors.index.json": json.dumps(facts).encode()})
+    return _write_all(folder, {"model.safetensors.index.json": json.dumps(facts).encode()})
 
 
 def _read_weights(name: str, data: bytes, folder: Path) -> None:
@@ -108,7 +108,7 @@ def _read_weights(name: str, data: bytes, folder: Path) -> None:
 def _compressai(folder: Path) -> dict[str, bytes]:
     torch.manual_seed(0)
     state = dict(ScaleHyperprior(2, 3, 2).state_dict())
-    return _kept(folder, {"a.pth": _saved(state), "b.pth": _saved({"state_dict": state})})
+    return _write_all(folder, {"a.pth": _saved(state), "b.pth": _saved({"state_dict": state})})
 
 
 def _read_compressai(name: str, data: bytes, folder: Path) -> None:
@@ -138,7 +138,7 @@ def _features(folder: Path) -> dict[str, bytes]:
         values = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
         np.lib.format.write_array(file, values, version)
         made[f"{version[0]}.npy"] = file.getvalue()
-    return _kept(folder, made)
+    return _write_all(folder, made)
 
 
 def _read_feature(name: str, data: bytes, folder: Path) -> None:
@@ -152,7 +152,7 @@ def _recipes(folder: Path) -> dict[str, bytes]:
     lines = [f"{json.dumps(key)} = {_toml(value)}" for key, value in facts.items()]
     small = '{extends} = "nano"\nname = "x"\n\n[tasks.cls.source]\nkind = "scenes"\nseed = 3\n'
     small = small.replace("{extends}", "extends")
-    return _kept(folder, {"toy.toml": "\n".join(lines).encode(), "small.toml": small.encode()})
+    return _write_all(folder, {"toy.toml": "\n".join(lines).encode(), "small.toml": small.encode()})
 
 
 def _read_recipe(name: str, data: bytes, folder: Path) -> None:
@@ -160,7 +160,7 @@ def _read_recipe(name: str, data: bytes, folder: Path) -> None:
 
 
 def _scores(folder: Path) -> dict[str, bytes]:
-    root = little_dataset(folder / "data")
+    root = small_dataset(folder / "data")
     dataset = cfqa_data.load(root)
     metrics = [create_metric("mse"), create_metric("cosine")]
     values = np.random.default_rng(0).random((len(dataset), 2))
@@ -194,7 +194,7 @@ def _logs(folder: Path) -> dict[str, bytes]:
         lines.append(f"hm uniform 0 10 {qp}")
         lines += [f"img_{n}.npy {n + 1} 0.0{n}123456 0.90{n}0 0.990{n}" for n in range(4)]
         lines += ["Accuracy: 95.0000", "Feature MSE: 0.12345678", ""]
-    return _kept(folder, {"hm/cls.txt": "\n".join(lines).encode()})
+    return _write_all(folder, {"hm/cls.txt": "\n".join(lines).encode()})
 
 
 def _read_logs(name: str, data: bytes, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Targets of the fuzzer: bitstreams of every codec, decoded here and in a confined process."""
+"""Targets of the fuzzer: bitstreams of every codec, decoded here and in a sandboxed process."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ CODECS: Mapping[str, tuple[Sequence[Mutation], int]] = {
     "hyperprior_multi_task": ((of_bytes, in_header), 4),
     "hyperprior_task_specific": ((of_bytes, in_header), 4),
 }
-"""Codec -> how its streams are changed, and what a case costs."""
+"""Codec -> mutations of its streams, and cost of a case."""
 
 
 def _compressai(folder: Path) -> Path:
-    """Write a ladder of one model that codes as CompressAI does."""
+    """Write a ladder of one model in the layout of CompressAI."""
     import official_compressai as official
 
     from cfqa_data.codecs.hyperprior.weights import PAPER_PAD, HyperpriorWeights, write_ladder
@@ -51,7 +51,7 @@ def _compressai(folder: Path) -> Path:
 
 
 def _older(name: str) -> str:
-    """Return the older name of a part of the density, as ladders have it."""
+    """Return the former name of a parameter of the density, which ladders use."""
     for new, old in (("matrices.", "_matrix"), ("biases.", "_bias"), ("factors.", "_factor")):
         name = name.replace(f"entropy_bottleneck.{new}", f"entropy_bottleneck.{old}")
     return name
@@ -59,7 +59,7 @@ def _older(name: str) -> str:
 
 @functools.cache
 def codec_of(name: str, folder: Path, untrusted: bool) -> Codec:
-    """Return a codec, with the models that lie in the folder if it has some."""
+    """Return a codec, with the models in the folder if it uses some."""
     options: dict[str, Any] = {}
     if name == "hyperprior_task_specific":
         options["models"] = folder / "models.safetensors"
@@ -91,7 +91,7 @@ def stream_samples(name: str, folder: Path) -> dict[str, bytes]:
 
 
 def decode(codec: Codec, key: str, data: bytes) -> None:
-    """Decode a stream of a sample; what comes out must be such a plane."""
+    """Decode a stream, and check the plane's shape, dtype and range."""
     rows, cols = map(int, key.split("/")[0].split("x"))
     plane = codec.decode(data, (rows, cols))
     assert plane.shape == (rows, cols), plane.shape

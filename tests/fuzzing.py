@@ -1,11 +1,11 @@
-"""The law of untrusted bytes, and who it is held against.
+"""The rules for reading untrusted bytes, and the targets that are tested against them.
 
-A case is a sample with a mutation, decided by the target's name, the seed and the case's number. It
-is lawful if reading it succeeds or raises a `CfqaError` whose message is one printable line, and if
-on the way no process ends, no time or memory beyond the target's bound is taken, nothing outside
-the case's folder is opened (installed libraries aside), nothing is written, and no code is run.
+A case is a mutated sample, determined by the target's name, the seed and the case's number. It
+passes if reading succeeds or raises a `CfqaError` whose message is one printable line, and if the
+process does not crash, stays within the target's limits of time and memory, opens no files outside
+the case's folder (except installed libraries), writes nothing and runs no code.
 
-Targets register themselves: `fuzz_*.py` modules in this folder, which `load_targets` imports.
+Targets are registered by the modules `fuzz_*.py` in this folder, which `load_targets` imports.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ __all__ = ["TARGETS", "Session", "Target", "load_targets", "register"]
 
 TARGETS: dict[str, Target] = {}
 ROOM = 1 << 30
-"""Bytes of address space that a case may reserve, whatever it then uses of it."""
+"""Bytes of address space that a case may reserve."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Something that reads bytes which may come from anyone.
+    """A reader of untrusted bytes.
 
     Attributes:
-        name: what the runner calls it.
-        samples: (folder) -> real bytes by name; called once, in an empty folder, where it may lay
-            out what the reading needs.
-        read: (name, data, folder) reads the sample of that name with other bytes.
-        mutations: how the bytes are changed; each is as likely.
-        memory: bytes that the resident memory of a case may grow by.
-        seconds: what a case may take.
-        writes: whether reading may write into the folder.
-        cost: how many cases of a cheap target take as long as one of this; the runner's default
-            number of cases is divided by it.
-        connects: whether reading may connect to an address of this machine.
-        in_place: whether the samples are files of the folder, named relative to it; a case is
-            written in the place of its sample, and the sample put back.
-        isolates: whether reading may start the processes of an isolated codec.
+        name: Name of the target.
+        samples: Function of a folder that returns valid bytes by name. It is called once, with an
+            empty folder, in which it may create files that reading requires.
+        read: Function (name, data, folder) that reads mutated bytes of a sample.
+        mutations: Mutations of the bytes, equally likely.
+        memory: Limit of the growth of resident memory, in bytes.
+        seconds: Limit of the duration.
+        writes: Whether reading may write into the folder.
+        cost: Duration of a case relative to that of a cheap target. The runner divides its number
+            of cases by it.
+        connects: Whether reading may connect to a local address.
+        in_place: Whether the samples are files of the folder, named relative to it. The mutated
+            bytes then replace the file while it is read.
+        isolates: Whether reading may start the processes of an isolated codec.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Target:
 
 
 def register(target: Target) -> Target:
-    """Make a target known to the runner."""
+    """Register a target."""
     assert target.name not in TARGETS, target.name
     TARGETS[target.name] = target
     return target
@@ -87,12 +87,12 @@ def load_targets() -> dict[str, Target]:
 
 @dataclass
 class Session:
-    """A target that is ready for cases, in a folder of its own.
+    """A target with its samples, ready to run cases.
 
     Attributes:
-        target: what is read.
-        folder: where.
-        samples: real bytes by name.
+        target: The target.
+        folder: Folder of the target.
+        samples: Valid bytes by name.
     """
 
     target: Target
@@ -102,18 +102,18 @@ class Session:
     def __post_init__(self) -> None:
         self.folder = self.folder.resolve()
         self.samples = dict(self.target.samples(self.folder))
-        for name, data in self.samples.items():  # also imports what reading needs
+        for name, data in self.samples.items():  # also makes the imports before any case
             self.target.read(name, data, self.folder)
 
     def case(self, seed: int, number: int) -> tuple[str, bytes]:
-        """Return a sample's name and the bytes of a case."""
+        """Return the name of the sample and the mutated bytes of a case."""
         rng = random.Random(f"{self.target.name}/{seed}/{number}")
         name = rng.choice(sorted(self.samples))
         mutation = rng.choice(self.target.mutations)
         return name, mutation(rng, self.samples[name], list(self.samples.values()))
 
     def run(self, seed: int, number: int) -> tuple[str, str]:
-        """Read a case; return ("ok" or the error's class, what is against the law or "")."""
+        """Read a case; return "ok" or the class of the error, and the broken rule or ""."""
         name, data = self.case(seed, number)
         before = _memory()
         if self.target.in_place:
@@ -135,20 +135,21 @@ class Session:
 def _outcome(target: Target, name: str, data: bytes, folder: Path) -> tuple[str, str]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a message is all that is said of bad bytes
+            warnings.simplefilter("error")  # bad bytes must not cause warnings
             target.read(name, data, folder)
     except CfqaError as error:
         return type(error).__name__, message_fault(str(error))
     except BaseException as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         own = [f for f in traceback.extract_tb(error.__traceback__) if "cfqa" in f.filename]
-        place = f"{Path((own or [where])[-1].filename).name}:{(own or [where])[-1].lineno}"
-        return type(error).__name__, f"{type(error).__name__} at {place}: {str(error)[:200]!r}"
+        frame = (own or [where])[-1]
+        location = f"{Path(frame.filename).name}:{frame.lineno}"
+        return type(error).__name__, f"{type(error).__name__} at {location}: {str(error)[:200]!r}"
     return "ok", ""
 
 
 def message_fault(message: str) -> str:
-    """Return what keeps a message from being one line that any terminal shows."""
+    """Return why a message is not one printable line of limited length, or ""."""
     if not message or not message.isprintable():
         return f"message is no printable line: {message[:300]!r}"
     if len(message) > LONGEST_MESSAGE:
@@ -156,7 +157,7 @@ def message_fault(message: str) -> str:
     return ""
 
 
-# Memory: the peak of the resident set, which Linux counts anew on demand.
+# Memory: the peak of the resident set, which Linux can reset.
 
 
 def _memory() -> int:
@@ -186,7 +187,7 @@ def _limited() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-# What is opened, written, started: an audit hook, which stays for the life of the process.
+# Opened files, writes and started processes are watched by an audit hook, which cannot be removed.
 
 _KNOWN = tuple(
     os.path.realpath(path)
@@ -227,22 +228,22 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         return
     watch, _watch = _watch, None
     try:
-        if told := _unlawful(event, arguments, watch[0], watch[1]):
-            watch[2].append(told)
+        if fault := _violation(event, arguments, watch[0], watch[1]):
+            watch[2].append(fault)
     finally:
         _watch = watch
 
 
-def _unlawful(event: str, arguments: tuple[Any, ...], folder: str, target: Target) -> str:
-    """Return what is wrong with an event of the interpreter."""
+def _violation(event: str, arguments: tuple[Any, ...], folder: str, target: Target) -> str:
+    """Return the rule that an audit event breaks, or ""."""
     if event in ("open", "os.listdir", "os.scandir", *_CHANGES):
-        path = arguments[1 if event == "os.symlink" else 0]  # a link leads wherever it likes
+        path = arguments[1 if event == "os.symlink" else 0]  # the link, not its target
         if not isinstance(path, str | bytes | os.PathLike):
-            return ""  # a descriptor, of what has been opened before
+            return ""  # a descriptor of a file that was opened before
         real = os.path.realpath(os.fsdecode(path))
-        nowhere = os.path.join(os.path.realpath(tempfile.gettempdir()), "cfqa-decode-")
-        if target.isolates and real.startswith(nowhere):
-            return ""  # the empty folder that such a process is in
+        isolated = os.path.join(os.path.realpath(tempfile.gettempdir()), "cfqa-decode-")
+        if target.isolates and real.startswith(isolated):
+            return ""  # the empty working directory of an isolated process
         inside = _below(real, folder)
         changes = event in _CHANGES or (
             event == "open" and bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
@@ -265,7 +266,7 @@ def _unlawful(event: str, arguments: tuple[Any, ...], folder: str, target: Targe
 
 
 def _installed(name: str | bytes | None) -> bool:
-    """Return whether code is a module's, or (unknown) a literal that is parsed and not run."""
+    """Return whether code belongs to an installed module, or is a parsed literal ("<unknown>")."""
     text = os.fsdecode(name or "<unknown>")
     if text.startswith("<"):
         return text == "<unknown>" or text.startswith("<frozen ")

@@ -1,4 +1,4 @@
-"""A codec that does what its bitstream says, as a decoder that was taken over would."""
+"""A codec that does what its bitstream says, as a compromised decoder would."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ import numpy as np
 from cfqa_data.codecs.base import Codec
 from cfqa_data.errors import CodecError, MissingDependencyError
 
-__all__ = ["DEEDS", "FACTORY", "HostileCodec", "make", "ramp"]
+__all__ = ["ACTIONS", "FACTORY", "HostileCodec", "make", "ramp"]
 
 FACTORY = f"{__name__}:make"
 
 
 def ramp(shape: tuple[int, int]) -> np.ndarray:
-    """Return what an honest decoding gives."""
+    """Return the result of an honest decoder."""
     return (np.arange(shape[0] * shape[1]) % 1000).astype(np.uint16).reshape(shape)
 
 
 def make(name: str, **options: Any) -> HostileCodec:
-    """Make the codec, as `get_codec` makes others."""
+    """Return the codec; a replacement of `get_codec`."""
     if options.get("start") == "hang":
         time.sleep(1000)
     if options.get("start") == "abort":
@@ -40,7 +40,7 @@ def make(name: str, **options: Any) -> HostileCodec:
 
 
 class HostileCodec(Codec):
-    """Obeys bitstreams."""
+    """A codec whose bitstreams name the action that decoding performs."""
 
     dtype = np.dtype("<u2")
     peak = 1023
@@ -57,13 +57,13 @@ class HostileCodec(Codec):
         return {"encoder": self.models}
 
     def decode(self, bitstream: bytes, shape: tuple[int, int]) -> np.ndarray:
-        deed = DEEDS.get(bitstream.decode(), ramp)
-        plane = deed(shape)
+        action = ACTIONS.get(bitstream.decode(), ramp)
+        plane = action(shape)
         return ramp(shape) if plane is None else plane
 
 
-def _say(data: bytes) -> None:
-    """Write into everything that is open but the standard streams."""
+def _write_everywhere(data: bytes) -> None:
+    """Write to every open file except the standard streams."""
     for descriptor in range(3, 20):
         try:
             os.write(descriptor, data)
@@ -76,7 +76,7 @@ def _refuse(text: str) -> None:
 
 
 def _late(_: object) -> None:
-    threading.Timer(0.05, _say, [b"\0" * 100]).start()
+    threading.Timer(0.05, _write_everywhere, [b"\0" * 100]).start()
 
 
 def _print(_: object) -> None:
@@ -90,8 +90,8 @@ def _missing(_: object) -> None:
     raise MissingDependencyError("needs what is not there")
 
 
-DEEDS: dict[str, Callable[[Any], Any]] = {
-    # What nobody may do to the parent.
+ACTIONS: dict[str, Callable[[Any], Any]] = {
+    # Failures that must not affect the parent.
     "abort": lambda _: os.abort(),
     "segfault": lambda _: ctypes.string_at(0),
     "exit": lambda _: os._exit(0),
@@ -99,26 +99,26 @@ DEEDS: dict[str, Callable[[Any], Any]] = {
     "spin": lambda _: [None for _ in iter(int, 1)],
     "eat": lambda _: np.ones(1 << 31, np.uint8),
     "raise": lambda _: {}["key"],
-    # What is no answer.
+    # Invalid replies.
     "smaller": lambda shape: ramp(shape)[1:],
     "wider": lambda shape: np.zeros(shape, np.uint32),
     "text": lambda _: "no plane",
     "beyond": lambda shape: np.full(shape, 1024, np.uint16),
-    "noise": lambda _: _say(b"noise" * 100),
-    "huge": lambda _: _say(b"\0" + b"\xff" * 8 + b"x" * 100),
-    "long words": lambda _: _say(b"\1" + (1 << 40).to_bytes(8, "little") + b"x" * 100),
-    "half": lambda _: (_say(b"\0"), os._exit(0)),
-    # What can be said.
+    "noise": lambda _: _write_everywhere(b"noise" * 100),
+    "huge": lambda _: _write_everywhere(b"\0" + b"\xff" * 8 + b"x" * 100),
+    "long words": lambda _: _write_everywhere(b"\1" + (1 << 40).to_bytes(8, "little") + b"x" * 100),
+    "half": lambda _: (_write_everywhere(b"\0"), os._exit(0)),
+    # Valid error replies.
     "refuse": lambda _: _refuse("hostile: damaged"),
     "escape": lambda _: _refuse("hostile: \x1b[2J\n\0\u202e" + "x" * 10_000),
-    "raw": lambda _: _say(b"\1" + (9).to_bytes(8, "little") + b"\x1b[2J\n\xff\0ab"),
+    "raw": lambda _: _write_everywhere(b"\1" + (9).to_bytes(8, "little") + b"\x1b[2J\n\xff\0ab"),
     "missing": _missing,
     "environment": lambda _: _refuse(" ".join(sorted(os.environ))),
-    # What does no harm.
+    # Harmless actions.
     "print": _print,
     "late": _late,
     "thread": lambda _: threading.Thread(target=int).start(),
-    # What needs the kernel's leave.
+    # Actions that the system call filter blocks.
     "fork": lambda _: os.fork() or os._exit(0),
     "run": lambda _: subprocess.run([sys.executable, "-c", ""]),
     "system": lambda _: ctypes.CDLL(None).system(b"true") == 0 or {}["not run"],

@@ -1,4 +1,4 @@
-"""A dataset folder as `huggingface_hub` keeps it in its cache, laid out by its own functions."""
+"""Move a dataset folder into a cache of `huggingface_hub`, with the library's own functions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def move_into_cache(
     folder: Path, cache: Path, repo: str = "org/cfqa", *, local: Iterable[str] = ()
 ) -> Path:
-    """Move a folder's files into a cache, and return the snapshot of links to them.
+    """Move a folder's files into a cache, and return the snapshot with links to them.
 
     Args:
-        folder: a dataset folder; nothing of it is left.
-        cache: the cache's folder.
-        repo: "org/name" that the files are said to be of.
-        local: files that stay blobs of the repo, as those that are not in Xet do; all others go to
-            the store that all repos share.
+        folder: A dataset folder, which is emptied.
+        cache: Folder of the cache.
+        repo: Repo id of the files, "org/name".
+        local: Files that stay in the blobs of the repo, like files that are not in Xet. All others
+            are moved to the store that all repos share.
     """
     shared = pytest.importorskip(
         "huggingface_hub.utils._shared_blobs", reason="huggingface_hub had no shared store before 2"
@@ -34,8 +34,8 @@ def move_into_cache(
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name, digest = path.relative_to(folder), hashlib.sha256(path.read_bytes()).hexdigest()
         blob, pointer = blobs / digest, snapshot / name
-        for place in (blob, pointer):
-            place.parent.mkdir(parents=True, exist_ok=True)
+        for target in (blob, pointer):
+            target.parent.mkdir(parents=True, exist_ok=True)
         size = path.stat().st_size
         path.rename(blob)
         if name.as_posix() not in local:

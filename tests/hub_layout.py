@@ -1,4 +1,4 @@
-"""A backbone's tensors as the Hub's `transformers` models have them, in one file or in shards."""
+"""Convert a backbone's state dict to the layout of `transformers`, in one file or in shards."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 __all__ = ["INDEX", "hub_layout", "sharded", "write_index"]
 
 INDEX = "model.safetensors.index.json"
-# Names as `save_pretrained` of transformers 4.46.3 writes them (Dinov2Model, use_swiglu_ffn or
-# not), with the official tensor that each is, or the third of `qkv`.
+# Names written by `save_pretrained` of transformers 4.46.3 (Dinov2Model, with and without
+# use_swiglu_ffn) -> the official tensor, or the official tensor and the third of `qkv`.
 AROUND = {
     "embeddings.cls_token": "cls_token",
     "embeddings.mask_token": "mask_token",

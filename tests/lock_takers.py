@@ -1,4 +1,4 @@
-"""Processes that all want one build folder at once; prints how each of them fared.
+"""Processes that compete for the lock of a build folder; prints the outcomes.
 
     python tests/lock_takers.py FOLDER TAKERS ROUNDS
 
@@ -21,7 +21,7 @@ from cfqa_data.errors import BuildError
 
 
 def leave_stale(root: Path) -> int:
-    """Have a process killed that holds the folder, and return its number."""
+    """Kill a process that holds the lock; return its process id."""
     ready, tell = os.pipe()
     pid = os.fork()
     if not pid:
@@ -37,7 +37,7 @@ def leave_stale(root: Path) -> int:
 
 
 def race(root: Path, takers: int) -> list[str]:
-    """Let takers try at once, and return what became of each."""
+    """Let processes try to take the lock at once; return their outcomes."""
     answers, tell = os.pipe()
     start, go = os.pipe()
     over, end = os.pipe()
@@ -70,7 +70,7 @@ def race(root: Path, takers: int) -> list[str]:
 
 
 def turns(root: Path, takers: int, each: int) -> int:
-    """Have takers hold the folder `each` times; return how often two were inside at once."""
+    """Let processes take the lock `each` times; return how often two held it at once."""
     inside = root / "inside"
     pids = []
     for _ in range(takers):
@@ -91,7 +91,7 @@ def turns(root: Path, takers: int, each: int) -> int:
 
 
 def main() -> None:
-    """Run rounds of one taker more than can win."""
+    """Run the rounds of the command line."""
     root, takers, rounds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     told = []
     for _ in range(rounds):

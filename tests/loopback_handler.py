@@ -1,4 +1,4 @@
-"""How the loopback Hub answers: its addresses, and what is sent back."""
+"""Request handler of the loopback Hub: its endpoints and responses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WRITES = re.compile(r"/(create|delete|settings|commit|branch|tag|batch|preupload
 
 
 class Refusal(Exception):
-    """An answer that is an error, as `huggingface_hub` reads it."""
+    """An error response in the form that `huggingface_hub` expects."""
 
     def __init__(
         self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None
@@ -36,14 +36,14 @@ class Refusal(Exception):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers the requests of one connection."""
+    """Handles the requests of a connection."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing; the requests are kept."""
+        """Do not log; requests are recorded instead."""
 
     def handle(self) -> None:
         with suppress(ConnectionError):  # the client hung up
@@ -85,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def _check(self) -> None:
-        """Refuse what a fault asks for, unknown tokens, and writing without the right to."""
+        """Refuse requests with a fault, with an unknown token, or without the right to write."""
         if fault := self.hub.take_fault(self.entry.path, content=False):
             raise Refusal(fault.status, "as asked")
         if self.token not in ("", TOKEN, READ_TOKEN):
@@ -156,10 +156,10 @@ class Handler(BaseHTTPRequestHandler):
         return f"{facts.get('organization') or 'tester'}/{facts['name']}"
 
     def _repo(self, repo_id: str) -> Repo:
-        """Return a repo that the client may see."""
+        """Return a repo that the client may read."""
         repo = self.hub.repos.get(repo_id)
         if repo is None or (repo.private and not self.token):
-            # The client takes any 401 of an https address for this; here it must be told.
+            # The client interprets any 401 over https as a missing repo; here it needs the code.
             if self.token:
                 raise Refusal(404, "Repository not found", "RepoNotFound")
             raise Refusal(401, "Invalid username or password.", "RepoNotFound")
@@ -217,16 +217,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def _tree(self, commit: Commit, path: str) -> tuple[int, bytes, dict[str, str]]:
         prefix = f"{path}/" if path else ""
-        found = set()
+        listed = set()
         for name in commit.files:
             if name.startswith(prefix):
-                steps = name.removeprefix(prefix).split("/")
-                deep = self.query.get("recursive", "").lower() in ("true", "1")
-                for depth in range(len(steps) if deep else 1):
-                    found.add(prefix + "/".join(steps[: depth + 1]))
-        if not found and path:
+                parts = name.removeprefix(prefix).split("/")
+                recursive = self.query.get("recursive", "").lower() in ("true", "1")
+                for depth in range(len(parts) if recursive else 1):
+                    listed.add(prefix + "/".join(parts[: depth + 1]))
+        if not listed and path:
             raise Refusal(404, f"{path} does not exist on {self.sha}", "EntryNotFound")
-        names, start = sorted(found), int(self.query.get("cursor", 0))
+        names, start = sorted(listed), int(self.query.get("cursor", 0))
         stop = start + self.hub.page
         headers = {}
         if stop < len(names):
@@ -238,9 +238,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _paths_info(self, commit: Commit) -> tuple[int, bytes, dict[str, str]]:
         folders = {str(folder) for name in commit.files for folder in PurePosixPath(name).parents}
-        asked = parse_qs(self.body.decode()).get("paths", [])
-        there = [path for path in asked if path in commit.files or path in folders - {"."}]
-        return self._json([self._entry_of(commit, path) for path in there])
+        requested = parse_qs(self.body.decode()).get("paths", [])
+        existing = [path for path in requested if path in commit.files or path in folders - {"."}]
+        return self._json([self._entry_of(commit, path) for path in existing])
 
     def _commits(self, _: Commit) -> tuple[int, bytes, dict[str, str]]:
         shas = list(self.repo.commits)
@@ -263,7 +263,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._json(listed)
 
     def _label(self, repo: Repo, kind: str, name: str) -> tuple[int, bytes, dict[str, str]]:
-        """Make or remove a branch (named in the address) or a tag (named in the body)."""
+        """Create or delete a branch (named in the URL) or a tag (named in the body)."""
         known = repo.branches if kind == "branch" else repo.tags
         if self.command == "DELETE":
             if known.pop(name, None) is None:
@@ -337,7 +337,7 @@ class Handler(BaseHTTPRequestHandler):
         content = self.hub.blobs[oid]
         if path not in commit.lfs:
             return self._content(content, headers | {"ETag": f'"{git_oid(content)}"'})
-        # Another host than the endpoint's, as the Hub's own storage is: no token may go there.
+        # Like the Hub's storage, on another host than the endpoint, which must not get the token.
         headers["Location"] = f"http://localhost:{self.hub.port}/cdn/{oid}/{quote(path)}"
         headers |= {"X-Linked-Size": str(len(content)), "X-Linked-Etag": f'"{oid}"'}
         return 302, b"", headers | {"ETag": f'"{oid}"'}
@@ -345,16 +345,16 @@ class Handler(BaseHTTPRequestHandler):
     def _content(
         self, content: bytes, headers: dict[str, str]
     ) -> tuple[int, bytes, dict[str, str]]:
-        """Return a file, or the range of it that was asked for."""
+        """Return a file, or the requested range of it."""
         headers = {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"} | headers
-        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.entry.range)
-        if not asked or not self.hub.ranges:
+        requested = re.fullmatch(r"bytes=(\d*)-(\d*)", self.entry.range)
+        if not requested or not self.hub.ranges:
             return 200, content, headers
         size = len(content)
-        if asked[1]:
-            start, stop = int(asked[1]), min(int(asked[2] or size), size - 1) + 1
+        if requested[1]:
+            start, stop = int(requested[1]), min(int(requested[2] or size), size - 1) + 1
         else:
-            start, stop = max(size - int(asked[2]), 0), size
+            start, stop = max(size - int(requested[2]), 0), size
         if start >= stop:
             return 416, b"", headers | {"Content-Range": f"bytes */{size}"}
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
@@ -370,7 +370,7 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        """Send an answer, or what a fault leaves of it."""
+        """Send a response, modified by a fault if one is due."""
         headers = {"Content-Length": str(len(body))} | headers
         if body and status in (200, 206) and self.command == "GET":
             fault = self.hub.take_fault(self.entry.path, content=True)
@@ -392,5 +392,5 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _is_private(facts: dict[str, Any]) -> bool:
-    """Return what a request says of who may see a repo, in newer and in older clients' words."""
+    """Return whether a request creates a private repo, in the form of newer or older clients."""
     return facts.get("visibility") == "private" or bool(facts.get("private"))

@@ -1,9 +1,9 @@
 """A small Hub on 127.0.0.1, for the real `huggingface_hub` and `datasets` clients.
 
-It answers what those clients ask on the way from `create_repo` to `load_dataset`, with Xet off:
-repos, commits of regular and LFS files, branches and tags, trees, ranges, private repos. Content in
-LFS is served as the Hub serves it, by a redirect to another host without the token. Faults come on
-demand, and every request is counted. Everything is in memory and gone with the process.
+It implements the requests that those clients make from `create_repo` to `load_dataset`, without
+Xet: repos, commits of regular and LFS files, branches and tags, trees, ranges, private repos. Like
+the Hub, it serves LFS content by a redirect to another host. Tests can inject faults and inspect
+all requests. Everything is in memory.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ __all__ = ["READ_TOKEN", "TOKEN", "LoopbackHub", "Request", "loopback_hub", "poi
 
 
 class LoopbackHub:
-    """The server, what tests set, and what they read.
+    """The server with its state.
 
     Attributes:
-        endpoint: its address, for `HF_ENDPOINT`.
-        repos: what there is, by "org/name"; each answers as a dataset repo, and files as a model's.
-        blobs: content by its SHA-256.
-        requests: every request so far.
-        page: most entries in one answer of a tree.
-        ranges: whether it honours ranges, as it should.
+        endpoint: URL of the server, for `HF_ENDPOINT`.
+        repos: Repo id -> repo. Each is a dataset repo; its files are served as a model repo too.
+        blobs: SHA-256 -> content.
+        requests: All requests so far.
+        page: Most entries of a tree in one response.
+        ranges: Whether range requests are honoured.
     """
 
     def __init__(self) -> None:
@@ -51,20 +51,20 @@ class LoopbackHub:
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
     def fail(self, pattern: str, times: int = 1, **what: Any) -> None:
-        """Let the next requests for paths like `pattern` fail.
+        """Inject a fault into the next requests whose path matches a pattern.
 
         Args:
-            pattern: of the whole decoded path, as `*/labels/cls.parquet`; a file in LFS is sent
-                from `/cdn/{sha256}/{path}`, so this matches the redirect and what follows it.
-            times: how many of them.
-            what: `status=503`; or, of answers that carry content, `drop_after=100`, to close the
-                connection after so many bytes, `corrupt=True`, to flip the bits of the last byte,
-                or `headers={...}`, to answer with other headers.
+            pattern: Pattern of the whole decoded path, such as `*/labels/cls.parquet`. LFS files
+                are served from `/cdn/{sha256}/{path}`, so it matches the redirect and its target.
+            times: Number of requests.
+            what: `status=503`; or, for responses with content, `drop_after=100` to close the
+                connection after so many bytes, `corrupt=True` to flip the bits of the last byte,
+                or `headers={...}` to change headers.
         """
         self.faults.append(Fault(pattern, times, **what))
 
     def find(self, pattern: str = "*", method: str = "*") -> list[Request]:
-        """Return the requests for paths like `pattern`."""
+        """Return the requests whose path and method match patterns."""
         return [
             request
             for request in list(self.requests)
@@ -72,20 +72,20 @@ class LoopbackHub:
         ]
 
     def count(self, pattern: str = "*", method: str = "*") -> int:
-        """Return how many requests there were for paths like `pattern`."""
+        """Return the number of requests that :meth:`find` returns."""
         return len(self.find(pattern, method))
 
     def sent(self, pattern: str = "*") -> int:
-        """Return how many bytes of bodies were sent for paths like `pattern`."""
+        """Return the size in bytes of the bodies sent for matching paths."""
         return sum(request.sent for request in self.find(pattern))
 
     def reset(self) -> None:
-        """Forget requests and faults."""
+        """Clear the requests and faults."""
         self.requests.clear()
         self.faults.clear()
 
     def put(self, repo_id: str, folder: Path, *, private: bool = False, tag: str = "") -> str:
-        """Make a folder the whole content of a repo's main branch; return the commit."""
+        """Commit a folder as the whole content of a repo's main branch; return the commit id."""
         files, lfs = {}, set()
         for path in sorted(folder.rglob("*")):
             if path.is_file():
@@ -101,17 +101,17 @@ class LoopbackHub:
         return sha
 
     def store(self, content: bytes) -> str:
-        """Keep content and return its SHA-256."""
+        """Store content and return its SHA-256."""
         oid = hashlib.sha256(content).hexdigest()
         self.blobs[oid] = content
         return oid
 
     def take_fault(self, path: str, *, content: bool) -> Fault | None:
-        """Return the first fault that is due for a path, and count it.
+        """Return and count the first fault that applies to a path.
 
         Args:
-            path: what was asked for.
-            content: whether content is being sent; if not, only faults with a status are due.
+            path: Path of the request.
+            content: Whether content is being sent; otherwise only faults with a status apply.
         """
         with self.lock:
             for fault in self.faults:
@@ -139,13 +139,13 @@ def loopback_hub() -> Iterator[LoopbackHub]:
 def point_clients_at(
     hub: LoopbackHub, monkeypatch: Any, cache: Path, token: str | None = TOKEN
 ) -> None:
-    """Send the clients of this process, and of those it starts, to a Hub, and nowhere else.
+    """Make the clients of this process and its children use a loopback Hub only.
 
     Args:
-        hub: the one.
-        monkeypatch: pytest's.
-        cache: a folder for the clients' caches.
-        token: what they say who they are with; None for nobody.
+        hub: The Hub.
+        monkeypatch: Fixture of pytest.
+        cache: Folder for the caches of the clients.
+        token: Token of the clients; None for anonymous access.
     """
     values = {
         "HF_ENDPOINT": hub.endpoint,

@@ -1,4 +1,4 @@
-"""What the loopback Hub keeps: repos with their commits, and what it was asked."""
+"""State of the loopback Hub: repos with their commits, requests and faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 __all__ = ["READ_TOKEN", "TOKEN", "Commit", "Fault", "Repo", "Request", "git_oid", "is_lfs"]
 
 TOKEN, READ_TOKEN = "hf_loopback_write", "hf_loopback_read"
-"""What the server takes for one who may write, and for one who may only read."""
+"""Tokens with write and with read permission."""
 
 LFS_SUFFIXES = (".parquet", ".safetensors")
 LARGEST_REGULAR = 10 << 20
@@ -17,7 +17,7 @@ LARGEST_REGULAR = 10 << 20
 
 @dataclass
 class Request:
-    """One request as it was answered; `sent` are the bytes of the answer's body."""
+    """A request with its response; `sent` is the size of the response body in bytes."""
 
     method: str
     path: str
@@ -29,7 +29,7 @@ class Request:
 
 @dataclass
 class Fault:
-    """What goes wrong with the next `times` requests whose path matches."""
+    """A fault of the next `times` requests whose path matches a pattern."""
 
     pattern: str
     times: int
@@ -41,7 +41,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Commit:
-    """One state of a repo: path -> SHA-256 of the content, and which of the paths are in LFS."""
+    """A commit: path -> SHA-256 of the content, and the paths that are in LFS."""
 
     title: str
     files: dict[str, str]
@@ -58,13 +58,13 @@ class Repo:
     tags: dict[str, str] = field(default_factory=dict)
 
     def find(self, revision: str) -> str | None:
-        """Return the id of the commit that a branch, tag or id names."""
+        """Return the commit id of a branch, tag or commit id; None if it does not exist."""
         name = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
         sha = self.branches.get(name) or self.tags.get(name)
         return sha or (revision if revision in self.commits else None)
 
     def commit(self, branch: str, title: str, files: dict[str, str], lfs: frozenset[str]) -> str:
-        """Put a commit at the head of a branch; return its id."""
+        """Add a commit to a branch; return its id."""
         facts = json.dumps([len(self.commits), title, files])
         sha = hashlib.sha1(facts.encode()).hexdigest()
         self.commits[sha] = Commit(title, files, lfs & set(files))
@@ -73,10 +73,10 @@ class Repo:
 
 
 def is_lfs(path: str, size: int, sample: bytes) -> bool:
-    """Return whether a file goes to LFS: what is large, binary, or of a suffix that always does."""
+    """Return whether a file is stored in LFS: if it is large, binary, or has an LFS suffix."""
     return path.endswith(LFS_SUFFIXES) or size > LARGEST_REGULAR or b"\0" in sample
 
 
 def git_oid(content: bytes) -> str:
-    """Return the id that git gives a file's content."""
+    """Return the git object id of a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

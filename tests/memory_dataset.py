@@ -1,4 +1,4 @@
-"""A small dataset in memory that counts its reads."""
+"""A small dataset in memory that counts its reads, for tests of the evaluator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEVELS = 10
 
 
 class MemoryDataset:
-    """Noise that grows with the level, twice as fast for one codec; labels that follow it."""
+    """Features with noise that grows with the level, twice as fast for vvenc; labels follow it."""
 
     def __init__(self, sources: int = 3, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -23,7 +23,7 @@ class MemoryDataset:
         self.reads: Counter[Any] = Counter()
         rows = []
         for task, shape in TASKS.items():
-            for codec in CODECS:  # codec outermost: a source's rows are not neighbours
+            for codec in CODECS:  # the outer loop, so that the rows of a source are not adjacent
                 for index in range(sources):
                     source = f"{task}-{index}"
                     x = self.originals.setdefault(source, rng.normal(size=shape).astype("f4"))
@@ -46,8 +46,17 @@ class MemoryDataset:
         return self.versions[source_id, codec, level]
 
 
-class Stops:
-    """Progress that interrupts after some features."""
+class FoldedDataset(MemoryDataset):
+    """A memory dataset with a fold per source."""
+
+    def __init__(self, sources: int = 4, folds: int = 2) -> None:
+        super().__init__(sources)
+        numbers = [int(name.split("-")[1]) % folds for name in self.labels["source_id"].to_pylist()]
+        self.labels = self.labels.append_column("fold", pa.array(numbers))
+
+
+class InterruptAfter:
+    """A progress listener that raises KeyboardInterrupt after some features."""
 
     def __init__(self, after: int) -> None:
         self.left = after

@@ -1,4 +1,4 @@
-"""Features and statistics on which all metrics are tested."""
+"""Features and statistics for the tests of all metrics."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ devices = pytest.mark.parametrize("device", DEVICES)
 
 
 def stumps() -> Forest:
-    """Return a forest of one split a tree, at every size of every gap."""
+    """Return a forest of stumps: one split per tree, at many thresholds of every input."""
     names = tuple(one.name for one in INPUTS)
-    splits = [(place, size) for place in range(len(names)) for size in np.linspace(-9, 9, 40)]
+    splits = [(index, value) for index in range(len(names)) for value in np.linspace(-9, 9, 40)]
     trees = {
-        "input": [[place, 0, 0] for place, _ in splits],
-        "threshold": [[size, 0, 0] for _, size in splits],
+        "input": [[index, 0, 0] for index, _ in splits],
+        "threshold": [[value, 0, 0] for _, value in splits],
         "left": [[1, 1, 2]] * len(splits),
         "right": [[2, 1, 2]] * len(splits),
         "value": [[0.0, 0.0, 0.01]] * len(splits),
@@ -34,15 +34,15 @@ def stumps() -> Forest:
 
 
 TRAINED = {"gap_mean": {"exponents": (0.2, 0.3, 0.5)}, "stack": {"forest": stumps()}}
-"""What training could have found for each trained metric."""
+"""Trained metric -> plausible trained parameters."""
 
 
 def outliers(
     shape: tuple[int, ...], seed: int = 0, noise: float = 0.3, batch: int = 3
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a pair as large ViTs make them: one channel near -500, the others about 0.5.
+    """Return a pair like those of large ViTs: one channel near -500, the others about 0.5.
 
-    The noise is in proportion to each channel's deviation.
+    The noise is proportional to the standard deviation of each channel.
     """
     rng = np.random.default_rng(seed)
     full = (batch, *shape)
@@ -54,5 +54,5 @@ def outliers(
 
 
 def ready(metric: Metric, shape: tuple[int, ...]) -> Metric:
-    """Return the metric with the statistics that it needs, for features (N, C, T, D)."""
+    """Return the metric with its required statistics, for features of shape (N, C, T, D)."""
     return metric.with_options(**made_statistics(metric, shape))

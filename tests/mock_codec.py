@@ -1,4 +1,4 @@
-"""A codec that needs nothing: it deflates the plane."""
+"""A codec without dependencies, which deflates planes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["MockCodec", "mock_codec"]
 
 
 class MockCodec:
-    """Stands for any codec: a bitstream is the deflated plane."""
+    """A codec whose bitstream is the deflated plane."""
 
     def __init__(self, quantizer_dtype: np.dtype) -> None:
         self.dtype = quantizer_dtype
@@ -32,7 +32,7 @@ class MockCodec:
 
 
 def mock_codec(name: str, untrusted: bool = False, **_: Any) -> MockCodec | IsolatedCodec:
-    """Make a mock codec as `get_codec` makes others."""
+    """Create a mock codec, as `get_codec` creates others."""
     if untrusted:
         return IsolatedCodec(name, factory=f"{__name__}:mock_codec")
     return MockCodec(np.dtype(np.uint8 if "hyperprior" in name else np.uint16))

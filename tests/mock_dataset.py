@@ -1,7 +1,7 @@
-"""A small dataset folder through the real writers, with invented features and no encoder.
+"""Write a small dataset folder with the real writers, random features and no encoder.
 
-Features are random tokens; level `l` of a codec adds noise that grows with `l` and with the codec,
-and the labels follow the noise, differently per source, so that correlations mean something.
+Each level of a codec adds noise that grows with the level and depends on the codec. The labels
+follow the noise, with a factor per source, so that correlations are meaningful.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from cfqa_data.recipe.load import CodecSpec, Recipe
 __all__ = ["TOY_SHAPES", "toy_recipe", "write_mock_dataset"]
 
 TOY_SHAPES = {"cls": (1, 1, 9, 16), "seg": (2, 1, 9, 16), "dpt": (2, 4, 9, 16)}
-"""(N, C, T, D) per task."""
+"""Task -> shape (N, C, T, D)."""
 
 NOISE = {
     "x265": 0.05,
@@ -51,16 +51,16 @@ NOISE = {
     "hyperprior_multi_task": 0.08,
     "hyperprior_task_specific": 0.06,
 }
-"""Standard deviation that one level adds, per codec."""
+"""Codec -> standard deviation of the noise that each level adds."""
 
 
 def toy_recipe(sources: int = 3, **changes: Any) -> Recipe:
-    """Return a recipe of all tasks and codecs that needs no files."""
+    """Return a recipe of all tasks and codecs that requires no files."""
     return Recipe.from_dict(toy_recipe_dict(sources) | changes)
 
 
 def toy_recipe_dict(sources: int = 3) -> dict[str, Any]:
-    """Return the toy recipe as data, to spoil in tests."""
+    """Return the toy recipe as a dict, for tests that modify it."""
     tasks = {}
     for seed, name in enumerate(TASKS):
         layers = LAYERS[name]
@@ -100,31 +100,32 @@ def write_mock_dataset(
     recipe: Recipe | None = None,
     weak: Collection[tuple[str, str]] = (),
 ) -> Path:
-    """Write a dataset folder of all tasks, codecs and levels, and return it.
+    """Write a dataset folder of all tasks, codecs and levels, and return its path.
+
+    Folders are cached: the same arguments are written once per process, and copied afterwards.
 
     Args:
-        root: the folder.
-        sources: originals per task.
-        seed: of the features and the noise.
-        tier: "light" or "full".
-        recipe: one like :func:`toy_recipe`'s; fewer tasks or codecs give a smaller folder.
-        weak: (task, codec) of ladders whose levels do no harm to the score, so that they are not
-            healthy.
+        root: Path of the folder.
+        sources: Number of originals per task.
+        seed: Random seed of the features and the noise.
+        tier: Tier, "light" or "full".
+        recipe: Recipe similar to :func:`toy_recipe`. Fewer tasks or codecs make a smaller folder.
+        weak: (task, codec) pairs whose labels do not vary, so that their label health is weak.
     """
     recipe = recipe or toy_recipe(sources)
     weak = frozenset(weak)
     key = json.dumps([sources, seed, tier, recipe.to_dict(), sorted(weak), TOY_SHAPES])
-    made = _kept() / hashlib.sha256(key.encode()).hexdigest()[:16]
-    if not made.exists():
-        begun = made.with_suffix(".begun")
-        _write(begun, recipe, sources, seed, tier, weak)
-        begun.rename(made)
-    return shutil.copytree(made, root, dirs_exist_ok=True)
+    cached = _cache() / hashlib.sha256(key.encode()).hexdigest()[:16]
+    if not cached.exists():
+        partial = cached.with_suffix(".partial")
+        _write(partial, recipe, sources, seed, tier, weak)
+        partial.rename(cached)
+    return shutil.copytree(cached, root, dirs_exist_ok=True)
 
 
 @functools.cache
-def _kept() -> Path:
-    """Return the folder of what this process has written, which goes with it."""
+def _cache() -> Path:
+    """Return the folder of this process's cache, which is removed at exit."""
     folder = tempfile.mkdtemp(prefix="cfqa-mock-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
@@ -212,12 +213,15 @@ def _compress(
     rng: np.random.Generator,
     harmful: float,
 ) -> list[dict[str, Any]]:
-    """Write one codec's bitstreams and codes; return its label rows, of harm times `harmful`."""
+    """Write the bitstreams and codes of a codec; return its label rows.
+
+    ``harmful`` is a factor of the distortion.
+    """
     quantizer = ladder.quantizer
     shape = features.shape[1:]
     codec = MockCodec(quantizer.dtype)
-    noise = rng.standard_normal((len(ids), 1, *shape))  # one direction per source,
-    noise = noise + 0.3 * rng.standard_normal((len(ids), LEVELS, *shape))  # not quite kept to
+    noise = rng.standard_normal((len(ids), 1, *shape))  # a common direction per source,
+    noise = noise + 0.3 * rng.standard_normal((len(ids), LEVELS, *shape))  # with some deviation
     noise *= NOISE[ladder.codec] * np.arange(1, LEVELS + 1)[:, None, None, None, None]
     severity = np.exp(0.1 * rng.standard_normal((len(ids), LEVELS)))
     codes = quantizer.quantize(features[:, None] + noise)
@@ -282,8 +286,8 @@ def _compress(
 
 
 def _padded(stream: bytes, level: int) -> np.ndarray:
-    """Return a bitstream with zeros behind it, which do not matter, so that the rate falls."""
-    size = max(256 * (18 - level), len(stream))  # large features are larger than any of them
+    """Pad a bitstream with zeros, so that the rate falls with the level."""
+    size = max(256 * (18 - level), len(stream))
     return np.frombuffer(stream.ljust(size, b"\0"), np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Stand-ins for `transformers` and `timm`: modules with the interface that the backbones use.
+"""Fakes of `transformers` and `timm`: modules with the interface that the backbones use.
 
 Small networks of random weights, in the shapes that families of these libraries have: blocks that
 return a tensor or a tuple, with a final norm and without, absolute positions, and weights that no
@@ -93,7 +93,7 @@ class Model(nn.Module):
 
 
 class Pair(nn.Module):
-    """Two models in one, of which only parts can be run."""
+    """A pair of models that can only be run separately."""
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class AutoModel:
 
 
 class AutoTokenizer:
-    """A token per letter of a text, and one before and behind them."""
+    """A tokenizer with one token per letter, and one at the start and the end."""
 
     model_max_length = 12
 
@@ -160,14 +160,14 @@ def write_model(folder: Path, without: tuple[str, ...] = (), **config: Any) -> P
 
 
 def fake_transformers() -> ModuleType:
-    """Return the stand-in of `transformers`."""
+    """Return the fake of `transformers`."""
     module = ModuleType("transformers")
     module.AutoModel, module.AutoTokenizer = AutoModel, AutoTokenizer  # type: ignore[attr-defined]
     return module
 
 
 def fake_utils() -> ModuleType:
-    """Return the stand-in of `transformers.utils`, with the switch of progress bars."""
+    """Return the fake of `transformers.utils`, with the switch of progress bars."""
     module, shown = ModuleType("transformers.utils"), [True]
     module.logging = SimpleNamespace(  # type: ignore[attr-defined]
         is_progress_bar_enabled=lambda: shown[-1],
@@ -238,7 +238,7 @@ def create_model(name: str, pretrained: bool, num_classes: int = 5, **options: A
 
 
 def fake_timm() -> ModuleType:
-    """Return the stand-in of `timm`."""
+    """Return the fake of `timm`."""
     module = ModuleType("timm")
     module.create_model = create_model  # type: ignore[attr-defined]
     return module

@@ -1,7 +1,7 @@
-"""Hostile variants of real bytes, a function of a random generator and nothing else.
+"""Mutations of valid bytes, determined by a random generator.
 
-A mutation takes ``(rng, data, others)``: the sample, and all samples of its target to splice with.
-Those of structured formats change what the format says, and leave it well formed.
+A mutation is a function ``(rng, data, others)`` of a sample and of all samples of its target, to
+splice with. Mutations of structured formats change values and keep the file well formed.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ INTEGERS = (
     *(0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF),
     *(2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1),
 )
-"""What lengths, counts and offsets are when they lie."""
+"""Values for false lengths, counts and offsets."""
 
 RAW = "\ufdd0{}"
-"""Stands for literals that no writer makes, until the text is written."""
+"""Placeholder of a literal that no writer produces, replaced in the written text."""
 
 NESTED = "[" * 5000 + "]" * 5000
 DIGITS = "9" * 100_000
@@ -53,7 +53,7 @@ TOML_LITERALS = ("0x" + "f" * 10_000, "nan", "inf", "1979-05-27", "07:32:00", NE
 
 
 def of_bytes(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """Change bytes of any format: one to eight edits."""
+    """Apply one to eight edits to bytes of any format."""
     work = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
         rng.choice(EDITS)(rng, work, others)
@@ -61,13 +61,13 @@ def of_bytes(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def in_json(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """Change what a JSON text says."""
+    """Change values of a JSON text."""
     facts, raw = _changed(rng, json.loads(data), LITERALS, (*VALUES, None))
     return _written(json.dumps(facts), raw)
 
 
 def in_toml(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """Change what a TOML text says."""
+    """Change values of a TOML text."""
     values = [value for value in VALUES if value != [None]]
     facts, raw = _changed(rng, tomllib.loads(data.decode()), TOML_LITERALS, values)
     if not isinstance(facts, dict):
@@ -77,15 +77,15 @@ def in_toml(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def in_header(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """Change the JSON header of a safetensors file, the length before it included."""
+    """Change the JSON header of a safetensors file, or the length in front of it."""
     length = int.from_bytes(data[:8], "little")
     header = in_json(rng, data[8 : 8 + length], others)
-    said = rng.choice(INTEGERS) if rng.random() < 0.1 else len(header)
-    return said.to_bytes(8, "little") + header + data[8 + length :]
+    stated = rng.choice(INTEGERS) if rng.random() < 0.1 else len(header)
+    return stated.to_bytes(8, "little") + header + data[8 + length :]
 
 
 def in_shard(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """Change places in the index of a shard of codes, whose checksum is right again."""
+    """Change offsets and lengths in the index of a shard, and update its checksum."""
     import google_crc32c
 
     def checksum(index: bytes) -> bytes:
@@ -95,15 +95,15 @@ def in_shard(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
     size = next(n for n in sizes if checksum(data[-4 - n : -4]) == data[-4:])
     index = bytearray(data[-4 - size : -4])
     for _ in range(rng.choice((1, 1, 2, 9))):
-        place = rng.randrange(len(index) // 8) * 8
-        old = int.from_bytes(index[place : place + 8], "little")
+        offset = rng.randrange(len(index) // 8) * 8
+        old = int.from_bytes(index[offset : offset + 8], "little")
         new = rng.choice((*INTEGERS, old + 1, old - 1, old + 16, len(data), len(data) - old))
-        index[place : place + 8] = (new % 2**64).to_bytes(8, "little")
+        index[offset : offset + 8] = (new % 2**64).to_bytes(8, "little")
     return data[: -4 - size] + bytes(index) + checksum(bytes(index))
 
 
 def in_lines(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """Change words of a text of lines."""
+    """Change words and lines of a text."""
     lines = [line.split(" ") for line in data.decode().splitlines()]
     for _ in range(rng.choice((1, 1, 2, 5))):
         place = rng.randrange(len(lines))
@@ -122,7 +122,7 @@ def in_lines(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def in_zip(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """Change a record of an archive, its name, or how it is packed; checksums are right."""
+    """Change a record of a ZIP archive, its name or its compression; checksums stay correct."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         records = [(info.filename, archive.read(info)) for info in archive.infolist()]
     place = rng.randrange(len(records))
@@ -150,7 +150,7 @@ def in_zip(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def _span(rng: random.Random, work: bytearray) -> tuple[int, int]:
-    """Return a start and a stop; every other time near an end, where formats have their heads."""
+    """Return a start and a stop, half the time near an end of the file, where headers are."""
     size = len(work)
     start = rng.randrange(size + 1)
     if rng.random() < 0.5:
@@ -220,7 +220,7 @@ EDITS = (_flip, _flip, _number, _number, _noise, _cut, _delete, _insert, _repeat
 def _changed(
     rng: random.Random, facts: Any, literals: Sequence[str], values: Sequence[Any]
 ) -> tuple[Any, list[str]]:
-    """Return facts with one to three places changed, and the literals to put in."""
+    """Change one to three values; return the result, and the literals of its placeholders."""
     used: list[str] = []
 
     def hostile(old: Any) -> Any:

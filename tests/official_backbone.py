@@ -1,4 +1,4 @@
-"""What the official DINOv2 code computes for two small backbones with weights by rule.
+"""Figures of the official DINOv2 code for two small backbones with deterministic weights.
 
 The figures in official_backbone.json come from the public repository facebookresearch/dinov2 at
 commit b8931f7 (14 August 2025), without xFormers, in float64 on torch 2.13.0 (the position
@@ -28,13 +28,13 @@ GRIDS = ((37, 37), (16, 16), (35, 46), (5, 3), (1, 1))
 
 
 def _uniform(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """Uniform in [-1, 1) from NumPy's frozen stream, exact in float32."""
+    """Return uniform numbers in [-1, 1) from NumPy's frozen stream, exact in float32."""
     values = np.random.RandomState(seed).uniform(-1, 1, shape)
     return torch.from_numpy(values.astype(np.float32))
 
 
 def weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Float32 weights by rule, for official names and their shapes."""
+    """Return deterministic float32 weights by official name and shape."""
     made = {}
     for seed, name in enumerate(sorted(shapes)):
         noise, leaf = _uniform(seed, tuple(shapes[name])), name.rsplit(".", 2)[-2:]
@@ -46,12 +46,12 @@ def weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
 
 
 def image(rows: int, columns: int) -> Tensor:
-    """A float32 image (1, 3, H, W) by rule."""
+    """Return a deterministic float32 image (1, 3, H, W)."""
     return _uniform(1000 + 100 * rows + columns, (1, 3, PATCH * rows, PATCH * columns)) * 2
 
 
 def figures(outputs: Tensor) -> list[list[float]]:
-    """Per block of outputs (1, C, T, D): six values, and the mean weighted by a wave."""
+    """Return, per block of outputs (1, C, T, D), six values and the mean weighted by a wave."""
     found = []
     for block in outputs[0].double():
         last, flat = len(block) - 1, block.flatten()
@@ -82,7 +82,7 @@ def _official(kind: str, checkout: Path) -> tuple[Any, dict[str, Tensor]]:
 
 
 def main(checkout: Path) -> None:
-    """Write the figures of the official code; print how far ours is from it in float32."""
+    """Write the figures of the official code; print the difference of our float32 code."""
     from cfqa_data.builders.backbones.dinov2 import load_backbone
 
     written: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What CompressAI makes of small planes with two small scale hyperpriors whose weights go by rule.
+"""Figures of CompressAI for small planes and two scale hyperpriors with deterministic weights.
 
 The figures in official_compressai.json come from the public repository
 InterDigitalInc/CompressAI, version 1.2.9.dev0 at commit 869a9f5, on torch 2.13.0 (CPU, float32):
@@ -30,7 +30,7 @@ SAMPLES = 40
 
 
 def _uniform(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Uniform in [-1, 1) from NumPy's frozen stream, float32."""
+    """Return uniform float32 numbers in [-1, 1) from NumPy's frozen stream."""
     return np.random.RandomState(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
@@ -81,14 +81,14 @@ def weights(kind: str) -> dict[str, Tensor]:
 
 
 def plane(shape: tuple[int, int]) -> np.ndarray:
-    """A plane of codes / 256, float64: rows that resemble their neighbours."""
+    """Return a plane of codes / 256, float64, with similar neighbouring rows."""
     rough = _uniform(shape[0], (shape[0] + 4, shape[1])) + 0.6 * _uniform(shape[1], (1, shape[1]))
     smooth = sum(rough[shift : shift + shape[0]] for shift in range(5)) / 5
     return np.asarray(np.clip(np.floor(128 + 90 * smooth.astype(np.float64)), 0, 255) / 256)
 
 
 def places(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The samples of which figures are kept: corners, and places by rule."""
+    """Return the samples whose figures are recorded: corners, and fixed positions."""
     rows, cols = shape
     index = np.arange(SAMPLES)
     row, col = index * 37 % rows, index * 53 % cols
@@ -97,13 +97,13 @@ def places(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def wave(values: np.ndarray) -> float:
-    """The mean weighted by a wave: what any changed sample would change."""
+    """Return the mean weighted by a wave, which every sample affects."""
     flat = values.astype(np.float64).ravel()
     return float((flat * np.cos(np.arange(len(flat)))).mean())
 
 
 def tables(coder: Any) -> list[list[int]]:
-    """Per table: its first integer, its entries, the largest and the last (the escape's)."""
+    """Return the first integer, number, largest and last (escape) entry of each table."""
     found = []
     parts = (coder._offset, coder._cdf_length, coder._quantized_cdf)
     for first, length, sums in zip(*(part.tolist() for part in parts), strict=True):
@@ -113,7 +113,7 @@ def tables(coder: Any) -> list[list[int]]:
 
 
 def main() -> None:
-    """Write CompressAI's figures; print how far ours are from them."""
+    """Write CompressAI's figures; print their difference from ours."""
     from compressai.models.google import ScaleHyperprior
 
     written: dict[str, Any] = {}

@@ -1,6 +1,6 @@
-"""A stand-in for worker processes: in this process, but through pickle in both directions.
+"""A replacement for worker processes that runs in this process, with pickling both ways.
 
-Real ones are in test_executor.py, test_pipeline_build.py and test_plugin_build.py.
+Real processes are tested in test_executor.py, test_pipeline_build.py and test_plugin_build.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Killed(BaseException):
 
 
 class PicklingPool:
-    """Does what is submitted at once."""
+    """An executor that runs each call immediately."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -43,7 +43,7 @@ class PicklingPool:
 
 
 def replace_workers(monkeypatch: pytest.MonkeyPatch) -> PicklingPool:
-    """Let an executor of several workers use the stand-in; return it."""
+    """Make executors with several workers use a `PicklingPool`; return it."""
     pool = PicklingPool()
 
     @contextmanager

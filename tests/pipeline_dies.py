@@ -1,4 +1,4 @@
-"""A stage that is light to import, so that workers start and die quickly."""
+"""A stage with few imports, so that workers start and die quickly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Doubling", "refuse"]
 
 
 def refuse(*_: object) -> NoReturn:
-    """Say clearly why nothing can be done."""
+    """Raise a one-line error."""
     raise BuildError("nothing doing")
 
 
@@ -23,10 +23,10 @@ class Doubling(Stage):
     """Doubles numbers.
 
     Attributes:
-        count: how many.
-        deadly: those that end the process as the kernel does when memory is out.
-        refused: those that are refused.
-        variable: of the environment, whose value is returned instead.
+        count: Number of items.
+        deadly: Items that kill the process, like the kernel when out of memory.
+        refused: Items that raise a BuildError.
+        variable: Environment variable whose value is returned instead.
     """
 
     count: int

@@ -1,10 +1,10 @@
-"""Builds with faults at any point, gone on with and compared byte for byte; runs as a program.
+"""Interrupt builds by faults at arbitrary points, resume them, and compare the results.
 
     python tests/pipeline_faults.py --seed 1 --count 200
 
-builds a toy recipe once undisturbed, then `count` times with up to three faults (`pipeline_watch`)
-one after the other, each time goes on to the end, and compares every byte. It forks from a process
-that has loaded everything, so that a fault costs a build and no start.
+builds a toy recipe once without a fault, then `count` times with one to three faults
+(`pipeline_watch`) in succession. Each build is resumed to its end, and every byte is compared.
+Builds run in forks of a process that has imported everything, so that they start quickly.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ NONE = Fault()
 
 @dataclass(frozen=True)
 class Run:
-    """How one run of a build ended.
+    """The result of one run of a build.
 
     Attributes:
-        fault: what was done to it.
-        status: of the process; negative for a signal, 0 done, 2 refused.
-        told: what it said.
-        events: what it did below its folder.
+        fault: The injected fault.
+        status: Exit status; negative for a signal, 0 for success, 2 for a `CfqaError`.
+        message: Message of the error.
+        events: Operations on files in its folder.
     """
 
     fault: Fault
     status: int
-    told: str = ""
+    message: str = ""
     events: tuple[str, ...] = ()
 
 
 class Builder:
-    """Builds a recipe again and again, each time in a fresh copy of this process."""
+    """Builds a recipe repeatedly, each time in a fork of this process."""
 
     def __init__(self, recipe: Any, scratch: Path) -> None:
         self.recipe, self.scratch, self.count = recipe, scratch, 0
@@ -65,12 +65,12 @@ class Builder:
         return base / "out"
 
     def run(self, out: Path, fault: Fault = NONE, workers: int = 0) -> Run:
-        """Build, with one fault."""
+        """Build with one fault."""
         from cfqa_data.builders.pipeline import build
         from cfqa_data.errors import CfqaError
 
-        told = self.scratch / "told"
-        told.write_text("{}")
+        report = self.scratch / "report"
+        report.write_text("{}")
         pid = os.fork()
         if not pid:
             answer: dict[str, Any] = {}
@@ -80,9 +80,9 @@ class Builder:
                 build(self.recipe, out, workers=workers)
                 code = 0
             except CfqaError as error:
-                code, answer["told"] = 2, str(error)
+                code, answer["message"] = 2, str(error)
             except BaseException as error:
-                answer["told"] = repr(error)
+                answer["message"] = repr(error)
             finally:
                 resource.setrlimit(
                     resource.RLIMIT_FSIZE, (resource.getrlimit(resource.RLIMIT_FSIZE)[1],) * 2
@@ -91,19 +91,19 @@ class Builder:
                     watch.busy = True
                     answer["events"] = watch.events
                 answer["modules"] = list(sys.modules)
-                told.write_text(json.dumps(answer))
+                report.write_text(json.dumps(answer))
                 os._exit(code)
         if fault.kind == "timer":
             time.sleep(self.seconds * fault.at / 1000)
             os.kill(pid, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        answer = json.loads(told.read_text() or "{}")
+        answer = json.loads(report.read_text() or "{}")
         self.modules = answer.get("modules", self.modules)
-        return Run(fault, status, answer.get("told", ""), tuple(answer.get("events", ())))
+        return Run(fault, status, answer.get("message", ""), tuple(answer.get("events", ())))
 
 
 def prepare(scratch: Path) -> Builder:
-    """Return what builds a recipe of one task, two groups and kept streams."""
+    """Return a builder of a recipe with one task, two groups and cached bitstreams."""
     import torch
     from pipeline_toy import QPS, toy_recipe, write_networks
 
@@ -122,10 +122,10 @@ def prepare(scratch: Path) -> Builder:
 def check(
     builder: Builder, faults: list[Fault], expected: dict[str, str], workers: int
 ) -> list[Run]:
-    """Build with faults one after the other, then without, and compare every byte.
+    """Build with several faults in succession, then without, and compare every byte.
 
     Raises:
-        AssertionError: a run ended otherwise than its fault has it end, or the bytes differ.
+        AssertionError: A run ended in an unexpected way, or the bytes differ.
     """
     from pipeline_toy import tree
 
@@ -135,19 +135,19 @@ def check(
         for fault in faults:
             run = builder.run(out, fault, workers)
             runs.append(run)
-            ends = {
+            expected_statuses = {
                 "kill": (-signal.SIGKILL,),
                 "timer": (-signal.SIGKILL,),
                 "half": (-signal.SIGXFSZ,),
                 "power": (9,),
                 "torn": (9,),
             }.get(fault.kind, (2,))
-            assert run.status in (0, *ends), run
-            assert "\n" not in run.told, run
+            assert run.status in (0, *expected_statuses), run
+            assert "\n" not in run.message, run
             if run.status == 2:
                 words = "no space left" if fault.kind == "full" else "file too large"
-                assert words in run.told, run
-                assert "finished work is kept" in run.told, run
+                assert words in run.message, run
+                assert "finished work is kept" in run.message, run
                 assert not list(out.rglob("*.partial")), run
         last = builder.run(out)
         assert last.status == 0, last
@@ -160,38 +160,38 @@ def check(
         shutil.rmtree(out.parent, ignore_errors=True)
 
 
-def place(events: tuple[str, ...], words: str) -> int:
-    """Return the number of the first event that has these words."""
-    return next(n for n, event in enumerate(events) if re.search(words, event))
+def find_event(events: tuple[str, ...], pattern: str) -> int:
+    """Return the index of the first event that matches a pattern."""
+    return next(n for n, event in enumerate(events) if re.search(pattern, event))
 
 
-def named(events: tuple[str, ...]) -> dict[str, Fault]:
-    """Return faults at places where something might be lost, by name."""
+def named_faults(events: tuple[str, ...]) -> dict[str, Fault]:
+    """Return faults at critical points of a build, by name."""
     shard, rows = r"open /compressed/.*/c/1/", r"chmod /.build/rows/.*-00001"
-    named = place(events, r"rename /manifest.json")
+    renamed = find_event(events, r"rename /manifest.json")
     return {
-        "inside the lock": Fault("half", place(events, r"flock"), 5),
-        "inside the plan": Fault("half", place(events, r"open /.build/plan.json"), 99),
-        "inside a shard": Fault("half", place(events, shard), 999),
-        "inside a marker": Fault("half", place(events, rows) - 1, 999),
-        "between shard and marker": Fault("kill", place(events, rows)),
-        "inside the manifest": Fault("half", place(events, r"open /manifest.json"), 999),
-        "before the manifest has its name": Fault("kill", named),
-        "after the manifest has its name": Fault("kill", named + 1),
-        "inside remove_work, first": Fault("kill", named + 2),
-        "inside remove_work, last": Fault("kill", place(events, r"remove /.build/plan.json")),
-        "before the lock goes": Fault("kill", place(events, r"remove /.build/lock")),
-        "after the lock went": Fault("kill", len(events) - 1),
-        "no room for a shard": Fault("short", place(events, shard), 999),
-        "no room for label rows": Fault("short", place(events, rows) - 1, 99),
-        "no room for the manifest": Fault("full", place(events, r"open /manifest.json")),
+        "inside the lock": Fault("half", find_event(events, r"flock"), 5),
+        "inside the plan": Fault("half", find_event(events, r"open /.build/plan.json"), 99),
+        "inside a shard": Fault("half", find_event(events, shard), 999),
+        "inside a marker": Fault("half", find_event(events, rows) - 1, 999),
+        "between shard and marker": Fault("kill", find_event(events, rows)),
+        "inside the manifest": Fault("half", find_event(events, r"open /manifest.json"), 999),
+        "before the manifest is renamed": Fault("kill", renamed),
+        "after the manifest is renamed": Fault("kill", renamed + 1),
+        "inside remove_work, first": Fault("kill", renamed + 2),
+        "inside remove_work, last": Fault("kill", find_event(events, r"remove /.build/plan.json")),
+        "before the lock is removed": Fault("kill", find_event(events, r"remove /.build/lock")),
+        "after the lock is removed": Fault("kill", len(events) - 1),
+        "no space for a shard": Fault("short", find_event(events, shard), 999),
+        "no space for label rows": Fault("short", find_event(events, rows) - 1, 99),
+        "no space for the manifest": Fault("full", find_event(events, r"open /manifest.json")),
         "power cut at the end": Fault("power", len(events) - 1),
         "torn files at the end": Fault("torn", len(events) - 1),
     }
 
 
 def draw(random_: random.Random, kinds: tuple[str, ...], events: int) -> list[Fault]:
-    """Return one to three faults."""
+    """Draw one to three random faults."""
     faults = random_.choice((1, 1, 2, 3))
     return [
         Fault(
@@ -203,8 +203,10 @@ def draw(random_: random.Random, kinds: tuple[str, ...], events: int) -> list[Fa
     ]
 
 
-def undisturbed(builder: Builder, workers: int = 0) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return hashes and events of a build without fault; load here what it had to load."""
+def build_without_fault(
+    builder: Builder, workers: int = 0
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the hashes and events of a build without a fault; import its modules here too."""
     from pipeline_toy import tree
 
     builder.run(builder.new_folder(), workers=workers)
@@ -219,22 +221,24 @@ def undisturbed(builder: Builder, workers: int = 0) -> tuple[dict[str, str], tup
 
 
 def main() -> None:
-    """Do what the command line says, and print what happened as JSON."""
+    """Run the cases of the command line, and print a summary as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=12, help="cases of random faults")
+    parser.add_argument("--count", type=int, default=12, help="number of cases of random faults")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--workers", type=int, default=0, help="with 2, only the timer is a fault")
-    parser.add_argument("--every", type=int, default=0, help="one fault before every n-th event")
-    parser.add_argument("--named", nargs="*", metavar="NAME", help="and these places, or all named")
-    parser.add_argument("--events", action="store_true", help="and tell what a build does")
+    parser.add_argument("--every", type=int, default=0, help="also a fault at every n-th event")
+    parser.add_argument(
+        "--named", nargs="*", metavar="NAME", help="also these, or all, named faults"
+    )
+    parser.add_argument("--events", action="store_true", help="also print the events of a build")
     options = parser.parse_args()
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a sync costs nothing there
     with TemporaryDirectory(prefix="cfqa-faults-", dir=memory) as scratch:
         builder = prepare(Path(scratch))
-        expected, events = undisturbed(builder, options.workers)
+        expected, events = build_without_fault(builder, options.workers)
         random_ = random.Random(options.seed)
-        known = named(events)
+        known = named_faults(events)
         chosen = known if options.named == [] else options.named or ()
         cases = [[known[name]] for name in chosen]
         certain = len(cases)
@@ -248,15 +252,15 @@ def main() -> None:
             for run in check(builder, case, expected, options.workers):
                 assert run.status or number >= certain, f"{run.fault} did not happen"
                 ends[f"{run.fault.kind} {'came too late' if run.status == 0 else 'hit'}"] += 1
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "seed": options.seed,
         "cases": len(cases),
         "events": len(events),
         "ends": dict(ends),
     }
     if options.events:
-        told["what"] = events
-    print(json.dumps(told | {"seconds": round(builder.seconds, 2)}))
+        summary["what"] = events
+    print(json.dumps(summary | {"seconds": round(builder.seconds, 2)}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A progress that acts at a step of a build."""
+"""A progress listener that calls a function at a step of a build."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Steps", "kill_worker"]
 
 
 class Steps:
-    """A progress that notes what it is told, and calls `act` before step `at`."""
+    """A progress listener that records stages and steps, and calls `act` at step `at`."""
 
     def __init__(self, at: int | None = None, act: Callable[[], object] | None = None) -> None:
         self.stages: list[tuple[str, int, str]] = []
@@ -33,7 +33,7 @@ class Steps:
 
 
 def kill_worker() -> None:
-    """Kill one of the worker processes of this one."""
+    """Kill a worker process of this process."""
     workers = [
         child
         for child in psutil.Process().children(recursive=True)

@@ -1,4 +1,4 @@
-"""A recipe small enough for tests: real scenes, random networks, and heads that fit them."""
+"""A small recipe for tests: rendered scenes, random networks, and matching heads."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ DIM, DEPTH, HEADS, CLASSES = 48, 4, 3, 960
 
 
 def write_networks(folder: Path) -> None:
-    """Write a random backbone and three heads; cls gets the first scenes right by prototypes."""
+    """Write a random backbone and three heads; the cls head classifies the first scenes right."""
     for name, data in _networks().items():
         (folder / name).write_bytes(data)
 
 
 @functools.cache
 def _networks() -> dict[str, bytes]:
-    """Return the files by name: they are made once in a process."""
+    """Return the files by name, created once per process."""
     with TemporaryDirectory() as folder:
         _write_networks(Path(folder))
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
@@ -74,7 +74,7 @@ def _save(path: Path, tensors: dict[str, torch.Tensor], geometry: Any = None) ->
 
 @torch.inference_mode()
 def _prototypes(backbone: VisionTransformer) -> dict[str, torch.Tensor]:
-    """Nearest of the first scenes' own features, which classifies those scenes right."""
+    """Return a nearest-prototype classifier of the first scenes' features."""
     weight, bias = torch.randn(CLASSES, 2 * DIM) * 0.01, torch.full((CLASSES,), -100.0)
     candidates = get_source("scenes")("cls", 1).samples()
     for sample in (next(candidates) for _ in range(8)):
@@ -125,7 +125,7 @@ def toy_recipe(folder: Path, codecs: dict[str, Any], **changes: Any) -> Recipe:
 
 
 def tree(root: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder."""
+    """Return the SHA-256 of every file in a folder."""
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
@@ -134,7 +134,7 @@ def tree(root: Path) -> dict[str, str]:
 
 
 def qp(*levels: float) -> dict[str, Any]:
-    """A recipe's entry of a codec with QPs."""
+    """Return the recipe entry of a codec with QPs."""
     return {"parameter_name": "qp", "levels": list(levels)}
 
 
@@ -143,7 +143,7 @@ TEN_QPS = qp(*range(14, 51, 4))
 
 
 def write_toml(recipe: Recipe, path: Path) -> Path:
-    """Write a recipe as the TOML file that `load_recipe` reads."""
+    """Write a recipe as a TOML file for `load_recipe`."""
 
     def text(value: Any) -> str:
         if isinstance(value, dict):

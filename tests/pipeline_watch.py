@@ -1,16 +1,16 @@
-"""Counts what a build does to its folder, and has a fault happen: a kill, a power cut, no room.
+"""Count the file operations of a build, and inject a fault: a kill, a power cut, or a full disk.
 
-Counted is every open for writing, rename, removal, new folder, sync and lock. A fault comes before
-the n-th of them. Its kinds:
+The counted events are opens for writing, renames, removals, new folders, syncs and locks. A fault
+is injected before the n-th event. Its kinds:
 
 - kill: SIGKILL.
 - half: the kernel kills the process within the next write, after some bytes of the file.
-- power: as after a power cut: what was not synced of a file is gone, what was not synced of the
-  names in a folder may be.
-- torn: as power, but all names are there: files that were not synced are empty.
-- full: the disk takes nothing more (ENOSPC); the build says so in one line and ends.
-- short: as full, but within the next write, after some bytes of the file.
-- timer: SIGKILL after a random time, wherever that is; the process that started the build does it.
+- power: a power cut: content that was not synced is lost, and directory entries that were not
+  synced may be lost.
+- torn: like power, but all directory entries exist; files that were not synced are empty.
+- full: the disk is full (ENOSPC); the build must end with a one-line error.
+- short: like full, but within the next write, after some bytes of the file.
+- timer: SIGKILL by the parent process after a random time.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ TAKES_ROOM = ("open", "os.mkdir", "os.rename", "os.fsync")
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to one run of a build.
+    """A fault of one run of a build.
 
     Attributes:
-        kind: one of `KINDS`, or "none".
-        at: number of the event before which it happens; of "timer", thousandths of the time.
-        size: bytes of a file that still get written.
+        kind: One of `KINDS`, or "none".
+        at: Index of the event before which it happens; for "timer", the time in thousandths of
+            the duration of a build.
+        size: Number of bytes that are still written to a file.
     """
 
     kind: str = "none"
@@ -49,7 +50,7 @@ class Fault:
 
 
 class Watch:
-    """Counts what a build does below a folder, and has the fault happen."""
+    """Counts the events of a build in a folder, and injects the fault."""
 
     def __init__(self, out: Path, fault: Fault) -> None:
         self.out, self.fault = str(out), fault
@@ -59,40 +60,40 @@ class Watch:
         sync = os.fsync
 
         def fsync(handle: int) -> None:
-            self.note("os.fsync", _path(handle))
+            self.count_event("os.fsync", _path(handle))
             sync(handle)
             if self.disk:
                 self.disk.synced(handle)
 
         os.fsync = fsync
-        sys.addaudithook(self.heard)
+        sys.addaudithook(self.audit)
 
-    def heard(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Note an audit event that writes below the folder."""
+    def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Count an audit event that changes the folder."""
         if event == "fcntl.flock":
-            self.note(event, "")
+            self.count_event(event, "")
         elif event in COUNTED and not self.busy:
             if event == "open" and not (arguments[2] or 0) & WRITES:
                 return
             path = arguments[0]
             inside = not isinstance(path, int) and os.fsdecode(path).startswith(self.out)
-            beside = event in ("os.remove", "os.rmdir") and arguments[-1] != -1  # of a rmtree
-            if inside or beside or event == "os.truncate":
-                self.note(event, os.fsdecode(path) if not isinstance(path, int) else "")
+            by_rmtree = event in ("os.remove", "os.rmdir") and arguments[-1] != -1
+            if inside or by_rmtree or event == "os.truncate":
+                self.count_event(event, os.fsdecode(path) if not isinstance(path, int) else "")
 
-    def note(self, event: str, path: str) -> None:
-        """Count an event; the fault's own is the last one, but for a full disk."""
+    def count_event(self, event: str, path: str) -> None:
+        """Record an event, and inject the fault from its index on."""
         if self.busy:
             return
         self.busy = True
         try:
             self.events.append(f"{event} {path.removeprefix(self.out)}")
             if len(self.events) > self.fault.at:
-                self.happen(event, path)
+                self.inject(event, path)
         finally:
             self.busy = False
 
-    def happen(self, event: str, path: str) -> None:
+    def inject(self, event: str, path: str) -> None:
         kind, first = self.fault.kind, len(self.events) == self.fault.at + 1
         if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -114,47 +115,48 @@ def _path(handle: int) -> str:
 
 
 class Disk:
-    """What of a folder would outlast a power cut: files and folders as they were last synced."""
+    """The state of a folder after a power cut: files and folders as they were last synced."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
         self.files: dict[int, bytes] = {}
         self.folders: dict[int, list[tuple[str, int, bool]]] = {}
-        self.pinned: list[int] = []  # an open file's number is not given to another
-        for path in (base, *base.rglob("*")):  # what is there was there before the machine started
+        self.pinned: list[int] = []  # open files, so that their inode numbers are not reused
+        for path in (base, *base.rglob("*")):  # existing files count as synced
             handle = os.open(path, os.O_RDONLY)
             self.synced(handle)
             os.close(handle)
 
     def synced(self, handle: int) -> None:
-        """Note what an open file or folder is now."""
+        """Record the content of an open file or folder."""
         facts = os.fstat(handle)
         self.pinned.append(os.dup(handle))
         if stat.S_ISDIR(facts.st_mode):
             with os.scandir(handle) as entries:
-                found = [(entry.name, entry.inode(), entry.is_dir()) for entry in entries]
-            self.folders[facts.st_ino] = found
+                self.folders[facts.st_ino] = [(e.name, e.inode(), e.is_dir()) for e in entries]
         else:
             self.files[facts.st_ino] = os.pread(handle, facts.st_size, 0)
 
     def restore(self, fault: Fault) -> None:
-        """Make the folder what a power cut leaves of it.
+        """Replace the folder by its state after a power cut.
 
-        Of each folder either the names are there that were synced, or those of now; which, is
-        drawn. Every third time they are all the synced ones.
+        Each folder has, at random, either its synced or its current entries. In every third fault,
+        all folders have their synced entries.
         """
         drawn = random.Random(repr(fault))
         strict = fault.kind == "power" and fault.size % 3 == 0
         live: dict[int, list[tuple[str, int, bool]]] = {}
         for path in (self.base, *(p for p in self.base.rglob("*") if p.is_dir())):
-            with os.scandir(path) as found:
-                live[path.stat().st_ino] = [(e.name, e.inode(), e.is_dir()) for e in found]
+            with os.scandir(path) as entries:
+                live[path.stat().st_ino] = [(e.name, e.inode(), e.is_dir()) for e in entries]
 
         def make(folder: int, to: Path) -> None:
             to.mkdir()
-            kept, now = self.folders.get(folder, []), live.get(folder)
-            lasting = now is None or strict or (fault.kind == "power" and drawn.random() < 0.5)
-            for name, inode, is_folder in kept if lasting else now:
+            synced, current = self.folders.get(folder, []), live.get(folder)
+            use_synced = (
+                current is None or strict or (fault.kind == "power" and drawn.random() < 0.5)
+            )
+            for name, inode, is_folder in synced if use_synced else current:
                 if is_folder:
                     make(inode, to / name)
                 else:

@@ -1,4 +1,4 @@
-"""Classes for a dataset of words, as a stranger would write them: no image, no video codec."""
+"""User-defined classes for a dataset of texts, without images and video codecs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DIM = 6
 
 
 class Lines(Source):
-    """Lines of some words each, two of them of one page; what is in common is their truth."""
+    """A source of lines of words, two per page; the ground truth is the number of words."""
 
     def __init__(
         self, task: str, seed: int, single: bool = False, lexicon: Path | None = None
@@ -58,7 +58,7 @@ class Lines(Source):
 
 
 class Bag(Backbone):
-    """Hashes of words, shifted by the layer."""
+    """A backbone whose tokens are hashes of words, shifted by the layer."""
 
     name, width, layers = "bag", DIM, 9
 
@@ -75,7 +75,7 @@ class Bag(Backbone):
 
 
 class Length(Task):
-    """How far the sum of a feature is from that of its length."""
+    """A task whose score is the error of the number of words, taken from the sum of the feature."""
 
     facts = TaskFacts("length", "length of a text", Score("error", True), truth=Truth("int64", 0))
 
@@ -92,7 +92,7 @@ class Length(Task):
 
 
 class Shift(Codec):
-    """On planes: drops bits."""
+    """A codec on planes that drops the lowest bits."""
 
     name, title = "shift", "drops bits"
     parameter = Parameter("bits", "lower", whole=True, lowest=0, highest=7)
@@ -113,7 +113,7 @@ class Shift(Codec):
 
 
 class Round(FeatureCodec):
-    """On features: rounds what is left of the training features' mean; states its bits."""
+    """A codec on features that rounds the difference from the training mean; states its bits."""
 
     name, title, bits = "round", "rounds", "stated"
     parameter = Parameter("digits", "higher", lowest=0)
@@ -145,13 +145,13 @@ class Round(FeatureCodec):
 
 
 class Drop(Round):
-    """As `Round`, but a rate that nobody knows."""
+    """Like `Round`, with an unknown rate."""
 
     name, title, bits = "drop", "rounds, at an unknown rate", "unknown"
 
 
 class Vowels(InputCodec):
-    """On inputs: so many letters of each word."""
+    """A codec on inputs that keeps the first letters of each word."""
 
     name, title = "letters", "keeps the first letters"
     parameter = Parameter("letters", "higher", whole=True, lowest=1)
@@ -167,35 +167,35 @@ class Vowels(InputCodec):
 
 
 class Ragged(Bag):
-    """Layers of different widths."""
+    """A backbone with layers of different widths."""
 
     def extract(self, inputs: list[str], layers: Sequence[int]) -> Any:
         return [np.zeros((len(inputs), DIM + layer), np.float32) for layer in layers]
 
 
 class Infinite(Bag):
-    """Values that are not finite."""
+    """A backbone with infinite values."""
 
     def extract(self, inputs: list[str], layers: Sequence[int]) -> np.ndarray:
         return np.full_like(super().extract(inputs, layers), np.inf)
 
 
 class Undecided(Length):
-    """A score that is not finite."""
+    """A task whose score is NaN."""
 
     def score(self, feature: np.ndarray, truth: np.ndarray) -> tuple[float, None]:
         return float("nan"), None
 
 
 class Refusing(Length):
-    """Refuses in its constructor."""
+    """A task whose constructor raises an error."""
 
     def __init__(self) -> None:
         raise BuildError("not today")
 
 
 class Searching(Length):
-    """A gallery that is not finite."""
+    """A task whose gallery has NaN."""
 
     def gallery(self) -> Mapping[str, np.ndarray]:
         return {"keys": np.array([1.0, np.nan])}

@@ -1,4 +1,4 @@
-"""Streams of HM and VTM, made by `benchmarks/reference.py --record` from planes made here."""
+"""Streams of HM and VTM, recorded by `benchmarks/reference.py --record` from planes made here."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ RECORD = Path(__file__).with_suffix(".json")
 
 @dataclass(frozen=True)
 class Stream:
-    """What a reference encoder and its decoder gave.
+    """A recorded result of a reference encoder and its decoder.
 
     Attributes:
-        codec: hm or vtm.
-        rows: of the plane.
-        cols: of the plane.
-        qp: it was encoded with.
-        size: of the bitstream in bytes.
-        sha256: of the bitstream.
-        decoded_sha256: of what the reference decoder wrote, 16-bit little-endian samples.
-        data: the bitstream, where it is small.
+        codec: Hm or vtm.
+        rows: Of the plane.
+        cols: Of the plane.
+        qp: It was encoded with.
+        size: Of the bitstream in bytes.
+        sha256: Of the bitstream.
+        decoded_sha256: Of what the reference decoder wrote, 16-bit little-endian samples.
+        data: The bitstream, where it is small.
     """
 
     codec: str
@@ -55,7 +55,7 @@ def feature_like_plane(rows: int, cols: int, seed: int = 0) -> np.ndarray:
 
 
 def recorded_streams() -> list[Stream]:
-    """Return all that was recorded."""
+    """Return all recorded streams."""
     entries = json.loads(RECORD.read_text(encoding="utf-8"))["streams"]
     return [
         Stream(**entry | {"data": b64decode(entry["data"]) if "data" in entry else None})

@@ -1,4 +1,4 @@
-"""A release of the benchmark in little: its layout, real HM and VTM streams, and its logs.
+"""A small release of the benchmark: its layout, real HM and VTM streams, and its logs.
 
 The streams are in `release_streams.safetensors`: of HM 18.0 and VTM 23.13, with the SHA-256 of the
 samples that their own decoders gave. Whoever has the four programs makes them again by
@@ -64,7 +64,7 @@ def table(task: str) -> np.ndarray:
 
 @functools.cache
 def learned(task: str, index: int, level: int) -> np.ndarray:
-    """Return what a hyperprior would give: centres of the table, further off at each level."""
+    """Return a fake output of a hyperprior: centres, with an error that grows by level."""
     rng = np.random.default_rng([index, level, *task.encode()])
     original = feature(task, index)
     result = np.empty_like(original)
@@ -91,7 +91,7 @@ def streams() -> dict[str, bytes]:
 
 
 def stream_hashes() -> dict[str, str]:
-    """Return the SHA-256 of the uint16 samples that the codecs' own decoders gave."""
+    """Return the SHA-256 of the uint16 samples that the reference decoders returned."""
     with safe_open(STREAMS, framework="numpy") as file:
         hashes: dict[str, str] = json.loads(file.metadata()["cfqa"])
     return hashes
@@ -138,7 +138,7 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def _make_streams() -> None:
-    """Encode every original with the reference encoders, and hash what their decoders give."""
+    """Encode every original with the reference encoders, and hash the planes of their decoders."""
     made, hashes = {}, {}
     for codec in ("hm", "vtm"):
         decoder = os.environ[f"CFQA_{codec.upper()}_DECODER"]

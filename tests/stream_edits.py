@@ -1,4 +1,4 @@
-"""Bitstreams that are not what an encoder wrote: their parameter sets and NAL units changed."""
+"""Mutate bitstreams: change their parameter sets, NAL units and headers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ START_CODE = b"\0\0\1"
 
 
 def in_sets(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """Change what comes before the picture: bits, or whole NAL units."""
+    """Change bits near the start of NAL units, or shuffle, insert and repeat units."""
     units = data.split(START_CODE)
     match rng.randrange(3):
         case 0:
@@ -31,7 +31,7 @@ def in_sets(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def in_header(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """Return a hyperprior's stream with another model in front, or with noise behind its header."""
+    """Change the model byte of a hyperprior's stream, or replace its content by noise."""
     if rng.random() < 0.3:
         return bytes([rng.randrange(12)]) + data[1:]
     return data[:3] + rng.randbytes(rng.choice((1, 4, 16, 64, 256, 1024, 4096)))

@@ -1,4 +1,4 @@
-"""The backbone against the official code and a float64 twin, and what loading refuses."""
+"""The backbone against the official code and a float64 implementation, and errors of loading."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _cubic(distance: float, a: float = -0.75) -> float:
 
 
 def _resize(source: int, target: int) -> np.ndarray:
-    """Weights (target, source) of bicubic interpolation at the scale (target + 0.1) / source."""
+    """Return weights (target, source) of bicubic interpolation at (target + 0.1) / source."""
     weights = np.zeros((target, source))
     for row in range(target):
         centre = (row + 0.5) * source / (target + 0.1) - 0.5
@@ -50,7 +50,7 @@ def _resize(source: int, target: int) -> np.ndarray:
 
 
 def _twin(state: dict[str, np.ndarray], image: np.ndarray, swiglu: bool) -> list[np.ndarray]:
-    """All block outputs (T, D) of one image (3, H, W), one token and one head at a time."""
+    """Return all block outputs (T, D) of an image (3, H, W), per token and head."""
     rows, columns = image.shape[1] // PATCH, image.shape[2] // PATCH
     tokens = [state["cls_token"][0, 0]]
     kernel, shift = state["patch_embed.proj.weight"], state["patch_embed.proj.bias"]

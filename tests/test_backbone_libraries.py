@@ -1,4 +1,4 @@
-"""Backbones for models of `transformers` and `timm`, on stand-ins of these libraries."""
+"""Backbones for models of `transformers` and `timm`, with fakes of these libraries."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestDecoder(BackboneSuite):
-    """Of texts, tokens, and what a tokenizer returned."""
+    """Inputs are texts, tokens, or the output of a tokenizer."""
 
     backbone, layers = Transformers, ALL
 
@@ -70,7 +70,7 @@ class TestEncoder(TestDecoder):
 
 
 class TestVision(BackboneSuite):
-    """With class and register tokens, at sizes that are not its own."""
+    """With class and register tokens, at sizes other than the pretrained one."""
 
     backbone, layers = Transformers, ALL
 
@@ -108,7 +108,7 @@ class TestTimm(BackboneSuite):
 
 
 class TestTimmStages(BackboneSuite):
-    """Stages of different sizes, of which a task takes one."""
+    """Stages of different sizes; a task uses one of them."""
 
     backbone, layers = Timm, (DEPTH - 1,)
 

@@ -1,4 +1,4 @@
-"""The benchmarks say what the pages state: structure, not times."""
+"""The benchmarks produce the figures that the pages state; their structure is tested, not times."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ QUANTITY = re.compile(
 
 
 def blocks(page: str) -> list[str]:
-    """Return paragraphs, entries of lists and rows of tables of a page, without its code."""
+    """Return the paragraphs, list entries and table rows of a page, without code."""
     text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.M | re.S)
     parts = re.split(r"\n\s*\n|\n(?=\||- |\d+\. )", text)
     return [" ".join(part.split()) for part in parts]
@@ -151,7 +151,7 @@ def options(module: Any, *given: str) -> argparse.Namespace:
 
 
 def check(told: Iterable[Result], benchmark: str, unmeasured: str = "$^") -> dict[str, Result]:
-    """Check that all figures of a benchmark are told, but for those whose name matches."""
+    """Check that a benchmark prints all its figures, except those whose name matches."""
     found = {result.name: result for result in told}
     for name, known in FIGURES.items():
         if known.benchmark == benchmark and not re.search(unmeasured, name):
@@ -164,7 +164,7 @@ def check(told: Iterable[Result], benchmark: str, unmeasured: str = "$^") -> dic
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shapes and repetitions that take no time."""
+    """Use small shapes and few repetitions."""
     shapes = {name: (*shape[:2], 9, 16) for name, shape in metrics.SHAPES.items()}
     for module in (evaluator, loading, metrics):
         monkeypatch.setattr(module, "SHAPES", shapes)
@@ -371,7 +371,7 @@ def test_growth_is_drawn(tmp_path: Path) -> None:
 def run_with(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: list[Result], code: int, *more: str
 ) -> tuple[int, Any]:
-    """Run the one command with a benchmark that tells this."""
+    """Run the command for all benchmarks, with one that prints these figures."""
     asked = []
 
     def run_one(name: str, given: list[str]) -> tuple[list[Result], int]:

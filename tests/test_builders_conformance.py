@@ -1,4 +1,4 @@
-"""The built-in tasks, backbones and general sources pass the suites that outsiders' ones pass."""
+"""The built-in tasks, backbones and general sources pass the public conformance suites."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
@@ -58,7 +60,7 @@ def small_backbone() -> DinoV2:
 
 @cache
 def two_scenes(task: type[Task]) -> tuple[list[Any], list[Any]]:
-    """Features with their truths, and inputs, of the first scenes that a task accepts."""
+    """Return features with their truths, and inputs, of the first scenes that a task accepts."""
     made = task(small_backbone(), WEIGHTS / f"head_{task.facts.name}.safetensors")
     cases: list[Any] = []
     accepted: list[Sample] = []
@@ -122,7 +124,7 @@ class TestDepth(LinearSuite):
 
 
 class Length(Task):
-    """How far the number of tokens is off: a task without a head or a loss."""
+    """A task without a head or a loss, whose score is the error of the number of tokens."""
 
     facts = TaskFacts("length", "length of a text", Score("error", lower_better=True))
 
@@ -270,6 +272,12 @@ class TestFeatures(SourceSuite):
         with pytest.raises(BuildError, match=told) as caught:
             self.make(labels=str(tmp_path / name)).sample("text-2")
         assert "\n" not in str(caught.value)
+
+    def test_truths_of_several_lengths_are_no_numbers(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.parquet"
+        pq.write_table(pa.table({"source_id": ["text-2"], "truth": [[[1, 2], [3]]]}), path)
+        with pytest.raises(BuildError, match=r"truth of text-2 is .*3\]\], not a number"):
+            self.make(labels=str(path))
 
     def test_other_arrays_are_told(self, tmp_path: Path) -> None:
         train = tmp_path / "train"

@@ -1,4 +1,4 @@
-"""Weights files: the Hub's layout and chunks against the official one, and what is refused."""
+"""Weights files: the Hub's layout and shards against the official layout, and refused files."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _under(start: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _compiled(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names where each block was compiled, in a model that was as well, for several devices."""
+    """Names of a compiled model with compiled blocks, wrapped for several devices."""
     return {
         "_orig_mod.module." + name.replace("blocks.1.", "blocks.1._orig_mod."): tensor
         for name, tensor in state.items()

@@ -1,4 +1,4 @@
-"""The command line: what it prints, how it fails, and what it must not import."""
+"""The command line: output, errors, and imports that must not happen."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def same_import_path() -> Iterator[None]:
-    """Take back what `--metric module:function` puts on the path."""
+    """Restore `sys.path`, which `--metric module:function` changes."""
     before = list(sys.path)
     yield
     sys.path[:] = before
@@ -232,8 +232,8 @@ def test_eval_prints_every_figure_in_the_plain_layout(
     assert main(["eval", str(folder), "--table", "plain", "--metric", "cka"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line for line in lines if " cka " in line]
-    # Per source and pooled: a row per task and codec, per task, and one; then a row per task. A
-    # table that is cut has each in every part.
+    # Per source and pooled: a row per task and codec, one per task, and one for all; then a row per
+    # task. A table that is split has these rows in each part.
     assert len({row.split(" cka ")[0] for row in rows}) == (12 + 3 + 1) + 3
     assert all(" higher " in row for row in rows)
     assert max(map(len, rows)) <= 100
@@ -308,7 +308,7 @@ def test_eval_prints_what_no_report_could_be_written_of(
 
 
 def test_the_stored_baselines_are_the_evaluators(folder: Path) -> None:
-    """The labels carry mse, cosine and cka; scoring the stored arrays gives them again."""
+    """Scoring the stored arrays gives the values of mse, cosine and cka in the labels."""
     scores = evaluate(folder).scores
     for name in ("mse", "cosine", "cka"):
         values = [r["value"] for r in scores.to_pylist() if r["metric"] == name]
@@ -467,7 +467,7 @@ def test_build_passes_its_options_and_says_what_next(
     assert "9 originals, 360 compressed features" in captured.out
     commands = [line.strip() for line in captured.out.splitlines() if line.startswith("  ")]
     assert commands[:2] == ["cfqa info 'my cfqa'", "cfqa eval 'my cfqa'"]
-    # The third runs as it stands.
+    # The third suggestion is run as it is printed.
     shell = commands[2].replace("python", f'"{sys.executable}"', 1)
     done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=True)
     assert "FeaturePair" in done.stdout
@@ -582,7 +582,7 @@ def test_interrupting_says_whether_the_same_command_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As a process, see `test_cli_process.py`."""
+    """The process itself is tested in `test_cli_process.py`."""
     (tmp_path / "cli_stopper.py").write_text("def stop(x, y):\n    raise KeyboardInterrupt\n")
     monkeypatch.chdir(tmp_path)
     arguments = ["eval", str(folder), "--metric", "cli_stopper:stop"]
@@ -611,7 +611,7 @@ def test_a_reader_that_goes_away_is_no_error(
     assert (done.returncode, done.stderr) == (141, b"")
     out, dropped = tmp_path / "scores.parquet", []
     arguments = ["eval", str(folder), "--task", "cls", "--codec", "x265", "--out", str(out)]
-    with monkeypatch.context() as patch:  # in this process, whose own stdout stays
+    with monkeypatch.context() as patch:  # in this process, whose stdout must not change
         patch.setattr("cfqa_data.cli.commands.discard", dropped.append)
         patch.setattr(sys, "stdout", os.fdopen(write, "w"))
         assert main(arguments) == 141

@@ -1,4 +1,4 @@
-"""Commands that look at or score a dataset take a repo on the Hub in place of a folder."""
+"""Commands that show or evaluate a dataset accept a repo on the Hub instead of a folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_info_eval_and_report_of_a_repo_say_what_they_say_of_the_folder(
         scored = ["--task", "cls", "--codec", "x265", "--metric", "mse"]
         of_repo = told("eval", "org/name", *scored, "--out", "scores.parquet")
         assert of_repo == told("eval", str(folder), *scored)
-        # The scores of the repo are those of the folder, by its manifest's hash.
+        # Scores of the folder are accepted for the repo, since the manifests have the same hash.
         for place, page in (("org/name", "there.html"), (str(folder), "here.html")):
             assert main(["report", place, "scores.parquet", "--out", page]) == 0
         assert Path("there.html").read_bytes() == Path("here.html").read_bytes()

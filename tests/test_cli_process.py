@@ -1,4 +1,4 @@
-"""The command as a process: signals, streams that are closed or full, and other languages."""
+"""The command as a process: signals, closed or full streams, and other encodings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shell(command: str, **environment: str) -> subprocess.Popen[str]:
-    """Start a shell's command in which "$@" is `cfqa`."""
+    """Run a shell command in which "$@" is `cfqa`."""
     return subprocess.Popen(
         ["sh", "-c", command, "sh", *CFQA],
         stdout=subprocess.PIPE,
@@ -54,7 +54,7 @@ sys.exit(main())
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_each_signal_ends_a_command_cleanly(number: int) -> None:
-    # A shell starts background jobs deaf to Ctrl-C, and `nohup` to SIGHUP: both are set here.
+    # A shell ignores SIGINT in background jobs, and `nohup` ignores SIGHUP: both are set here.
     done = subprocess.run(
         [sys.executable, "-c", STOPPED, "info", "cfqa", str(int(number))],
         capture_output=True,
@@ -111,13 +111,13 @@ def test_a_command_that_is_terminated_goes_on(
     assert not (tmp_path / "stopped.parquet.unfinished").exists()
 
 
-class Stops:
-    """Progress that is interrupted at a step."""
+class InterruptAfter:
+    """A progress listener that raises KeyboardInterrupt at a step."""
 
     def __init__(self, at: int) -> None:
         self.left = at
 
-    def __enter__(self) -> Stops:
+    def __enter__(self) -> InterruptAfter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -156,7 +156,9 @@ def test_an_export_that_is_interrupted_at_any_step_ends_as_another(
     stops = 0
     for at in range(12):
         capsys.readouterr()
-        monkeypatch.setattr(cfqa_data.console.terminal, "show_progress", lambda at=at: Stops(at))
+        monkeypatch.setattr(
+            cfqa_data.console.terminal, "show_progress", lambda at=at: InterruptAfter(at)
+        )
         status = main([*words, "--out", str(tmp_path / "out")])
         if status == 0:
             break
@@ -174,7 +176,7 @@ def test_an_export_that_is_interrupted_at_any_step_ends_as_another(
 
 
 STREAMS = {
-    # What follows the command: exit status, whether stdout has something, and stderr.
+    # Redirection -> exit status, whether stdout has output, and stderr.
     ">&-": (0, False, ""),
     "2>&-": (0, True, ""),
     "<&-": (0, True, ""),

@@ -1,4 +1,4 @@
-"""Every command with every kind of bad argument: one line, exit status 2, and nothing happened."""
+"""Every command with every kind of bad argument: one line, exit status 2, and no change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import typer
-from walk import PROGRESS, Sandbox, as_anybody, broken_law, run
+from walk import PROGRESS, Sandbox, contract_faults, run, without_root_rights
 
 from cfqa_data.builders.pipeline import build
 from cfqa_data.cli import app
@@ -25,9 +25,9 @@ class Walked:
     """A command as it is walked.
 
     Attributes:
-        good: arguments with which it does its work; `{data}` and the like are the sandbox's.
-        kinds: of each parameter that takes a value, the kind of its bad ones.
-        needs: of a parameter, arguments in place of the good ones, without the parameter itself.
+        good: Arguments with which it does its work; `{data}` and the like are the sandbox's.
+        kinds: Of each parameter that takes a value, the kind of its bad ones.
+        needs: Of a parameter, arguments in place of the good ones, without the parameter itself.
     """
 
     good: tuple[str, ...]
@@ -235,7 +235,7 @@ PARAMETERS = [
     if parameter.param_type_name == "argument" or not parameter.is_flag
 ]
 SHARES = 3
-"""Parameters of one kind take turns with its bad values: each gets one of so many shares."""
+"""Number of shares of a kind's bad values; each parameter of the kind is tested with one share."""
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
 
 
 def begun(*_: Any) -> None:
-    """Stand for the first thing of a build that takes long."""
+    """Replaces the first slow step of a build."""
     raise AssertionError("the build began")
 
 
@@ -269,7 +269,7 @@ def parameter_of(command: str, name: str) -> Any:
 
 
 def with_value(command: str, name: str, value: str) -> list[str]:
-    """Return the good arguments of a command with another value of one parameter."""
+    """Return the valid arguments of a command with another value of one parameter."""
     walked, parameter = COMMANDS[command], parameter_of(command, name)
     words = list(walked.needs.get(name, walked.good))
     if parameter.param_type_name == "argument":
@@ -299,7 +299,7 @@ def test_bad_values(command: str, most: int, sandbox: Sandbox) -> None:
         first = alike.index((command, name)) % shares
         for value in list(sandbox.bad[kind].values())[first::shares]:
             words = [str(value) if word == "\a" else word for word in template]
-            found.append(broken_law(sandbox, words))
+            found.append(contract_faults(sandbox, words))
     assert [fault for fault in found if fault] == []
 
 
@@ -311,12 +311,12 @@ def test_options_without_their_value(command: str, sandbox: Sandbox) -> None:
         words = sandbox.fill(with_value(command, name, ""))
         if parameter.param_type_name == "option":
             found += [
-                broken_law(sandbox, words[:-1], "requires an argument", f"{command} --help"),
-                broken_law(sandbox, [*words[:-2], f"{parameter.opts[0]}="], "is empty"),
+                contract_faults(sandbox, words[:-1], "requires an argument", f"{command} --help"),
+                contract_faults(sandbox, [*words[:-2], f"{parameter.opts[0]}="], "is empty"),
             ]
         elif parameter.required:
             rest = words[words.index("\a") + 2 :]
-            found.append(broken_law(sandbox, [command, *rest], "issing"))
+            found.append(contract_faults(sandbox, [command, *rest], "issing"))
     assert [fault for fault in found if fault] == []
 
 
@@ -327,7 +327,7 @@ SCHEDULED = [command for command, name in PARAMETERS if name == "scheduler"]
 def test_workers_and_a_scheduler_exclude_each_other(command: str, sandbox: Sandbox) -> None:
     words = sandbox.fill(with_value(command, "workers", ""))
     words = [*words[:-1], "2", "--scheduler", "tcp://127.0.0.1:9"]
-    assert broken_law(sandbox, words, "give one of them, not both") == ""
+    assert contract_faults(sandbox, words, "give one of them, not both") == ""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -345,9 +345,9 @@ def test_options_that_there_are_not(command: str, sandbox: Sandbox) -> None:
         files = several and not words[0].startswith("-")
         if words != ["--"]:
             said = "no such file" if files else f"cfqa {command} --help"
-            assert broken_law(sandbox, [command, *good, *words], said) == ""
-    assert broken_law(sandbox, ["no-such-command", *good], "cfqa --help") == ""
-    assert broken_law(sandbox, ["--no-such-option", command, *good], "cfqa --help") == ""
+            assert contract_faults(sandbox, [command, *good, *words], said) == ""
+    assert contract_faults(sandbox, ["no-such-command", *good], "cfqa --help") == ""
+    assert contract_faults(sandbox, ["--no-such-option", command, *good], "cfqa --help") == ""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -355,15 +355,15 @@ def test_flags_take_no_value(command: str, sandbox: Sandbox) -> None:
     good = sandbox.fill(COMMANDS[command].good)
     options = [p for p in KNOWN.commands[command].params if p.param_type_name == "option"]
     flags = [p.opts[0] for p in options if p.is_flag and p.opts[0] != "--help"]
-    found = [broken_law(sandbox, [command, *good, f"{flag}=yes"], flag) for flag in flags]
+    found = [contract_faults(sandbox, [command, *good, f"{flag}=yes"], flag) for flag in flags]
     assert [fault for fault in found if fault] == []
 
 
-# What the good arguments do, and what they do where files may not be read or written.
+# Valid arguments, also with files that may not be read or written.
 
 
 GOOD = {"verify": (0, 1)}
-"""Statuses of good arguments, where not 0: whether the mock is without fault is not asked."""
+"""Exit statuses of valid arguments that are not 0, because the mock dataset has faults."""
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_files_that_may_not_be_read(command: str, sandbox: Sandbox, tmp_path: Pa
         mode = path.stat().st_mode
         path.chmod(0)
         try:
-            with as_anybody():
+            with without_root_rights():
                 status, out, lines = run(words)
         finally:
             path.chmod(mode)
@@ -417,8 +417,8 @@ def test_folders_that_may_not_be_written_to(command: str, sandbox: Sandbox) -> N
     name = "scores.csv" if command == "eval" else "out.html" if command == "report" else "out"
     words = sandbox.fill(with_value(command, "out", ""))
     words = [str(closed / name) if word == "\a" else word for word in words]
-    with as_anybody():
-        assert broken_law(sandbox, words, str(closed), "Permission denied") == ""
+    with without_root_rights():
+        assert contract_faults(sandbox, words, str(closed), "Permission denied") == ""
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "eval", "report", "export", "publish"])
@@ -432,7 +432,7 @@ def test_a_dataset_that_may_only_be_read_is_enough(
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = sandbox.state()
     try:
-        with as_anybody():
+        with without_root_rights():
             status, _, lines = run([command, *sandbox.fill(COMMANDS[command].good)])
         assert sandbox.state() == before
         assert status in GOOD.get(command, (0,)), lines

@@ -1,4 +1,4 @@
-"""The hyperprior against CompressAI's own coding of the same planes with the same weights."""
+"""The hyperprior against CompressAI's coding of the same planes with the same weights."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_latents_are_compressais(
 @pytest.mark.parametrize("kind", official.KINDS)
 def test_tables_are_compressais(models: dict[str, Hyperprior], kind: str) -> None:
     def told(tables: Tables) -> np.ndarray:
-        """As official_compressai.tables; the escape is the first entry here, in 24 bits."""
+        """Like official_compressai.tables, with the escape as first entry, and 24 bits."""
         found = []
         for index in range(len(tables)):
             counts, first = tables.table(index)

@@ -1,4 +1,4 @@
-"""Every codec against the suites that anyone's codec is held against."""
+"""All codecs pass the public conformance suites."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TestTaskSpecific(PlaneCodecSuite):
 
 
 class Recorded(ReferenceCodec):
-    """A reference encoder as it was recorded, where there is none."""
+    """A reference encoder that replays recorded bitstreams."""
 
     def encode(self, plane: np.ndarray, parameter: float) -> bytes:
         qp = int(self.check_parameter(parameter))
@@ -89,7 +89,7 @@ class TestVTM(ReferenceSuite):
 
 
 class Largest(FeatureCodec):
-    """Keeps the largest values of a feature, at positions whose bits it states."""
+    """Keeps the largest values of a feature, and states the bits of their positions."""
 
     name = "largest"
     title = "largest values"
@@ -140,7 +140,7 @@ class TestSlice(FeatureCodecSuite):
 
 
 class OneKindSuite(FeatureCodecSuite):
-    """Features of one number of layers, which tables are fitted to."""
+    """Return features with one number of layers, to which tables are fitted."""
 
     @classmethod
     def items(cls) -> list[np.ndarray]:
@@ -196,7 +196,7 @@ class TestProductQuantizer(OneKindSuite):
 
 
 class Steps(InputCodec):
-    """Deflates an image of fewer grey levels."""
+    """A codec on inputs that deflates an image of fewer grey levels."""
 
     name = "steps"
     title = "fewer grey levels, deflated"

@@ -1,4 +1,4 @@
-"""The hyperprior's entropy coder: against a coder in exact integers, and on hostile input."""
+"""The hyperprior's entropy coder, against a coder in exact integers, and on malformed input."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_stream_is_as_long_as_the_tables_say() -> None:
 
 
 class PanicException(BaseException):
-    """What constriction's Rust code raises where it finds its input impossible."""
+    """The exception that constriction raises when its Rust code panics."""
 
 
 def test_a_panic_of_the_coders_library_is_an_error_like_any_other() -> None:

@@ -1,4 +1,4 @@
-"""The fixed-point networks: right against torch, and the same bits in any order of summation."""
+"""The fixed-point networks: equal to torch, and bit-exact in any order of summation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def activations(*shape: int, scale: float = 3.0) -> np.ndarray:
 
 
 def layers(shuffle: np.ndarray | None = None) -> dict[str, tuple]:
-    """One layer of each kind on 12 channels, its input channels optionally in another order."""
+    """Return one layer of each kind on 12 channels, optionally with permuted input channels."""
     draw = np.random.default_rng(1)
     conv, deconv = draw.normal(0, 0.1, (8, 12, 5, 5)), draw.normal(0, 0.1, (12, 8, 5, 5))
     bias, beta = draw.normal(0, 1, 8), draw.uniform(0.1, 2, 12)
@@ -98,7 +98,7 @@ def test_strips_of_a_network_change_no_bit() -> None:
 
 
 def test_sums_stay_below_what_float64_holds_exactly() -> None:
-    """The worst input that can be, against Python's integers."""
+    """The largest possible sums, against Python's integers."""
     for scale in (1e-6, 0.1, 30.0, 200.0):
         weight = np.random.default_rng(2).normal(0, scale, (3, 12, 5, 5))
         layer = Conv("worst", weight, np.random.default_rng(3).normal(0, scale, 3), 2)

@@ -35,7 +35,7 @@ def feature(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
 
 
 def codec_of(name: str, **options: Any) -> Any:
-    """Return a codec that was fitted to two features, if it is one to be fitted."""
+    """Return a codec, fitted to two features if it requires fitting."""
     codec = get_codec(name, **options)
     if name in FITTED:
         codec.fit(iter([feature(1), feature(2)]), seed=0)
@@ -162,7 +162,7 @@ def test_codes_are_packed_the_highest_bit_first(bits: int) -> None:
 
 
 def nearest_value(values: np.ndarray, name: str) -> np.ndarray:
-    """Return the nearest value of a format, of equals the one of an even code, by search."""
+    """Return the nearest value of a format by search; ties go to the even code."""
     table = np.array([float(v) for v in exact_values(name) if v is not None])
     gaps = np.abs(np.abs(values)[..., None] - table)
     closest = gaps == gaps.min(axis=-1, keepdims=True)

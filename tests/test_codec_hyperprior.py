@@ -1,4 +1,4 @@
-"""The hyperprior codec, on a ladder of two tiny models trained here within a second or two."""
+"""The hyperprior codec, on a ladder of two small models that are trained here."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def tiny_settings(folder: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A multi-task ladder of two lambdas and a task-specific one, by the training script."""
+    """Train a multi-task ladder of two lambdas and a task-specific one with the training script."""
     folder = tmp_path_factory.mktemp("ladder")
     lambdas = {"hyperprior_multi_task": LAMBDAS, "hyperprior_task_specific-cls": (0.1,)}
     threads, noise = torch.get_num_threads(), torch.get_rng_state()
@@ -299,7 +299,7 @@ def test_a_training_can_be_given_to_another_process(tmp_path: Path) -> None:
 
 @pytest.fixture
 def kept(ladder: Path, tmp_path: Path) -> Settings:
-    """Settings of the ladder's training, with its finished models in a folder of their own."""
+    """Return settings of the ladder's training, with its finished models in a separate folder."""
     settings = tiny_settings(tmp_path)
     shutil.copytree(ladder.parent / "models", Path(settings.out) / "models")
     return settings
@@ -354,7 +354,7 @@ def test_models_of_other_planes_are_not_mixed_in(kept: Settings) -> None:
 
 
 def as_by_an_earlier_version(settings: Settings) -> None:
-    """Write the finished models again, with no more facts than they once had."""
+    """Rewrite the finished models with the metadata of an earlier version."""
     for path in sorted((Path(settings.out) / "models").iterdir()):
         facts, models = read_ladder(path)
         known = ("ladder", "lambda", "steps", "seconds", "held_out")
@@ -479,7 +479,7 @@ def test_planes_may_be_of_tasks_of_any_name(tmp_path: Path) -> None:
 
 
 def smooth_planes() -> np.ndarray:
-    """Planes whose 8 x 8 blocks are far from white: columns that hardly change downwards."""
+    """Return planes whose 8 x 8 blocks are correlated: columns that hardly change downwards."""
     generator = np.random.default_rng(0)
     columns = generator.normal(0, 25, (6, 1, 64)) + generator.normal(0, 3, (6, 64, 64))
     return np.clip(columns + 110, 0, 255).astype(np.uint8)

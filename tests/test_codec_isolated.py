@@ -1,4 +1,4 @@
-"""Codecs that decode in a child process: the same planes, and nothing that a child does harms."""
+"""Codecs that decode in a child process give the same planes, and a hostile child does no harm."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pids(codec: IsolatedCodec) -> list[int]:
 
 
 def lives(pid: int) -> bool:
-    """Whether there is such a process, also as a zombie."""
+    """Return whether a process exists, also as a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -83,7 +83,7 @@ def test_isolated_decoding_equals_direct(name: str) -> None:
 
 
 def name_of(message: str) -> str:
-    """What two messages about the same bytes have in common, as a pattern: their beginning."""
+    """Return a pattern of the beginning that two messages about the same bytes share."""
     return "".join("." if not letter.isalnum() else letter for letter in message[:30])
 
 
@@ -101,7 +101,7 @@ def test_streams_of_the_reference_encoders(name: str) -> None:
 
 
 def test_models_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths hold although the child, and later this process, works in another folder."""
+    """Paths stay valid although the child, and later this process, changes its folder."""
     for kind in (str, Path):
         monkeypatch.chdir(tmp_path)
         apart = IsolatedCodec("hostile", {"models": kind("below/x.safetensors")}, FACTORY)
@@ -145,51 +145,51 @@ ENDS = {
     "long words": "hostile: the decoder gave an invalid answer",
 }
 NEARLY = ("half", "smaller", "text", "noise")
-"""Ends that are nearly those of others."""
+"""Deeds that end like others; the suite leaves them out."""
 
 
 @pytest.mark.parametrize(
-    "deed",
+    "action",
     [pytest.param(d, marks=pytest.mark.release if d in NEARLY else ()) for d in ENDS],
 )
 def test_what_ends_a_child_is_one_error_and_the_next_call_works(
-    deed: str, hostile: IsolatedCodec
+    action: str, hostile: IsolatedCodec
 ) -> None:
     assert memory_limit(16 * 24) == 1280 << 20
     hostile.decode(b"decode", SHAPE)
     before = pids(hostile)
-    with pytest.raises(CodecError, match=f"^{ENDS[deed]}"):
-        hostile.decode(deed.encode(), SHAPE)
+    with pytest.raises(CodecError, match=f"^{ENDS[action]}"):
+        hostile.decode(action.encode(), SHAPE)
     assert not any(map(lives, before))
     assert np.array_equal(hostile.decode(b"decode", SHAPE), ramp(SHAPE))
 
 
-@pytest.mark.parametrize("deed", ["stop", "spin"])
+@pytest.mark.parametrize("action", ["stop", "spin"])
 def test_a_child_that_hangs_is_ended(
-    deed: str, hostile: IsolatedCodec, monkeypatch: pytest.MonkeyPatch
+    action: str, hostile: IsolatedCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hostile.decode(b"decode", SHAPE)
     before = pids(hostile)
     monkeypatch.setattr(isolated, "time_limit", lambda _: 0.2)
     started = time.monotonic()
     with pytest.raises(CodecError, match=r"^hostile: decoding took more than 0 s$"):
-        hostile.decode(deed.encode(), SHAPE)
+        hostile.decode(action.encode(), SHAPE)
     assert 0.15 < time.monotonic() - started < 2
     assert not any(map(lives, before))
     monkeypatch.undo()
     assert np.array_equal(hostile.decode(b"decode", SHAPE), ramp(SHAPE))
 
 
-@pytest.mark.parametrize("deed", ["print", "late", "thread"])
-def test_what_does_no_harm(deed: str, hostile: IsolatedCodec) -> None:
-    assert np.array_equal(hostile.decode(deed.encode(), SHAPE), ramp(SHAPE))
+@pytest.mark.parametrize("action", ["print", "late", "thread"])
+def test_what_does_no_harm(action: str, hostile: IsolatedCodec) -> None:
+    assert np.array_equal(hostile.decode(action.encode(), SHAPE), ramp(SHAPE))
     (child,) = hostile._idle
     deadline = time.monotonic() + 5
-    while deed == "late" and child.is_quiet() and time.monotonic() < deadline:
+    while action == "late" and child.is_quiet() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert child.is_quiet() is (deed != "late")
+    assert child.is_quiet() is (action != "late")
     assert np.array_equal(hostile.decode(b"decode", (3, 5)), ramp((3, 5)))
-    assert (pids(hostile) == [child._process.pid]) is (deed != "late")
+    assert (pids(hostile) == [child._process.pid]) is (action != "late")
 
 
 def test_words_are_short_and_printable(hostile: IsolatedCodec) -> None:
@@ -222,17 +222,17 @@ def test_tokens_and_all_else_stay_out_of_its_environment(monkeypatch: pytest.Mon
 
 @filtered
 @pytest.mark.parametrize(
-    "deed",
+    "action",
     [
         *("fork", "read", "write", "connect", "kill", "unlimit"),
         *release("run", "system", "list", "remove"),
     ],
 )
-def test_the_kernel_refuses_all_but_decoding(deed: str, hostile: IsolatedCodec) -> None:
+def test_the_kernel_refuses_all_but_decoding(action: str, hostile: IsolatedCodec) -> None:
     with pytest.raises(
         CodecError, match=r"the decoder failed \((PermissionError|KeyError|ValueError)"
     ):
-        hostile.decode(deed.encode(), SHAPE)
+        hostile.decode(action.encode(), SHAPE)
     assert not Path("/tmp/cfqa-hostile").exists()
 
 
@@ -315,9 +315,9 @@ def test_children_end_with_their_codec_and_leave_nothing_open() -> None:
     gc.collect()
     before = len(os.listdir("/dev/fd"))
     codec = IsolatedCodec("hostile", factory=FACTORY)
-    for deed in (b"decode", b"abort", b"decode", b"huge", b"refuse"):
+    for action in (b"decode", b"abort", b"decode", b"huge", b"refuse"):
         try:
-            codec.decode(deed, SHAPE)
+            codec.decode(action, SHAPE)
         except CodecError:
             continue
     (pid,) = pids(codec)

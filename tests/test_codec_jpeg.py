@@ -1,4 +1,4 @@
-"""JPEG before the backbone: what is pinned, how views share a file, and untrusted bytes."""
+"""JPEG before the backbone: pinned encoder, views that share a file, and untrusted bytes."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_tables_and_subsampling_do_not_depend_on_the_encoder() -> None:
 
 
 def test_what_is_coded_is_the_image() -> None:
-    """Of quality 100 hardly anything is lost, and at quality 1 the mean of a flat image is kept."""
+    """Quality 100 is nearly lossless, and quality 1 preserves the mean of a flat image."""
     views = VIEWS["one"]
     fine = get_codec("jpeg", subsampling="4:4:4")
     assert np.abs(fine.decode(fine.encode(views, 100)) - views).max() < 0.06  # 3 of 255

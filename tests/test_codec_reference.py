@@ -1,4 +1,4 @@
-"""HM and VTM: real streams decode to what the reference decoders gave; encoders are played here."""
+"""HM and VTM: recorded streams decode like with the reference decoders; encoders are fakes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ each_software = pytest.mark.parametrize("software", [HM, VTM], ids=["hm", "vtm"]
 hm_before_vtm = pytest.mark.parametrize(
     "software", [HM, pytest.param(VTM, marks=pytest.mark.release)], ids=["hm", "vtm"]
 )
-"""Where both are told apart by nothing: each case starts processes."""
+"""Only one codec where both behave alike, since each case starts processes."""
 
 BANNERS = {
     "hm": "HM software: Encoder Version [16.8] (including RExt)[Linux][GCC 12.2.0][64 bit]",
@@ -60,7 +60,7 @@ time.sleep(600)
 
 @pytest.fixture(autouse=True)
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give each test a PATH and a temporary folder of its own, and no reference software."""
+    """Use a separate PATH and temporary folder for each test, without reference software."""
     for name in [name for name in os.environ if name.startswith("CFQA_")]:
         monkeypatch.delenv(name)
     for software in (HM, VTM):
@@ -77,7 +77,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def program(path: Path, body: str, banner: str = "") -> Path:
-    """Write an executable that tells its banner when asked for help, and else runs ``body``."""
+    """Write an executable that prints its banner for --help, and runs ``body`` otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     head = "import json, os, subprocess, sys, time\n"
     asked = f"if sys.argv[1:] == ['--help']:\n    print({banner!r})\n    sys.exit(1)\n"

@@ -1,4 +1,4 @@
-"""x265 and VVenC: what a bitstream must be, whatever the plane."""
+"""x265 and VVenC: properties of the bitstreams of any plane."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_qp_that_depends_on_the_number_of_tokens_is_refused(key: str) -> None:
 
 @pytest.mark.parametrize("pixels", ["gray", "yuv420p10le", "gray12le"])
 def test_other_pixels_than_the_codecs_are_refused_and_not_converted(pixels: str) -> None:
-    """FFmpeg's conversions rescale the range, or dither: codes would come back as others."""
+    """FFmpeg's conversions rescale the range or dither, which would change the codes."""
     context = av.CodecContext.create("libx265", "w")
     context.height, context.width, context.pix_fmt = 32, 48, pixels
     context.time_base = Fraction(1, 25)

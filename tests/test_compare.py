@@ -1,4 +1,4 @@
-"""Metrics compared with one of them: a bootstrap by hand over scipy is the oracle."""
+"""Comparison of metrics with a baseline; the oracle is a plain bootstrap with scipy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def undirected(x: Any, y: Any) -> Any:
 
 @cache
 def scored() -> Evaluation:
-    """Of seg, source 3 lacks a score of mae: it is compared on the other sources."""
+    """Source 3 of seg has no score of mae, so mae is compared on the other sources."""
     evaluation = evaluate(MemoryDataset(5), ["mse", "mae", "cosine", undirected])
     rows = evaluation.scores.to_pylist()
     lacks = {"task": "seg", "source_id": "seg-3", "level": 2, "metric": "mae"}
@@ -49,7 +49,7 @@ def found() -> list[dict[str, Any]]:
 
 @cache
 def rows() -> list[dict[str, Any]]:
-    """Return the labels, and beside them each metric's score, oriented."""
+    """Return the labels with the oriented score of each metric."""
     labels, scores = scored().labels.to_pylist(), iter(scored().scores["value"].to_pylist())
     signs = {"cosine": -1.0}
     for label in labels:
@@ -76,7 +76,7 @@ def row(**where: Any) -> dict[str, Any]:
 
 
 def differences(metric: str, figure: str, task: str, **where: Any) -> np.ndarray:
-    """Return the difference of the data, then that of each resample, written out point by point."""
+    """Return the difference on the data and on each resample, computed point by point."""
     function = FUNCTIONS[figure.removeprefix("pooled_")]
     of = [points(one, task=task, **where) for one in (metric, "cosine")]
     sources = list(of[0])

@@ -1,4 +1,4 @@
-"""Correlations of rows: scipy as the oracle, the rules for constants, published examples."""
+"""Correlations of rows, with scipy as oracle; rules for constants; published examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rate-distortion curves and BD-rates, against an interpolation written out here."""
+"""Rate-distortion curves and BD-rates, against an interpolation implemented here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ OTHER = np.array([[0.08, 0.25, 0.4, 1.5], [29.0, 34.5, 35.5, 38.0]])
 
 
 def slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Derivatives of the piecewise cubic: Fritsch and Butland's, Moler's at the ends."""
+    """Return the derivatives of the piecewise cubic: Fritsch and Butland's, Moler's at the ends."""
     h, d = np.diff(x), np.diff(y) / np.diff(x)
     inner = []
     for n in range(1, len(h)):
@@ -96,7 +97,7 @@ def test_points_are_pairs() -> None:
 
 
 class Rows:
-    """A dataset of labels: `half` needs half the bits of `anchor`, `short` has three levels."""
+    """Return a dataset: `half` needs half the bits of `anchor`, `short` has three levels."""
 
     def __init__(self, sources: int = 4) -> None:
         rows = []
@@ -138,7 +139,7 @@ def test_curves_average_over_sources_and_compare_with_the_anchor() -> None:
 
 
 def test_intervals_draw_whole_groups() -> None:
-    """Where the two sources of a group are the same, no resample of groups has another mean."""
+    """If the two sources of a group are equal, the mean of every resample of groups is the same."""
     rows = Rows(2)
     varied = np.array(rows.labels["bpfp"]) * np.where(np.arange(26) % 13 < 5, 1, 1.5)
     noisy = rows.labels.set_column(4, "bpfp", pa.array(varied * np.linspace(1, 2, 26)))
@@ -179,7 +180,13 @@ def folder(tmp_path: Path) -> Path:
 def test_a_metric_of_an_evaluation_is_a_quality(folder: Path) -> None:
     dataset = load(folder)
     task = dataset.labels["task"][0].as_py()
-    evaluation = evaluate(dataset, ["mae"])
+
+    def undirected(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (y - x).mean((1, 2, 3, 4))
+
+    evaluation = evaluate(dataset, ["mae", undirected])
+    with pytest.raises(MetricError, match="'undirected' cannot be plotted: whether lower is"):
+        curves(dataset, ["mae", "undirected"], evaluation=evaluation)
     found = curves(dataset, ["mae", "mse"], anchor="x265", evaluation=evaluation, draws=2)
     rows = [r for r in found.points.to_pylist() if r["task"] == task and r["codec"] == "vvenc"]
     first = [row["value"] for row in rows if row["quality"] == "mae" and row["level"] == 0]

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
-    """A folder to spoil."""
+    """A folder that tests may damage."""
     return Path(shutil.copytree(folder, tmp_path / "cfqa"))
 
 
@@ -229,7 +229,7 @@ def _nest(name: str) -> Callable[[Path], None]:
 
 
 def _retype(name: str, dtype: str) -> Callable[[Path], None]:
-    """Put another dtype (with fewer bytes) for the first tensor of a safetensors file."""
+    """Change the dtype of the first tensor of a safetensors file to a smaller one."""
     size = {"BF16": 2, "F16": 2, "F8_E4M3": 1}[dtype]
     bytes_ = size * 9 * 16
     entry = {"dtype": dtype, "shape": [1, 1, 9, 16], "data_offsets": [0, bytes_]}
@@ -352,7 +352,7 @@ def test_only_the_weights_that_made_the_bitstreams_decode_them(
         FormatError, match=r"models\.safetensors is a different file, and no file of"
     ):
         cfqa_data.load(folder)[0]
-    # The same under another name: in the folder, which was moved, or below the root.
+    # The same weights under another name: in the moved folder, or below the root.
     moved = Path(shutil.move(folder, tmp_path / "moved"))
     monkeypatch.setenv("CFQA_ROOT", str(tmp_path / "data"))
     for place in (moved, moved / "weights", tmp_path / "data" / "mine"):
@@ -393,7 +393,7 @@ def test_a_bad_codec_option_in_a_manifest_is_named(tmp_path: Path) -> None:
             cfqa_data.load(folder, "cls", codec="vvenc")[0]
 
 
-# Labels that are not one row per source, codec and level.
+# Labels without exactly one row per source, codec and level.
 
 
 def _put(column: str, values: Callable[[list[Any]], list[Any]]) -> Callable[[pa.Table], pa.Table]:

@@ -57,7 +57,7 @@ def read(name: str) -> str:
 
 
 def blocks(page: Path, language: str) -> Iterator[tuple[str, str]]:
-    """Yield (what stands behind the language, code) of the fenced blocks of a page."""
+    """Yield (text after the language, code) of the fenced code blocks of a page."""
     for info, code in re.findall(r"^```([^\n]*)\n(.*?)^```$", TEXT[page], re.M | re.S):
         first, _, rest = info.partition(" ")
         if first == language:
@@ -65,7 +65,7 @@ def blocks(page: Path, language: str) -> Iterator[tuple[str, str]]:
 
 
 def commands(*programs: str) -> Iterator[list[str]]:
-    """Yield the words of every command of the given programs in the pages' bash blocks."""
+    """Yield the words of every command of some programs in the bash blocks of the pages."""
     for page in PAGES:
         for _, code in blocks(page, "bash"):
             for line in re.split(r"\n|&&", code.replace("\\\n", " ")):
@@ -121,7 +121,7 @@ def test_words_that_do_not_belong_here(page: Path) -> None:
 
 
 def test_no_figure_is_left_open() -> None:
-    """Figures from the real build stand as @@NAME@@ until they are measured."""
+    """No page has a placeholder @@NAME@@ of a figure that is not measured yet."""
     assert {mark for text in TEXT.values() for mark in re.findall(r"@@\w+@@", text)} == set()
 
 
@@ -207,7 +207,7 @@ def test_python_blocks_compile(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small dataset called `cfqa`, as the pages name it."""
+    """A folder with a small dataset `cfqa`, the name that the pages use."""
     folder = tmp_path_factory.mktemp("docs")
     write_mock_dataset(folder / "cfqa", sources=3)
     return folder
@@ -215,7 +215,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pages
 def test_python_blocks_run(page: Path, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks of a page are one script, in order; those marked `no-run` are left out."""
+    """The code blocks of a page run as one script, in order, without those marked `no-run`."""
     monkeypatch.chdir(parent)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", parent / "cache")
     names: dict[str, Any] = {"__name__": "__main__"}
@@ -233,7 +233,7 @@ def test_python_blocks_run(page: Path, parent: Path, monkeypatch: pytest.MonkeyP
 def test_the_script_that_builds_works_and_is_told_of_its_guard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the page has it, but in this process; and without the guard, with workers that lack it."""
+    """Run the script of the page in this process, and a copy without its guard in another one."""
     (code,) = (code for _, code in blocks(ROOT / "docs/building.md", "python"))
     write_networks(tmp_path)
     data = pipeline_toy.toy_recipe(tmp_path, {"x265": QPS}, sources_per_task=1).to_dict()
@@ -285,7 +285,7 @@ def test_every_column_is_documented_with_its_type(
 
 
 def keys(data: Any) -> Iterator[str]:
-    """Yield the keys of nested tables, but not those that are names of tasks and codecs."""
+    """Yield the keys of nested tables, without the names of tasks and codecs."""
     if isinstance(data, dict):
         for key, value in data.items():
             if key not in TASKS and key not in list_codecs():
@@ -345,7 +345,7 @@ def test_every_task_codec_metric_stage_and_recipe_is_documented() -> None:
 
 
 def metric_row(metric: Metric) -> str:
-    """Return the row that the catalogue has for a metric."""
+    """Return the row of a metric in the catalogue."""
     low, high = (f"{value:.4g}".replace("inf", "∞") for value in metric.score_range)
     formula = metric.formula.replace("|", r"\|")
     tokens = [f"{metric.least_tokens} tokens"] if metric.least_tokens > 1 else []

@@ -1,4 +1,4 @@
-"""One hierarchy of errors: what the package defines, what its public functions raise."""
+"""The hierarchy of errors, and the errors that public functions raise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BUILT_IN = {
 
 
 def defined() -> Iterator[tuple[Path, ast.ClassDef]]:
-    """Yield every class of the package whose base is an exception, by its name."""
+    """Yield every exception class of the package with its module."""
     known = BUILT_IN | set(errors.__all__)
     for folder in ("cfqa_data", "builders", "eval", "loaders"):
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -38,7 +38,7 @@ def defined() -> Iterator[tuple[Path, ast.ClassDef]]:
 
 
 def caught_in(path: Path, name: str) -> bool:
-    """Return whether a module, or another of its folder, catches an exception by its name."""
+    """Return whether a module in the same folder catches an exception by its name."""
     pattern = rf"except [^\n]*\b{name}\b"
     return any(re.search(pattern, file.read_text()) for file in path.parent.glob("*.py"))
 
@@ -50,7 +50,7 @@ def test_every_exception_of_the_package_descends_from_its_root() -> None:
         bases = {ast.unparse(base) for base in node.bases}
         if node.name == "CfqaError" or bases & {*errors.__all__, "UserWarning"}:
             continue
-        # What stands for a step within a module, and is caught there, no user sees.
+        # Exceptions that are caught in their own module never reach a user.
         steps = {node.name} | (bases - {"Exception"})
         assert any(caught_in(path, name) for name in steps), f"{path}: {node.name} is no CfqaError"
 
@@ -65,7 +65,7 @@ def test_the_page_lists_the_classes() -> None:
 
 
 def test_styles_of_a_terminal_are_left_out_and_other_codes_shown() -> None:
-    """What PyTorch says of a checkpoint is partly bold."""
+    """Messages of PyTorch contain ANSI codes for bold text."""
     assert str(CfqaError("only if \x1b[1mtrusted\x1b[0m, \x1b[31;1mred\x1b[m")) == (
         "only if trusted, red"
     )
@@ -141,7 +141,7 @@ def test_bad_arguments_are_errors_of_the_package_in_one_line(call: Call, folder:
 def test_calls_that_no_function_has_are_type_errors(folder: Path) -> None:
     with pytest.raises(TypeError):
         cfqa_data.load(folder, colour="red")  # type: ignore[call-arg]
-    with pytest.raises(IndexError):  # sequences end so
+    with pytest.raises(IndexError):  # ends the iteration of a sequence
         cfqa_data.load(folder)[10**6]
 
 

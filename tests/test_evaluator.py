@@ -1,4 +1,4 @@
-"""The evaluator on a dataset in memory that counts its reads; on disk, see `test_cli.py`."""
+"""The evaluator on a dataset in memory that counts its reads; `test_cli.py` tests folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluations by several processes give the scores of one, whatever happens to the processes."""
+"""Evaluations by several processes give the scores of one process, even if workers are killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
-from memory_dataset import MemoryDataset, Stops
+from memory_dataset import InterruptAfter, MemoryDataset
 from mock_dataset import write_mock_dataset
 from pickling_pool import Killed, PicklingPool, replace_workers
 
@@ -34,13 +34,13 @@ def error(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def among_others(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The squared error in units of the batch's largest, on one task."""
+    """The squared error relative to the largest of the batch, on one task."""
     errors = error(x, y)
     return errors / (errors.max() + 0.5) if x.shape[1] == 2 else errors
 
 
 def one_by_one(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The squared error, of one feature at a time where it is large."""
+    """The squared error, one feature at a time for large features."""
     errors = error(x, y)
     return errors if errors.max() < 0.5 else errors.mean().reshape(1)
 
@@ -53,7 +53,7 @@ def fails_late(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Of:
-    """Scores no source but some."""
+    """Returns scores for some sources only."""
 
     sums: list[float]
     name: str = "of_some"
@@ -78,7 +78,7 @@ def kills_on_two_layers(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 class Deadly(MemoryDataset):
-    """Of one source, the original cannot be read by a worker and live."""
+    """Reading the original of one source kills the worker."""
 
     deadly = "cls-1"
 
@@ -168,7 +168,7 @@ def test_an_interrupted_run_is_gone_on_from_by_workers(
     whole = evaluate(folder, ["mse", "cka"], workers=2)
     submitted = pool.calls
     with pytest.raises(KeyboardInterrupt):
-        evaluate(folder, ["mse", "cka"], workers=2, out=out, progress=Stops(300))
+        evaluate(folder, ["mse", "cka"], workers=2, out=out, progress=InterruptAfter(300))
     pool.calls = 0
     check_equal(whole, evaluate(folder, ["mse", "cka"], workers=2, out=out))
     assert 0 < pool.calls < submitted
@@ -222,7 +222,7 @@ def test_a_feature_that_is_none_is_named_and_the_other_scores_are_kept(
 def test_what_cannot_be_sent_or_loaded_is_one_line_before_any_work(pool: PicklingPool) -> None:
     dataset = MemoryDataset()
     with pytest.raises(
-        MetricError, match=r"^metric '<lambda>' cannot be sent to workers: .*pickle"
+        MetricError, match=r"^metric '<lambda>' cannot be sent to workers: .*(pickle|local object)"
     ):
         evaluate(dataset, ["mse", lambda x, y: error(x, y)], workers=2)
     dataset.more = lambda: 0  # type: ignore[attr-defined]
@@ -248,7 +248,7 @@ def test_processes_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = get_context("spawn").Value("i", 0)
     seen = []
     for _ in range(3):
-        executor._take_gpu(begun, ["4", "GPU-7"])
+        executor._select_gpu(begun, ["4", "GPU-7"])
         seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
     assert seen == ["4", "GPU-7", "4"]
 

@@ -1,4 +1,4 @@
-"""The examples run as they are shown, on a small dataset with invented features."""
+"""The examples run as shown, on a small mock dataset."""
 
 from __future__ import annotations
 

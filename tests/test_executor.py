@@ -1,4 +1,4 @@
-"""Items in this process and in others: what comes of them, and what is told where they fail."""
+"""Items run in this process and in workers: their results, and their errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_failed_items_are_told_together_and_the_rest_is_done(workers: int) -> No
 
     def do() -> None:
         with Executor(workers) as here:
-            assert list(here.run(Doubling(1), [7])) == [(7, 14)]  # another stage before
+            assert list(here.run(Doubling(1), [7])) == [(7, 14)]  # another stage was run before
             for item, result in drive(Doubling(6, refused=(1, 3)), here, Silent()):
                 done[item] = result
 
@@ -46,7 +46,7 @@ def test_an_item_that_kills_every_worker_is_found_and_takes_no_other_down(
     start = ProcessPoolExecutor._spawn_process
 
     def start_meanwhile(pool: ProcessPoolExecutor) -> None:
-        """Start a worker; the second is known to its pool once this has ended those it knew."""
+        """Start a worker; the pool learns of the second only after it ended those it knew."""
         known, pool._processes = pool._processes, {}
         try:
             start(pool)

@@ -1,4 +1,4 @@
-"""Export: what the formats' own libraries read back is what `load` gives, bit for bit."""
+"""Exported features, read with the libraries of the formats, equal those of `load` bit for bit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ kinds = pytest.mark.parametrize("kind", FORMATS)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset one of whose originals has the float32 bits that are easily lost."""
+    """A dataset with an original that has the float32 bits of `ODD_BITS`."""
     root = write_mock_dataset(tmp_path_factory.mktemp("export") / "cfqa", sources=2)
     shard = root / "originals" / "dpt-00000-of-00001.safetensors"
     tensors = load_file(shard)
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(kind: str, out: Path, place: dict[str, Any], part: str = "") -> np.ndarray:
-    """Read a feature by its row of the index and the format's own library; no shape is given."""
+    """Read a feature by its row of the index with the library of the format, without a shape."""
     file = out / place[f"{part}file"]
     if kind == "npy":
         feature = np.load(file, allow_pickle=False)

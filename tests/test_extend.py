@@ -1,4 +1,4 @@
-"""Labels of any reconstruction, and datasets that are extended by a codec."""
+"""Labels of user-made reconstructions, and datasets extended by a codec."""
 
 from __future__ import annotations
 
@@ -263,14 +263,14 @@ def test_an_extension_of_another_dataset_is_not_gone_on_with(
 
 
 class Crooked(Rounded):
-    """Decodes to something else than was encoded."""
+    """A codec whose decoder returns another feature."""
 
     def decode(self, bitstream: Any, shape: tuple[int, ...]) -> np.ndarray:
         return super().decode(bitstream, shape)[..., :-1]
 
 
 class Failing(Rounded):
-    """Raises where a level is low."""
+    """A codec that raises an error at low levels."""
 
     def encode(self, feature: np.ndarray, parameter: float) -> bytes:
         return super().encode(feature, 1 / parameter)

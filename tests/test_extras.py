@@ -1,4 +1,4 @@
-"""A package that is not installed is one line that names its extra, in Python as in the shell."""
+"""A missing package is reported in one line that names its extra, in Python and in the shell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import cfqa_data
 from cfqa_data.errors import CfqaError, MissingDependencyError
 from cfqa_data.extras import EXTRAS, INCLUDED, extras
 
-# Without any of the optional packages: what each door says, by its name.
+# Prints the error of each public entry point if no optional package is installed.
 SCRIPT = """
 import json, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weights and heads in model repos on the Hub, plain images, and truths that a task infers."""
+"""Weights and heads in model repos on the Hub, image folders, and truths inferred by a task."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BACKBONE, CLASSIFIER, SHARDED = "tiny/dinov2", "tiny/dinov2-imagenet1k-1-layer",
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backbone, alone and in shards, and a classifier around it, as the Hub has them."""
+    """A backbone, in one file and in shards, and a classifier with it, in the Hub's layout."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     network = VisionTransformer(DIM, 2, 2, 64, 4)
@@ -62,7 +62,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[LoopbackHub, dict[str, str]]]:
-    """A Hub with these models, and the commit of each."""
+    """Start a Hub with these models; yield the commit of each."""
     with loopback_hub() as server:
         point_clients_at(server, monkeypatch, tmp_path / "cache", token=None)
         monkeypatch.setattr("cfqa_data.access.hub_client.PAUSE", 0.0)

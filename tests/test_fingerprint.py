@@ -1,4 +1,4 @@
-"""What decides a metric's scores: every change of code, imports, options or state is seen."""
+"""Fingerprints of metrics: every change of code, imports, options or state changes them."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def weights(value: float) -> Any:
 
 
 def typed(value: float) -> Any:
-    """As in a notebook: a function that is in no file, and the others that it calls."""
+    """A function without a file, as in a notebook, and the functions that it calls."""
     names: dict[str, Any] = {"__name__": "nowhere", "torch": torch, "factor": value}
     exec("def g(a):\n    return factor * a\ndef f(x, y):\n    return g((y - x).amax())\n", names)
     return names["f"]

@@ -1,4 +1,4 @@
-"""Ranges and levels that a recipe leaves to the build."""
+"""Ranges of quantisers and levels of codecs that a build fits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from cfqa_data.recipe.load import Recipe
 
 
 class Sums(Lines):
-    """Lines whose truth is the sum of their words' hashes."""
+    """Lines whose ground truth is the sum of the hashes of their words."""
 
     def sample(self, source_id: str) -> Sample:
         found = super().sample(source_id)
@@ -40,7 +40,7 @@ class Sums(Lines):
 
 
 class Total(Length):
-    """How far the sum of a feature is from the original's."""
+    """A task whose score is the error of the sum of a feature."""
 
     facts = TaskFacts("total", "sum", Score("error", True), truth=Truth("float64", 0))
 
@@ -52,7 +52,7 @@ FIT = {"kind": "uniform", "bits": 8, "range": "fit"}
 
 
 def words(codec: str = "shift", **changes: Any) -> Recipe:
-    """A recipe of one task of words with one codec on planes, whose range is fitted."""
+    """Return a recipe of one task with one codec on planes, whose range is fitted."""
     data = recipe().to_dict()
     task = data["tasks"]["words"]
     entry = {**task["codecs"]["shift"], "quantizer": FIT, **changes}
@@ -66,7 +66,7 @@ def words(codec: str = "shift", **changes: Any) -> Recipe:
 
 
 def numbers(path: Path, codec: str = "shift") -> dict[str, Any]:
-    """What the manifest's recipe says of a codec."""
+    """Return the entry of a codec in the manifest's recipe."""
     found: dict[str, Any] = read_manifest(path).recipe["tasks"]["words"]["codecs"][codec]
     return found
 
@@ -163,27 +163,27 @@ def _stop(*_: Any) -> None:
 
 
 class NoSamples(Sums):
-    """Has inputs to train on, and no samples."""
+    """A source with training inputs and without training samples."""
 
     training_samples = Source.training_samples
 
 
 class NoTruth(Sums):
-    """Has samples to train on, without truths."""
+    """A source with training samples without truths."""
 
     def training_samples(self, seed: int) -> Iterator[Sample]:
         return (replace(sample, truth=None) for sample in super().training_samples(seed))
 
 
 class Blind(Total):
-    """The same score for all."""
+    """A task with a constant score."""
 
     def score(self, feature: np.ndarray, truth: np.ndarray) -> tuple[float, None]:
         return 1.0, None
 
 
 class Spread(Round):
-    """Says where to look for levels."""
+    """A codec that defines the grid of its levels."""
 
     name, title = "spread", "rounds"
 
@@ -198,14 +198,14 @@ class Spread(Round):
 
 
 class Letters(Vowels):
-    """Words of at most ten letters."""
+    """A codec on inputs with at most ten letters per word."""
 
     title = "keeps the first letters"
     parameter = Parameter("letters", "higher", whole=True, lowest=1, highest=8)
 
 
 class NoTraining(Sums):
-    """Has nothing to train on."""
+    """A source without training data."""
 
     training_inputs = Source.training_inputs
 

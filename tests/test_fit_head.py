@@ -1,4 +1,4 @@
-"""Heads fitted to labelled images: a linear one's optimum, what is written, what is refused."""
+"""Heads fitted to labelled images: the optimum of a linear head, the written file, and errors."""
 
 from __future__ import annotations
 

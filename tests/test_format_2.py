@@ -1,4 +1,4 @@
-"""Format 2 read and written: every case of the test folder, in both tiers, here and on the Hub."""
+"""Format 2 is read and written: all cases of the test folder, both tiers, local and on a Hub."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KINDS = {
     ("pictures", "restored"): (3, 2),
     ("cls", "x265"): (2, 10),
 }
-"""Sources and levels of each codec."""
+"""Return the sources and levels of each codec."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def rows(dataset: cfqa_data.Dataset, task: str, codec: str) -> list[int]:
 
 
 def read_all(dataset: cfqa_data.Dataset) -> dict[tuple[str, str, int], np.ndarray]:
-    """All compressed features that there are."""
+    """Return all compressed features."""
     found = {}
     for row in dataset.labels.select(["source_id", "codec", "level", "array"]).to_pylist():
         if row["array"] is not None:
@@ -403,7 +403,7 @@ def test_a_feature_of_more_tokens_than_the_manifest_says_is_refused(
 
 
 class Elsewhere(FeatureCodec):
-    """A codec that calls itself as one of the folder does, with an option that is a path."""
+    """A codec with the name of one in the folder, and with a path as option."""
 
     name = "rounded"
     title = "of another package"
@@ -424,7 +424,7 @@ class Elsewhere(FeatureCodec):
 
 
 def rounded(folders: dict[str, Path], tmp_path: Path, **changes: Any) -> Path:
-    """Return a light folder whose manifest says something else of the codec `rounded`."""
+    """Return a light folder with a modified manifest entry of the codec `rounded`."""
     folder = shutil.copytree(folders["light"], tmp_path / "copy")
     data = json.loads((folder / "manifest.json").read_text())
     data["tasks"]["words"]["codecs"]["rounded"]["codec"] |= changes

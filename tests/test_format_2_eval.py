@@ -1,4 +1,4 @@
-"""Scoring what no one here has heard of: any tasks, levels, token counts and groups."""
+"""Evaluation of user-defined tasks and codecs, with any levels, numbers of tokens and groups."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_a_task_without_a_loss_cannot_be_followed_by_it() -> None:
 
 
 def test_sources_of_a_group_are_drawn_together(scored: Evaluation) -> None:
-    """Groups (0, 2, 5), (1, 4) and 3, which has none: 200 resamples one after the other."""
+    """Groups (0, 2, 5), (1, 4) and the ungrouped 3: 200 resamples, one after the other."""
     members = [(0, 2, 5), (1, 4), (3,)]
     each = np.array(
         [stats.spearmanr(*points(scored, source_id=f"one-{n}")).statistic for n in range(6)]
@@ -243,7 +243,7 @@ def found(folders: dict[str, Path]) -> Evaluation:
 def test_every_metric_scores_the_test_folder(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but the statistics, which are a matter of two metrics below."""
+    """All metrics except those that use statistics, which are tested below."""
     monkeypatch.setattr(evaluator, "make_evaluation", lambda *given, **more: (given, more))
     (labels, metrics, values, _, failures), more = evaluate(folders["full"], list_metrics())
     assert not failures
@@ -346,7 +346,7 @@ def test_what_a_light_folder_does_not_store_is_left_out_and_said(
 def test_values_and_codes_are_read_side_by_side_for_a_device(
     found: Evaluation, folders: dict[str, Path]
 ) -> None:
-    """For any device but "cpu" codes are read where there are some."""
+    """For devices other than "cpu", codes are read if available."""
     on_device = evaluate(folders["full"], METRICS, "cpu:0")
     for name in METRICS:
         values = [

@@ -1,4 +1,4 @@
-"""Every reader on the test folder of format 2, whose tasks and codecs nobody has heard of."""
+"""All readers on the test folder of format 2, with user-defined tasks and codecs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_info_tells_of_tasks_and_codecs_by_the_manifest(
     assert "(2, 1, 1 to 9, 6)" in said
     assert "weak: a figure does not meet the threshold in its heading" in said
     row, *_ = (line.split() for line in said.splitlines() if "restored  " in line)
-    assert row[5] == "-"  # no rate of it is known
+    assert row[5] == "-"  # its rate is unknown
     assert main(["info", str(folders[tier]), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["tasks"]["words"]["codecs"] == {"rounded": 3, "stepped": 10}
@@ -79,7 +79,7 @@ def test_info_tells_of_tasks_and_codecs_by_the_manifest(
 
 
 def all_shapes(root: Path) -> Iterator[tuple[int, ...]]:
-    """The shapes of all originals, and of what was made of each."""
+    """Yield the shapes of all originals and compressed features."""
     made: dict[str, int] = {}
     for task in ("one", "words", "pictures", "cls"):
         for source in pq.read_table(root / f"labels/{task}.parquet")["source_id"].to_pylist():
@@ -225,7 +225,7 @@ def test_codes_are_batched_and_values_have_none(folders: dict[str, Path]) -> Non
 
 @lru_cache(maxsize=64)
 def opened(path: Path, kind: str) -> Any:
-    """Return what a file of an export holds, read once for all its features."""
+    """Return the content of a file of an export, cached."""
     if kind == "safetensors":
         return load_file(path)
     if kind == "parquet":
@@ -234,7 +234,7 @@ def opened(path: Path, kind: str) -> Any:
 
 
 def read_export(out: Path, kind: str, row: dict[str, Any], stem: str) -> np.ndarray:
-    """Return a feature of an export by a row of its index, with the format's own library."""
+    """Return a feature of an export by a row of its index, read with the library of the format."""
     path = out / row[f"{stem}file"]
     if kind == "npy":
         return np.asarray(np.load(path))

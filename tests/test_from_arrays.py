@@ -1,4 +1,4 @@
-"""Datasets of arrays and numbers: read, scored, drawn and saved like those of a folder."""
+"""Datasets in memory are read, evaluated, plotted and saved like those of a folder."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_leading_axes_may_be_left_out(shape: tuple[int, ...]) -> None:
 
 
 class Unread:
-    """A large array on disk, as HDF5 and Zarr have them: rows are read when they are asked for."""
+    """A large array on disk, like those of HDF5 and Zarr: rows are read on access."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array, self.shape, self.dtype, self.reads = array, array.shape, array.dtype, 0
@@ -151,7 +151,7 @@ def test_tensors_and_columns_of_tables_are_taken() -> None:
     assert [row["loss"] for row in dataset.labels.to_pylist()] == [3, 4, 5]
 
     class Column:
-        """As of pandas: what it is indexed by is no place."""
+        """Like a pandas series: indexed by label and not by position."""
 
         def __init__(self, values: dict[str, float]) -> None:
             self.keys, self.to_dict = values.keys, values.copy

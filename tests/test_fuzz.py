@@ -1,4 +1,4 @@
-"""A share of the fuzz, and the fuzzer itself; docs/untrusted.md tells of more."""
+"""A part of the fuzzing, and the fuzzer itself; see docs/untrusted.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile bitstreams: what they claim is refused before room is made for it."""
+"""Hostile bitstreams: false sizes are refused before memory is allocated."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def a_stream(name: str) -> tuple[bytes, tuple[int, int]]:
 
 @pytest.mark.parametrize("name", VIDEO)
 def test_a_larger_picture_than_the_plane_is_not_decoded(name: str) -> None:
-    """Both streams are sound; one is of more samples than the decoder may make room for."""
+    """Both streams are valid; one has more samples than the decoder may allocate."""
     encoder = get_codec({"hm": "x265", "vtm": "vvenc"}.get(name, name))
     codec = get_codec(name)
     fewer, more = (encoder.encode(feature_plane(side, side, 1023), 40) for side in (64, 320))

@@ -1,4 +1,4 @@
-"""Images of sources, token grids, and what pages and pictures show of them."""
+"""Images of sources, token grids, and the pages and pictures that show them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def built(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arrays() -> cfqa_data.Dataset:
-    """A dataset in memory, of which only features and distortions are known."""
+    """A dataset in memory with features and distortions only."""
     x = np.random.default_rng(0).normal(size=(2, 1, 1, 5, 4)).astype("f4")
     return cfqa_data.from_arrays(
         originals=dict(zip("ab", x, strict=True)),

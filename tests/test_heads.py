@@ -1,4 +1,4 @@
-"""The heads against the published order of operations, written out in float64."""
+"""The heads against the published sequence of operations, implemented in float64."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from cfqa_data.integrity.health import health, health_cells
 
 
 def table(distortions: list[list[float]], **columns: list[list[float]]) -> pa.Table:
-    """Labels of one ladder: a row of numbers per source."""
+    """Return the labels of one codec: a row of numbers per source."""
     levels = range(len(distortions[0]))
     rows: list[dict[str, Any]] = []
     for source, series in enumerate(distortions):

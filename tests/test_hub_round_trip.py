@@ -1,4 +1,4 @@
-"""A dataset goes to a Hub, and the real clients open it there: every config, and the arrays."""
+"""A dataset is published on a Hub, and the real clients open every config and the arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hypervector heads: keys, the fit, classes added without training, and what is of none."""
+"""Hypervector heads: keys, fitting, classes added without training, out-of-distribution inputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def feature(label: int, seed: int) -> np.ndarray:
 
 
 class Head(HypervectorHead):
-    """One without a norm, so that what it takes is known."""
+    """A backbone without a norm, so that its outputs are known."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)

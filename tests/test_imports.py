@@ -1,4 +1,4 @@
-"""Imports go one way, between folders and between files, those inside functions too."""
+"""Imports between folders and between files have no circles, including those in functions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ORDER = (
     "cfqa_data.testing",
     "cfqa_data.cli",
 )
-"""The folders from the bottom up: each may import those before it; those below one count as it."""
+"""Folders in order: each, with its subfolders, may import only those before it."""
 
 
 @cache
@@ -60,7 +60,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(tree: ast.AST, package: list[str]) -> Iterator[str]:
-    """Names of this project's modules, or what is in them, that a file imports when it runs."""
+    """Return the names of this project's modules and their members that a file imports."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
@@ -76,7 +76,7 @@ def imports(tree: ast.AST, package: list[str]) -> Iterator[str]:
 
 @cache
 def graph() -> dict[str, set[str]]:
-    """Module -> the modules that it imports."""
+    """Return module -> modules that it imports."""
     known = modules()
     edges: dict[str, set[str]] = {}
     for module, path in known.items():

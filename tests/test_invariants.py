@@ -1,4 +1,4 @@
-"""What always holds in a dataset folder: makers keep to it, and the page names all of it."""
+"""Invariants of a dataset folder: builders satisfy them, and the page lists all of them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _entry() -> TaskEntry:
 
 
 def labels_of(folder: Path, table: pa.Table, **changes: Any) -> pa.Table:
-    """The table that a build makes of the rows of its items, of which the second is changed."""
+    """Return the table of a build from the rows of its items, of which the second is changed."""
     recipe = toy_recipe(2)
     context = BuildContext(Plan(recipe), Layout(folder))
     for codec in recipe.tasks["cls"].codecs:

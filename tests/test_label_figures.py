@@ -1,4 +1,4 @@
-"""What labels can tell at most, by plain counts and SciPy."""
+"""Figures of labels and their ceiling, against plain counts and SciPy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cfqa_data.recipe.load import Recipe
 
 
 def table(codecs: dict[str, np.ndarray], losses: dict[str, np.ndarray] | None = None) -> pa.Table:
-    """Labels of one task, (S, L) numbers of each codec, in a mixed order."""
+    """Return labels of one task, with (S, L) numbers of each codec, in shuffled order."""
     rows: list[dict[str, Any]] = []
     for codec, distortions in codecs.items():
         for source, level in np.ndindex(distortions.shape):
@@ -79,7 +79,7 @@ def test_the_ceiling_is_the_mean_srocc_of_loss_and_distortion() -> None:
 
 
 def told(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[Any, str]:
-    """What `cfqa info` says, as JSON and as text."""
+    """The output of `cfqa info`, as JSON and as text."""
     found = []
     for more in (["--json"], []):
         assert main(["info", str(folder), *options, *more]) == 0

@@ -1,4 +1,4 @@
-"""Training without a codec: what is trained on, the figure against a loop, files and pages."""
+"""Training without a codec: the training data, the figure against a loop, files and pages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from memory_dataset import CODECS, rows_of
-from test_metrics_trained import FoldedDataset
+from memory_dataset import CODECS, FoldedDataset, rows_of
 
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval import Evaluation, evaluate, read_evaluation
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 
 class Biased:
-    """The mean square of the error, and for what training has not seen the wrong way round."""
+    """The mean squared error, with a reversed sign for codecs that training has not seen."""
 
     lower_better = True
     name = "biased"

@@ -1,4 +1,4 @@
-"""Links: those of a cache of the Hub, which all readers follow, and one's own, which one allows."""
+"""Symbolic links: those in a cache of the Hub are followed, others only if the user allows it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _exported(root: Path, **how: Any) -> Any:
 def _report(root: Path, **how: Any) -> Any:
     evaluation = cfqa_data.evaluate(root, "mse", follow_links=True)
     page = write_report(evaluation, root.parent / "page.html", root, **how).read_text()
-    return re.sub(r"<dt>scored</dt><dd>.*?</dd>", "", page)  # when, and what it took
+    return re.sub(r"<dt>scored</dt><dd>.*?</dd>", "", page)  # date and duration
 
 
 def _reread(root: Path, **how: Any) -> Any:
@@ -78,14 +78,14 @@ READERS: dict[str, Callable[..., Any]] = {
     "verify": lambda root, **how: verify(root, **how).damage,
     "publish": lambda root, **how: plan_publishing(root, "org/cfqa", **how).upload.files,
 }
-"""Whatever reads a folder."""
+"""All readers of a folder."""
 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_snapshot_in_a_cache_of_the_hub_is_read(
     reader: str, folder: Path, tmp_path: Path
 ) -> None:
-    """As huggingface_hub has it since 2: a blob of a repo is a link to a store for all repos."""
+    """Since huggingface_hub 2, a blob of a repo is a link to a store that all repos share."""
     wanted = READERS[reader](folder)
     snapshot = move_into_cache(folder, tmp_path / "hub", local=["README.md"])
     assert os.path.realpath(snapshot / SHARD).startswith(f"{tmp_path}/hub/blobs/")
@@ -233,7 +233,7 @@ def test_commands_follow_links_by_an_option(
 
 def test_behind_a_link_that_is_followed_nothing_is_overlooked(folder: Path) -> None:
     OWN["a folder"](folder)
-    (folder / "compressed" / "up").symlink_to(folder)  # in a circle
+    (folder / "compressed" / "up").symlink_to(folder)  # a loop
     (folder / "compressed" / "notes").write_text("mine")
     found = verify(folder, follow_links=True)
     assert found.unlisted == ("compressed/notes", "compressed/up")

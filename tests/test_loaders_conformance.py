@@ -1,4 +1,4 @@
-"""Every way to load a dataset folder gives the same pairs, and fails alike.
+"""All ways to load a dataset folder give the same pairs and the same errors.
 
 The suite that anybody can hold a folder of their own against is run on the test folder of format 2
 in both tiers; here are the ways that need a Hub or processes, and folders that are not as they
@@ -29,11 +29,11 @@ from cfqa_data.testing.loaders import WAYS, LoaderSuite, Way, check
 from cfqa_data.testing.mock import PLUGINS, write_format_2_folder
 
 HUBS: list[LoopbackHub] = []
-"""The Hub that runs, for the ways that read from one."""
+"""The running Hub, for loaders that read from it."""
 
 
 def put(root: Path) -> str:
-    """Put a folder on the Hub, and return its name there."""
+    """Upload a folder to the Hub, and return its repo id."""
     repo = f"org/{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
     if repo not in HUBS[0].repos:
         HUBS[0].put(repo, root)
@@ -50,7 +50,7 @@ FEW = {name: REMOTE[name] for name in ("plain", "datasets-streaming", "torch", "
 
 @pytest.fixture(scope="module", autouse=True)
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Quiet libraries and a Hub."""
+    """Silence libraries and start a Hub."""
     with pytest.MonkeyPatch.context() as patch, loopback_hub() as hub:
         point_clients_at(hub, patch, tmp_path_factory.mktemp("clients"))
         patch.setattr(f"{__name__}.HUBS", [hub])
@@ -83,7 +83,7 @@ class TestLightTier(LoaderSuite):
         return write_format_2_folder(tmp_path_factory.mktemp("light") / "cfqa", "light")
 
 
-# Of format 1, with what need not be asked for every way.
+# Format 1, with the tests that need not run for every loader.
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_rows_are_chosen_alike(folders: dict[str, Path]) -> None:
         assert dataset.labels.to_pylist() == wanted
 
 
-# What is not as it should be.
+# Damaged folders.
 
 
 def remove(name: str) -> Callable[[Path], None]:
@@ -161,7 +161,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], str, str]] = {
     "missing bitstreams": ("light", remove(STREAMS), "bitstreams/cls-x265-", "missing"),
     "damaged bitstreams": ("light", shorten(STREAMS), STREAMS, "not a safetensors file"),
 }
-"""Name -> tier, what is done to a folder, the file to be named, and what a local reader says."""
+"""Name -> tier, damage, file that the error must name, and message of a local reader."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)

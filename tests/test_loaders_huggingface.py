@@ -1,4 +1,4 @@
-"""`attach` beyond what all loaders share, and the card against what `datasets` finds itself."""
+"""`attach` beyond the tests of all loaders, and the card against the findings of `datasets`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ configs = pytest.mark.parametrize("config", CONFIGS)
 @pytest.fixture(scope="module", autouse=True)
 def quiet() -> Iterator[None]:
     datasets.disable_progress_bars()
-    with pytest.MonkeyPatch.context() as patch:  # streams that are left early wait for so long
+    with pytest.MonkeyPatch.context() as patch:  # time that unfinished streams wait
         patch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
         yield
     datasets.enable_progress_bars()
@@ -51,7 +51,7 @@ def rows(folder: Path, config: str = "all", *, streaming: bool = False) -> Any:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is read from the folder from now on."""
+    """Record the reads from the folder from now on."""
     done: list[str] = []
     for name in ("original", "compressed", "bitstream"):
         read = getattr(cfqa_data.Dataset, name)
@@ -101,7 +101,7 @@ def test_a_stream_that_is_shuffled_or_skipped_reads_what_it_gives(
 ) -> None:
     attached = attach(rows(folder, streaming=True), folder)
     assert len(list(attached.skip(100).shuffle(seed=0, buffer_size=50).take(5))) == 5
-    assert len(reads) <= 12  # of the rows given, and at most one ahead
+    assert len(reads) <= 12  # of the returned rows, and of at most one more
 
 
 def test_select_shuffle_filter_and_map_keep_the_arrays(
@@ -132,7 +132,7 @@ def test_streams_can_be_filtered_shuffled_and_mapped(
 def test_a_stream_reads_no_further_than_it_is_followed(folder: Path, reads: list[str]) -> None:
     stream = iter(attach(rows(folder, "cls", streaming=True), folder))
     next(stream)
-    assert len(reads) <= 4  # this row, and at most one ahead
+    assert len(reads) <= 4  # of this row, and of at most one more
 
 
 def test_bitstreams_are_given_on_request(folder: Path, plain: cfqa_data.Dataset) -> None:
@@ -269,7 +269,7 @@ def test_rows_of_another_folder_are_told(folder: Path, tmp_path: Path, streaming
 def test_the_card_says_what_datasets_finds_by_itself(
     folder: Path, tmp_path: Path, config: str
 ) -> None:
-    """Features, rows, bytes and download size, against a card that says nothing of them."""
+    """Compare features, rows, bytes and download size with those found without the card."""
     head = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
     said = {entry["config_name"]: entry for entry in head.pop("dataset_info")}[config]
     shutil.copytree(folder / "labels", tmp_path / "cfqa/labels")

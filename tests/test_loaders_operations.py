@@ -1,4 +1,4 @@
-"""Every public operation of `datasets` on attached rows: arrays are kept, or the docs say why not.
+"""All public operations of `datasets` on attached rows keep arrays, or the docs say why not.
 
 The names come from the installed version; one that is in no table here fails until it is.
 """
@@ -12,6 +12,7 @@ import pickle
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,13 @@ Rows = Iterable[dict[str, Any]]
 
 @dataclass
 class Case:
-    """What an operation is tried on.
+    """The inputs of an operation.
 
     Attributes:
-        rows: attached rows, the first of a folder.
-        other: as many attached rows of another folder, with other arrays under the same names.
-        root: the folder of `rows`.
-        tmp: a folder to write to.
+        rows: Attached rows, the first of a folder.
+        other: As many attached rows of another folder, with other arrays under the same names.
+        root: The folder of `rows`.
+        tmp: A folder to write to.
     """
 
     rows: Any
@@ -79,7 +80,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def tables(roots: list[Path]) -> list[Any]:
-    """The rows of both folders without arrays."""
+    """Return the rows of both folders without arrays."""
     return [
         load_dataset(str(root), "seg", split="test", cache_dir=str(root.parent / "cache")).take(
             ROWS
@@ -90,7 +91,7 @@ def tables(roots: list[Path]) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def arrays(roots: list[Path]) -> list[list[np.ndarray]]:
-    """(original, compressed) of each row, as `load` gives them, of both folders."""
+    """Return (original, compressed) of each row of both folders, read by `load`."""
     return [
         [pair.original, pair.compressed]
         for root in roots
@@ -100,7 +101,7 @@ def arrays(roots: list[Path]) -> list[list[np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def attached(roots: list[Path], tables: list[Any]) -> Callable[[bool, str], list[Any]]:
-    """The rows of both folders with arrays, as they are asked for."""
+    """Return the rows of both folders with arrays in a format."""
 
     @functools.cache
     def rows(streaming: bool, format: str) -> list[Any]:
@@ -121,7 +122,7 @@ def case(
 
 
 def place(row: dict[str, Any]) -> int:
-    """Return the place of a row among those of its folder."""
+    """Return the index of a row in its folder."""
     codecs = ("x265", "vvenc")
     return codecs.index(row["codec"]) * 10 + int(row["level"])
 
@@ -147,7 +148,7 @@ def rows_in(splits: Any) -> Iterator[dict[str, Any]]:
 
 
 def encoded(case: Case) -> Any:
-    """Return the rows with a column of classes beside their codec."""
+    """Return the rows with an additional column of classes."""
     rows = case.rows.map(lambda codec: {"class": codec}, input_columns="codec")
     return rows.class_encode_column("class")
 
@@ -264,7 +265,7 @@ BOTH: dict[str, Callable[[Case], Rows]] = {
     "split_dataset_by_node": nodes,
     "DataLoader": lambda c: loaded(c.rows),
 }
-"""What to try -> rows that it gives. The first word is the operation's name."""
+"""Case -> expected rows. The first word of a case is the name of the operation."""
 
 DATASET: dict[str, Callable[[Case], Rows]] = {
     "__getitem__": lambda c: (c.rows[index] for index in range(ROWS)),
@@ -314,7 +315,7 @@ STREAM: dict[str, Callable[[Case], Rows]] = {
 
 
 def of_sql(case: Case) -> list[str]:
-    with sqlite3.connect(case.tmp / "a.db") as connection:
+    with closing(sqlite3.connect(case.tmp / "a.db")) as connection:
         case.rows.to_sql("rows", connection)
         return [cell for (cell,) in connection.execute("select compressed from rows")]
 
@@ -342,7 +343,7 @@ CELLS: dict[str, Callable[[Case], Iterable[str]]] = {
         for cell in batch["compressed"].to_pylist()
     ),
 }
-"""Operations that give the keys of the arrays, as the docs say."""
+"""Operations that return keys instead of arrays, as documented."""
 
 INDEX = {
     "add_elasticsearch_index",
@@ -361,7 +362,7 @@ INDEX = {
     "search_batch",
 }
 NOT_POSSIBLE = {"batch", "push_to_hub", "to_tf_dataset"} | INDEX
-"""Operations that the docs list as such: `batch` of a `Dataset` only."""
+"""Operations that the docs list as such; `batch` only for a `Dataset`."""
 
 NOT_OF_ROWS = (
     "builder_name cache_files citation cleanup_cache_files column_names config_name data "
@@ -370,7 +371,7 @@ NOT_OF_ROWS = (
     "version from_buffer from_csv from_dict from_file from_generator from_json from_list "
     "from_pandas from_parquet from_polars from_spark from_sql from_text"
 )
-"""What a dataset says of itself, and what makes one of something else."""
+"""Attributes of a dataset, and functions that create one from other data."""
 
 
 def named(table: dict[str, Any]) -> set[str]:
@@ -428,7 +429,7 @@ def test_rows_keep_their_arrays(name: str, case: Case, arrays: list[list[np.ndar
         seen.add(of)
     whole = {"skip": 8, "take": 4, "select": 3, "__getitem__ slice": 5, "__getitem__ list": 2}
     both = {"concatenate_datasets": 24, "interleave_datasets by chance": 24}
-    least = {"interleave_datasets": 23}  # a stream stops when it finds the first at its end
+    least = {"interleave_datasets": 23}  # a stream stops when the first of its inputs ends
     assert len(seen) >= {**whole, **both, **least}.get(name, ROWS)
 
 
@@ -478,7 +479,7 @@ def test_keys_are_the_same_in_every_process_and_by_folder_and_how_it_was_opened(
 ) -> None:
     opened = cfqa_data.load(roots[0])
     name = array_feature.register(opened)
-    assert opened[0].label["level"] == 0  # what has been read does not matter
+    assert opened[0].label["level"] == 0  # reading must not change the name
     assert (
         array_feature.register(opened)
         == name
@@ -507,7 +508,7 @@ def test_a_pickle_of_several_folders_rows_reads_all(
         with monkeypatch.context() as patch:
             become_another_process(patch)
             found = list(pickle.loads(pickled))
-            assert len(found) >= 2 * ROWS - 1  # a stream ends with the first that is exhausted
+            assert len(found) >= 2 * ROWS - 1  # a stream ends with the first exhausted input
             for row, (_, compressed) in zip(found, exact, strict=False):
                 np.testing.assert_array_equal(row["compressed"], compressed)
 
@@ -550,7 +551,7 @@ def test_ragged_lists_stay_lists(case: Case) -> None:
     assert changed[0]["compressed"] == [[1.0], [2.0, 3.0]]
 
 
-# What is not possible.
+# Errors.
 
 
 @pytest.mark.parametrize("case", [MAP_STYLE], indirect=True)

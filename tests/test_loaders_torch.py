@@ -1,4 +1,4 @@
-"""`Pairs` and its loader beyond what all loaders share: batches, orders, codes, workers."""
+"""`Pairs` and its loader beyond the tests of all loaders: batches, orders, codes, workers."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_each_shard_is_read_once(folder: Path, shuffle: bool) -> None:
         assert not in_order
     else:
         assert in_order
-        assert sources == [0, 1, 2]  # an original is not come back to
+        assert sources == [0, 1, 2]  # no original is read twice
 
 
 def test_a_shuffled_order_changes_with_the_epoch_and_can_be_repeated(folder: Path) -> None:
@@ -236,7 +236,7 @@ def test_workers_give_the_same_batches(folder: Path, method: str, workers: int) 
 def test_a_loader_whose_workers_would_start_workers_tells_of_the_guard(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where it begins to read: it may be made outside of the guard, and read without workers."""
+    """The check is made when reading starts: a loader may be created outside of the guard."""
 
     def end(status: int) -> None:
         raise SystemExit(status)
@@ -306,13 +306,13 @@ def test_tensors_are_one_s_own(folder: Path) -> None:
     assert torch.equal(coded[0].compressed.tables, tables)
 
 
-# What wraps pairs.
+# Wrappers of pairs.
 
 LABEL = ["task", "source_id", "codec", "level"]
 
 
 class Errors(Dataset[Any]):
-    """A dataset of one's own that makes something else of pairs."""
+    """A user-defined dataset that transforms pairs."""
 
     def __init__(self, pairs: Any) -> None:
         self.pairs = pairs
@@ -326,7 +326,7 @@ class Errors(Dataset[Any]):
 
 
 def keys_of(loader: Any) -> list[tuple[Any, ...]]:
-    """Return the keys of the rows that a loader gives, after a look at its batches."""
+    """Return the keys of the rows of a loader, after checks of its batches."""
     found = []
     batches = list(loader)
     assert len(batches) == len(loader)

@@ -1,4 +1,4 @@
-"""The loopback Hub answers the real clients: what they send comes back, and faults are faults."""
+"""The loopback Hub serves the real clients: uploads can be downloaded, and faults take effect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 from loopback_hub import READ_TOKEN, LoopbackHub, loopback_hub, point_clients_at
 
 REPO = "org/data"
-# huggingface_hub 2.4 uploads to LFS by a keyword that httpx2 would rather not have.
+# huggingface_hub 2.4 uploads to LFS with a keyword argument that httpx2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
 

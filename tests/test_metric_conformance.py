@@ -1,4 +1,4 @@
-"""The built-in metrics pass the suite that outsiders' ones pass; what breaks a promise does not."""
+"""The built-in metrics pass the public conformance suite; metrics that break a rule fail it."""
 
 from __future__ import annotations
 

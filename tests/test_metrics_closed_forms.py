@@ -1,4 +1,4 @@
-"""Whitened and distributional metrics where their value is known, and what they refuse."""
+"""Whitened and distributional metrics with known values, and inputs that they refuse."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_deviations_have_a_floor() -> None:
 def test_constant_and_outlier_channels_do_not_carry_a_whitened_score(
     name: str, scale: float
 ) -> None:
-    """Of four such channels in forty, errors of the usual size carry at most their share."""
+    """Errors in four such channels of forty have at most their share of the total."""
     scales = torch.ones(40, dtype=torch.float64)
     scales[:4] = scale
     statistics = {"deviation": scales[None], "covariance": scales.square().diag()[None]}

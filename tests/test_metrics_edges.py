@@ -1,4 +1,4 @@
-"""What is degenerate, large, or missing: every metric has a finite, stated score, or says no."""
+"""Degenerate, large and missing values: every metric has a finite, stated score, or an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TINY = [(1, 1, 1, 1), (2, 2, 1, 4), (1, 1, 5, 1), (1, 2, 2, 2), (1, 1, 3, 7)]
 
 
 def degenerate(shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """Return features in which something is missing, by what it is."""
+    """Return degenerate features, by kind."""
     x, y = (batch[0] for batch in pair(shape))
     some = x.clone()
     some[..., 0, :] = 0.0

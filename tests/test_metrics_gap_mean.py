@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 
 class Planted:
-    """Sources whose distortion is one gap, or a mean of gaps, and whose noise differs in kind."""
+    """Sources whose distortion is one gap or a mean of gaps, with different kinds of noise."""
 
     def __init__(self, exponents: tuple[float, ...], sources: int = 10) -> None:
         rng = np.random.default_rng(0)
@@ -85,7 +85,7 @@ def test_it_is_fitted_on_other_folds_and_beats_its_parts_where_they_are_mixed() 
 
 
 def test_it_is_fitted_to_the_label_that_is_followed() -> None:
-    """One label follows a gap, the other another: each is found when it is asked for."""
+    """Each label follows another gap, and training on a label finds its gap."""
     dataset, other = Planted((1, 0, 0)), Planted((0, 0, 1))
     dataset.labels = dataset.labels.append_column("loss", other.labels["distortion"])
     for target, name in (("distortion", "cosine"), ("loss", "cka")):

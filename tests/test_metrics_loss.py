@@ -1,4 +1,4 @@
-"""Metrics as losses: gradients are right, finite at features that lack something, and train."""
+"""Metrics as losses: gradients are correct, finite at degenerate features, and train a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of users' metrics: by file and options, for some tasks, of whole sources, without X."""
+"""User-defined metrics: by file, with options, for some tasks, of sources, without a reference."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 from cases import each
-from memory_dataset import MemoryDataset, Stops, rows_of
+from memory_dataset import FoldedDataset, InterruptAfter, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
-from test_metrics_trained import FoldedDataset
 
 from cfqa_data.cli import main
 from cfqa_data.errors import MetricError, MetricWarning
@@ -248,7 +247,7 @@ def test_a_metric_sees_a_whole_ladder_or_source(scope: str, count: int, tmp_path
     whole.scope = scope  # type: ignore[attr-defined]
     dataset, out = MemoryDataset(), tmp_path / "scores.parquet"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(dataset, ["mse", whole, "cka"], batch=3, out=out, progress=Stops(50))
+        evaluate(dataset, ["mse", whole, "cka"], batch=3, out=out, progress=InterruptAfter(50))
     result = evaluate(dataset, ["mse", whole, "cka"], batch=3, out=out)
     assert set(sizes) == {count}
     assert set(result.notes) == set(result.failures) == set()
@@ -277,7 +276,7 @@ def test_scores_of_other_versions_are_not_gone_on_from(tmp_path: Path) -> None:
 
     whole.scope = "source"  # type: ignore[attr-defined]
     with pytest.raises(KeyboardInterrupt):
-        evaluate(folder, whole, codec="x265", task="cls", out=out, progress=Stops(10))
+        evaluate(folder, whole, codec="x265", task="cls", out=out, progress=InterruptAfter(10))
     result = evaluate(folder, whole, task="cls", out=out)
     assert result.scores.equals(evaluate(folder, whole, task="cls").scores)
 

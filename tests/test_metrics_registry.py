@@ -194,7 +194,7 @@ def test_facts_and_options_may_be_numpys(tmp_path: Path) -> None:
 
 
 def test_metrics_and_evaluations_can_be_pickled() -> None:
-    """As workers that score, and modules that hold a loss, are sent to other processes."""
+    """Metrics can be pickled, as for workers that score and for modules that contain a loss."""
     own = [as_metric(largest_error), as_metric(Half), *map(create_metric, ("gap_mean", "stack"))]
     for metric in (*METRICS, *PAPER_METRICS, *own):
         again = pickle.loads(pickle.dumps(metric))
@@ -298,7 +298,7 @@ def test_a_module_that_does_not_import_is_one_line(
 def test_a_module_that_hides_a_user_s_file_is_named(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where it has an attribute of that name, and would answer instead."""
+    """Also if the module has an attribute of that name."""
     file = tmp_path / f"{name}.py"
     file.write_text("def mean(x, y): ...\n")
     monkeypatch.syspath_prepend(tmp_path)

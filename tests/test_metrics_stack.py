@@ -1,4 +1,4 @@
-"""The stack: boosted trees over the gaps of cheap metrics, evaluated without what grew them."""
+"""The stack: boosted trees over cheap metrics, evaluated without the library that trained them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of the metrics of how tokens lie to one another: measured facts, edges, ties."""
+"""Metrics of relations between tokens: measured properties, edge cases and ties."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_scores_do_not_depend_on_the_unit(name: str, size: float) -> None:
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_each_feature_has_a_kernel_of_its_own(name: str) -> None:
-    """One bandwidth for both would make the score depend on which is the first, and on its unit."""
+    """A common bandwidth would make the score depend on the order of the pair and its unit."""
     x, y = (batch.double() for batch in pair((1, 2, 20, 8)))
     metric = create_metric(name)
     expected = metric(x, y).numpy()

@@ -1,4 +1,4 @@
-"""Metrics that are trained: on the other folds of the same task, and on nothing else."""
+"""Trained metrics are trained only on the other folds of the same task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 from cases import release
-from memory_dataset import CODECS, LEVELS, MemoryDataset, Stops, rows_of
+from memory_dataset import CODECS, LEVELS, FoldedDataset, InterruptAfter, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
 from test_evaluator import Recorder
 
@@ -27,17 +27,8 @@ KEYS = ("source_id", "codec", "level")
 pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 
-class FoldedDataset(MemoryDataset):
-    """Four sources per task, in folds 0, 1, 0, 1."""
-
-    def __init__(self, folds: int = 2) -> None:
-        super().__init__(4)
-        numbers = [int(name.split("-")[1]) % folds for name in self.labels["source_id"].to_pylist()]
-        self.labels = self.labels.append_column("fold", pa.array(numbers))
-
-
 class MeanLabel:
-    """Gives the mean distortion of what it was trained on, and keeps what that was."""
+    """Returns the mean distortion of its training data, and records that data."""
 
     lower_better = True
 
@@ -163,7 +154,7 @@ def memory_set(tasks: Any = ("cls",)) -> TrainingSet:
 
 
 def test_training_is_a_dataset_of_the_other_folds_and_gives_nothing_else(tmp_path: Path) -> None:
-    """Held-out originals and codecs that are left out cannot be reached through it."""
+    """A training set gives no access to held-out originals and left-out codecs."""
     folder = load(write_mock_dataset(tmp_path / "cfqa", sources=3), "cls")
     seen: list[TrainingSet] = []
 
@@ -312,13 +303,13 @@ def test_training_on_fewer_sources_is_of_the_first_ones_of_each_fold(tmp_path: P
     ]
     out = tmp_path / "scores.parquet"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(dataset, Follows0(), limit=1, out=out, progress=Stops(15))
+        evaluate(dataset, Follows0(), limit=1, out=out, progress=InterruptAfter(15))
     result = evaluate(dataset, Follows0(), out=out)  # which does not go on from those
     assert result.scores.equals(evaluate(dataset, Follows0()).scores)
 
 
 class Follows0:
-    """The mean label of what it was trained on."""
+    """Returns the mean label of its training data."""
 
     def fit(self, training: TrainingSet, device: str) -> Any:
         mean = float(np.mean(training.labels[training.target].to_numpy()))
@@ -329,7 +320,7 @@ class Follows0:
 
 
 class Weighted(torch.nn.Module):
-    """The squared error of the channels, weighed; what fit returns is itself."""
+    """A weighted squared error of the channels, whose fit returns the metric itself."""
 
     lower_better = True
     tasks = "cls"
@@ -354,7 +345,7 @@ def test_what_training_found_is_kept_saved_and_loaded(tmp_path: Path) -> None:
     dataset, metric = FoldedDataset(), Weighted()
     out = tmp_path / "scores.parquet"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(dataset, [metric, "gap_mean"], out=out, progress=Stops(20))
+        evaluate(dataset, [metric, "gap_mean"], out=out, progress=InterruptAfter(20))
     assert not metric.weights.any()
     result = evaluate(dataset, [metric, "gap_mean"], out=out)  # the same object goes on
     whole = evaluate(FoldedDataset(), [Weighted(), "gap_mean"])

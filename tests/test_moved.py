@@ -1,4 +1,4 @@
-"""Old names of modules warn, and are the modules at their new homes."""
+"""Former names of modules warn and import the modules of the new names."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ CODECS = tuple(load_recipe("nano").tasks["cls"].codecs)
 
 
 def codecs_of(task: str, count: int) -> tuple[str, ...]:
-    """Return the codecs that a task is built with; large features take the learned ones long."""
+    """Return the codecs of a task; learned codecs are slow on large features."""
     return CODECS if count == 3 or task == "cls" else ("x265",)
 
 
@@ -40,7 +40,7 @@ def rows_of(task: str, count: int) -> int:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Sum in the order of the build's workers, which have one thread each."""
+    """Use one thread, like the workers of a build, for the same order of summation."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

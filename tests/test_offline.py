@@ -1,4 +1,4 @@
-"""Importing talks to nobody and leaves nothing behind; a build and an evaluation need no net.
+"""Imports make no connections and leave no files; builds and evaluations need no network.
 
 Each test is a child process with an audit hook, which Python calls before it connects, looks up a
 name, starts a process or opens a file, whatever library asks for it.
@@ -70,7 +70,7 @@ for other in psutil.Process().children():
 
 
 def child(code: str, *arguments: str, home: Path) -> Any:
-    """Run code under the watch; return the JSON of its last line."""
+    """Run watched code; return the JSON of its last line."""
     environment = dict(os.environ, HOME=str(home), XDG_CONFIG_HOME=str(home), HF_HOME=str(home))
     for name in ("PYTHONPATH", "MPLCONFIGDIR", "COVERAGE_PROCESS_START"):
         environment.pop(name, None)
@@ -86,7 +86,7 @@ def child(code: str, *arguments: str, home: Path) -> Any:
 
 
 def modules() -> list[str]:
-    """Every module of the project, by the name it is imported by."""
+    """Return the import names of all modules of the project."""
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     names = set()
     for package, folder in setuptools["package-dir"].items():

@@ -1,4 +1,4 @@
-"""The page on models of one's own: its code and its recipe make a dataset."""
+"""The code and the recipe of the page on user-defined models build a dataset."""
 
 from __future__ import annotations
 

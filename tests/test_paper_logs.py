@@ -44,7 +44,7 @@ def series(task: str, seed: int, sources: int = 7, levels: int = 10) -> np.ndarr
 
 
 def published(path: Path, task: str, table: np.ndarray, settings: str, levels: list[float]) -> Path:
-    """Write a log with all that the published scripts print around the sources' lines."""
+    """Write a log with everything that the published scripts print around the sources."""
     suffix = ".npy" if task == "cls" else ""
     lines = ["root_path:  /gdata/decoded"]
     for number, level in enumerate(levels):
@@ -60,7 +60,7 @@ def published(path: Path, task: str, table: np.ndarray, settings: str, levels: l
 
 
 def write_logs(root: Path) -> dict[tuple[str, str], np.ndarray]:
-    """Write published logs of four codecs; return the numbers as they stand in them."""
+    """Write published logs of four codecs; return their numbers."""
     hyper = "{{arch}} {data} kmeans 10 8 {{level}} 200 0.0001 180 256-256"
     codecs: dict[str, tuple[str, str, str, list[Any]]] = {
         "hm": ("hm", "hybrid", "hm uniform 0 10 {level}", QPS),
@@ -82,7 +82,7 @@ def write_logs(root: Path) -> dict[tuple[str, str], np.ndarray]:
 
 
 def oracle(table: np.ndarray, column: int, function: Callable[..., Any]) -> tuple[float, int]:
-    """Return what the published script averages with scipy, and how many series gave nan."""
+    """Return the averages of the published script, with scipy, and the number of NaN series."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of constant series
         rows = [function(rows[:, 0], rows[:, column]).statistic for rows in table]

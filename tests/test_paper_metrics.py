@@ -1,4 +1,4 @@
-"""The published code's cosine and CKA against plain loops that make the same faults."""
+"""The cosine and CKA of the published code, against plain loops that reproduce its faults."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def write_recipe(path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The images and weights, to be copied."""
+    """The images and weights, which tests copy."""
     folder = tmp_path_factory.mktemp("paper")
     write_images(folder)
     write_weights(folder)

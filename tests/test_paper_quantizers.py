@@ -1,4 +1,4 @@
-"""The published quantisers against their formulas written out, and their way into storage."""
+"""The published quantisers against their formulas, and their storage."""
 
 from __future__ import annotations
 

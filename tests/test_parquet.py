@@ -69,7 +69,7 @@ def test_row_groups_without_the_values_that_are_wanted_are_not_read(statistics: 
 
 
 def test_a_table_takes_the_bytes_that_pyarrow_takes() -> None:
-    """The card of a dataset says how many, so a build's bytes depend on it."""
+    """The card states the size, so the bytes of a build depend on it."""
     data = _written(pa.table({"x": ["a", "b"] * 500, "y": [None, "b"] * 500, "z": range(1000)}))
     table = read_parquet(data, 1000)
     table.validate(full=True)

@@ -1,4 +1,4 @@
-"""Paths as people write them."""
+"""Paths as users write them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_home_links_and_dots_are_followed(tmp_path: Path, monkeypatch: pytest.Mo
     assert expanded("~/x") == tmp_path / "x"
     assert expanded("x~") == Path("x~")
     assert expanded("./~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
-    assert absolute_path("../link/x", "there") == tmp_path / "there/../link/x"  # links stay
+    assert absolute_path("../link/x", "there") == tmp_path / "there/../link/x"  # with its links
     for written in ("there/x", "~/there/x", "link/x", "nowhere/../link/x", tmp_path / "link" / "x"):
         assert real_path(written) == tmp_path.resolve() / "there" / "x"
     assert real_path(os.fsdecode(b"\xff")) == tmp_path.resolve() / os.fsdecode(b"\xff")
@@ -31,7 +31,7 @@ def test_what_leads_nowhere_is_told_in_one_line(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CfqaError, match=r"^~nobody-of-that-name/x: .* write \./~nobody"):
         real_path("~nobody-of-that-name/x")
-    with pytest.raises(CfqaError, match="cannot be resolved: embedded null byte"):
+    with pytest.raises(CfqaError, match=r"cannot be resolved: .*embedded null"):
         real_path("a\0b")
 
 

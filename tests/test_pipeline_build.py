@@ -1,4 +1,4 @@
-"""Whole builds of three scenes: bytes, labels, and going on after every kind of stop."""
+"""Complete builds of three scenes: bytes, labels, and resuming after every kind of interruption."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CODECS = {
 
 @pytest.fixture(scope="module")
 def every_codec(networks: Path) -> Recipe:
-    """Every codec, each other than x265 in one of the tasks."""
+    """Return a recipe of all codecs; each except x265 is in one task."""
     models = str(networks / "models.safetensors")
     learned = {"parameter_name": "lambda", "levels": list(LAMBDAS), "models": models}
     entries = {
@@ -66,7 +66,7 @@ def of_task(recipe: Recipe, task: str) -> Recipe:
 
 
 def files_of(root: Path, task: str) -> dict[str, str]:
-    """Return the hashes of the files that a task alone decides."""
+    """Return the hashes of the files that depend on one task only."""
     return {name: digest for name, digest in tree(root).items() if f"/{task}" in name}
 
 
@@ -87,7 +87,7 @@ def full(every_codec: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(networks: Path) -> Recipe:
-    """One codec and two tasks only, for the tests that build many times."""
+    """Return a recipe of one codec and two tasks, for tests with many builds."""
     whole = toy_recipe(networks, {"x265": QPS}, sources_per_task=2, group_size=1)
     tasks = {task: whole.tasks[task].to_dict() for task in ("cls", "dpt")}
     return Recipe.from_dict(whole.to_dict() | {"tasks": tasks})

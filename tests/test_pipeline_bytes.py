@@ -1,4 +1,4 @@
-"""The same bytes whoever builds, where, when and with how many processes; and versions told."""
+"""Builds are byte-identical for any user, folder, time and number of processes; versions."""
 
 from __future__ import annotations
 

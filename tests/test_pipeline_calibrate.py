@@ -148,7 +148,7 @@ def test_levels_are_even_in_rate_and_harm_together() -> None:
 
 
 class StubPool:
-    """Answers with curves that were made up before, or by a rule, and notes what was asked."""
+    """A fake of the measurements, with given curves or a rule, that records its calls."""
 
     def __init__(self, *known: Curve) -> None:
         self.known, self.asked = known, []
@@ -162,7 +162,7 @@ class StubPool:
 
 
 def known(mean: float, start: float = 0.0, distinct: int = 10) -> Curve:
-    """Ten levels of a mean rate, healthy if they start with no harm; 10 or 4 are distinct."""
+    """Return ten levels of a mean rate, of which 10 or 4 are distinct; healthy if start is 0."""
     harm = np.repeat(np.linspace(0.1, 0.8, distinct - 1), 9 // (distinct - 1))
     row, rate = np.array([[start, *harm]]), np.linspace(mean + 9, mean - 9, 10)[None]
     return Curve(tuple(map(float, range(10))), rate, np.arange(10.0)[None], row, row)

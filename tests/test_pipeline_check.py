@@ -1,4 +1,4 @@
-"""Mistakes in a recipe are found before anything is written, and can be mended in place."""
+"""Errors in a recipe are found before anything is written, and can be corrected in place."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_build_that_finished_nothing_gives_way_to_a_mended_recipe(
 
 
 def sharded(path: Path, out: Path) -> Path:
-    """Put half of a file's tensors each into a shard of a new folder, and return that."""
+    """Split the tensors of a file into two shards in a new folder, and return it."""
     tensors = load_file(path)
     out.mkdir()
     places = {}

@@ -1,4 +1,4 @@
-"""A build on a Dask cluster of its own processes, one of whose workers is killed on the way."""
+"""A build on a local Dask cluster, one of whose workers is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be built: one clear line, and nothing lost."""
+"""Builds that fail: a one-line error, and no loss of finished work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a build will take, told before anything runs."""
+"""Estimates of time and space before a build."""
 
 from __future__ import annotations
 

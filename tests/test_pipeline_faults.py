@@ -1,4 +1,4 @@
-"""Nothing is lost to kills, power cuts and full disks: the bytes are those of a quiet build."""
+"""Builds resumed after kills, power cuts and full disks equal an undisturbed build exactly."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PROGRAM = Path(__file__).with_name("pipeline_faults.py")
 PLACES = (
     "inside a shard",
     "between shard and marker",
-    "no room for label rows",
+    "no space for label rows",
     "power cut at the end",
 )
 
 
 @pytest.fixture(scope="module")
 def faults() -> dict[str, Any]:
-    """What happened to builds with one fault of each kind; `.ci/release` has many more."""
+    """Results of builds with one fault of each kind; `.ci/release` runs many more."""
     options = ["--count", "0", "--events", "--named", *PLACES]
     done = subprocess.run(
         [sys.executable, PROGRAM, *options], capture_output=True, text=True, check=False
@@ -99,7 +99,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def no_room(monkeypatch: pytest.MonkeyPatch, from_sync: int) -> None:
-    """Let the disk be full from the n-th file on."""
+    """Simulate a disk that is full from the n-th file on."""
     sync, seen = os.fsync, iter(range(1000))
 
     def fsync(handle: int) -> None:
@@ -117,7 +117,7 @@ def goes_on(
     capsys: pytest.CaptureFixture[str],
     at: int,
 ) -> None:
-    """Check that a command says in one line that the disk is full, and then goes on."""
+    """Check that a command reports a full disk in one line, and can be resumed."""
     plain, out = tmp_path / "plain", tmp_path / "out"
     assert main(run(plain)) == 0
     with monkeypatch.context() as patch:

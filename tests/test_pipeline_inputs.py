@@ -1,4 +1,4 @@
-"""Every file that decides a dataset's bytes is in the plan by its hash."""
+"""The plan contains the hash of every file that the bytes of a dataset depend on."""
 
 from __future__ import annotations
 

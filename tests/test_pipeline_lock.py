@@ -1,4 +1,4 @@
-"""One builder at a time, and what those hear who come meanwhile."""
+"""Only one process builds at a time; others get an error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def leave(root: Path, text: str) -> Path:
-    """Write what a killed build left in its lock."""
+    """Write the lock file of a killed build."""
     path = root / ".build" / "lock"
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
@@ -109,7 +109,7 @@ def test_the_file_that_the_last_holder_removed_is_no_lock(
     path, kept, tries = tmp_path / ".build" / "lock", lock.try_lock, []
 
     def slow(handle: int) -> bool | None:
-        """Open the file as long as it is held, and get it when it has no name any more."""
+        """Open the lock file while it is held, and acquire it after it was removed."""
         tries.append(handle)
         if len(tries) == 1:
             path.unlink()

@@ -1,4 +1,4 @@
-"""What a build consists of, and the folder it works in."""
+"""Plans of builds, and their working folder."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_median_codes_of_groups_are_the_median_of_all(groups: int, seed: int) ->
 
 
 def begin(out: Path) -> None:
-    """Finish one item's file of a build."""
+    """Write the file of a finished item of a build."""
     (out / "truth").mkdir()
     (out / "truth" / "cls.safetensors").write_bytes(b"")
 

@@ -63,12 +63,12 @@ open(__file__ + ".count", "a").write("x")
 
 
 LIGHT = f"sys.path.append({str(Path(av.__file__).parents[1])!r})\nimport av"
-"""The import of a program that starts without looking for the installed packages."""
+"""The import of a program that starts without searching installed packages."""
 
 
 @pytest.fixture(autouse=True)
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No reference software in sight, and what `main` sets is undone."""
+    """Hide installed reference software, and undo what `main` sets."""
     for what in ("encoder", "decoder", "config"):
         monkeypatch.setenv(HM.variable(what), "")
     monkeypatch.setenv(reference.CHECK_VARIABLE, "")
@@ -80,7 +80,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    """A recipe of one source of cls and HM alone."""
+    """Return a recipe of one source of cls with HM only."""
     write_networks(tmp_path)
     whole = toy_recipe(tmp_path, {"hm": QPS}, sources_per_task=1, group_size=1)
     data = whole.to_dict()

@@ -1,4 +1,4 @@
-"""Levels that a lost worker had encoded are not encoded again."""
+"""Levels that a killed worker had encoded are not encoded again."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ PACKAGE = "cfqa_example_text"
 
 
 def install(site: Path) -> None:
-    """Lay the plugin out as an installer does, with the metadata that names its entry points."""
+    """Install the plugin in a folder, with metadata that names its entry points."""
     project = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]
     shutil.copytree(PLUGIN / PACKAGE, site / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
     info = site / f"{PACKAGE}-{project['version']}.dist-info"
@@ -49,7 +49,7 @@ def install(site: Path) -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The plugin on this process's path, and on that of those it starts."""
+    """The plugin on the import path of this process and its children."""
     site = tmp_path_factory.mktemp("site")
     install(site)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""A dataset of classes that nobody here knows: built, opened, looked into and repaired."""
+"""A dataset of user-defined classes is built, opened, summarised and repaired."""
 
 from __future__ import annotations
 

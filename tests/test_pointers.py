@@ -1,4 +1,4 @@
-"""What Git keeps in place of a large file is told as that, with what gets the file."""
+"""Pointers of Git LFS and git-annex are reported as such, with the command that gets the file."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ FILES: dict[str, Callable[[Path], Any]] = {
     "labels/originals.parquet": repair,
     "README.md": lambda f: repair(f, dry_run=True),
 }
-"""File of a dataset -> who needs it."""
+"""File of a dataset -> functions that read it."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,7 +121,7 @@ OTHERS: dict[str, Callable[[Path], Any]] = {
     "log.txt": read_log,
     "table.parquet": lambda path: read_table(path, label_schema()),
 }
-"""File that is read while building, importing or scoring -> who reads it."""
+"""File that is read while building, importing or scoring -> function that reads it."""
 
 
 @pytest.mark.parametrize("name", OTHERS)

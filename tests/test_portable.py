@@ -1,4 +1,4 @@
-"""What a manifest says of its maker's files: names and hashes, and no path of one machine."""
+"""Manifests record names and hashes of files, and no absolute paths."""
 
 from __future__ import annotations
 

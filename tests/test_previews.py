@@ -1,4 +1,4 @@
-"""The table of originals with pictures: what is in it, who reads it, and what is not given away."""
+"""The table of previews: its content, its readers, and images that may not be published."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RED = np.full((5, 7, 3), (200, 10, 10), np.uint8)
 
 
 def written(root: Path, originals: pa.Table, found: pa.Table) -> list[str]:
-    """Write the table, and what follows from it; return what does not agree."""
+    """Write the table and the files that depend on it; return the inconsistencies."""
     table = previews_table(originals, sort_previews(originals, found))
     assert table is not None
     write_table(root / NAMES.previews, table)
@@ -44,7 +44,7 @@ def written(root: Path, originals: pa.Table, found: pa.Table) -> list[str]:
 
 @pytest.fixture(scope="module")
 def drawn() -> pa.Table:
-    """What was drawn of the mock's sources: inputs of cls and seg, answers of cls."""
+    """Return drawings of the mock's sources: inputs of cls and seg, answers of cls."""
     return pa.table(
         {
             "source_id": ["dpt-000", "cls-000", "seg-000"],  # in any order
@@ -104,7 +104,7 @@ def test_another_table_than_that_of_originals_is_a_fault(
 
 @pytest.fixture(scope="module")
 def copy(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the folder; each test writes its own table of pictures there."""
+    """A copy of the folder, in which each test writes its own previews."""
     return shutil.copytree(folder, tmp_path_factory.mktemp("copy") / "cfqa")
 
 

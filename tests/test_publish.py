@@ -1,4 +1,4 @@
-"""Publishing, by the real client, to a Hub on the loopback: what arrives, and what goes wrong."""
+"""Publishing with the real client on the loopback Hub: uploaded files, and faults."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
-    """A folder to spoil."""
+    """A folder that tests may damage."""
     return shutil.copytree(folder, tmp_path / "copy")
 
 
@@ -73,7 +73,7 @@ def send(folder: Path, **options: Any) -> Published:
 
 
 def there(hub: LoopbackHub, revision: str = "main") -> dict[str, bytes]:
-    """Return what a revision of the repo holds, without what the Hub itself puts there."""
+    """Return the files of a revision of the repo, without those that the Hub adds."""
     repo = hub.repos[REPO]
     sha = repo.find(revision)
     assert sha is not None

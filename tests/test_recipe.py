@@ -293,7 +293,7 @@ def test_tasks_codecs_and_counts_of_one_s_own(monkeypatch: pytest.MonkeyPatch) -
 
 
 class Half(FeatureCodec):
-    """A codec on features, as much of one as a recipe looks at."""
+    """A codec on features with the attributes that a recipe reads."""
 
     name = title = "half"
     parameter = Parameter("bits", "higher", lowest=1)

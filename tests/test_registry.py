@@ -1,4 +1,4 @@
-"""Classes by name: built-in ones, entry points, `module:Class`, plugins; options by signature."""
+"""Find classes by name: built-in, entry points, `module:Class`, plugins; bind their options."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def text() -> str:
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installed distribution, as pip leaves it, with a codec that two entry points name."""
+    """An installed distribution with a codec that two entry points name."""
     (tmp_path / "their_codecs.py").write_text(MODULE)
     (tmp_path / "broken_codecs.py").write_text("import sys\nsys.exit('no luck')")
     (tmp_path / "loose_codecs.py").write_text("from cfqa_data.codecs.h26x.hevc import X265")

@@ -1,4 +1,4 @@
-"""Importing a downloaded release: what is placed, what is not, without loss, going on."""
+"""Import of a downloaded release: placed and skipped files, losslessness, resuming."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from cfqa_data.testing.mock import write_format_2_folder
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Matrices of nine tokens are slower on several threads."""
+    """Use one thread, which is faster for small matrices."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -115,7 +115,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    """A release of cls alone, to spoil, with its logs in `tmp_path`/logs."""
+    """A release of cls only that tests may damage, with its logs in `tmp_path`/logs."""
     write_logs(tmp_path / "logs", all_mse(("cls",)))
     return write_release(tmp_path, tasks=("cls",))
 
@@ -449,7 +449,7 @@ HEADERS = {
     "astronomic": "{'descr': '<f4', 'fortran_order': False, 'shape': (" + 99 * "9" + ",)}\n",
     "overflowing": f"{{'descr': '<f4', 'fortran_order': False, 'shape': {(1 << 40,) * 4}}}\n",
 }
-"""Heads of .npy files at which NumPy fails with an error of another kind each."""
+"""Headers of .npy files for which NumPy raises different kinds of errors."""
 
 DAMAGE = {
     **dict.fromkeys(HEADERS, "not a readable .npy array"),

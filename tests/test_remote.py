@@ -1,4 +1,4 @@
-"""A dataset on a (loopback) Hub reads as the folder does, by few and small requests."""
+"""A dataset on a (loopback) Hub reads like the folder, with few and small requests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FULL, LIGHT, BIG = "org/full", "org/light", "org/big"
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two tiers of the mock dataset, and one whose chunks are larger than gaps that are read."""
+    """Two tiers of the mock dataset, and one whose chunks are larger than the merged gaps."""
     base = tmp_path_factory.mktemp("remote")
     found = {
         FULL: write_mock_dataset(base / "full"),
@@ -83,7 +83,7 @@ def mock_codec(name: str, **_: Any) -> MockCodec:
 
 @pytest.fixture
 def spoiled(hub: LoopbackHub, folders: dict[str, Path], tmp_path: Path) -> Callable[..., str]:
-    """Return a maker of repos: a copy of the full folder, changed, put where nobody has been."""
+    """Return a function that uploads a modified copy of the full folder to a new repo."""
 
     def make(
         change: Callable[[Path], None], *, rehash: bool = False, name: str = "org/spoiled"
@@ -102,7 +102,7 @@ def spoiled(hub: LoopbackHub, folders: dict[str, Path], tmp_path: Path) -> Calla
     return make
 
 
-# The same as the folder.
+# Results equal to those of the folder.
 
 
 @pytest.mark.parametrize("repo", [FULL, LIGHT])
@@ -142,7 +142,7 @@ def test_the_first_item_takes_few_requests(hub: LoopbackHub) -> None:
     dataset = cfqa_data.load(FULL, "cls", codec="x265")
     dataset[0]
     before = len(hub.requests)
-    dataset[1]  # the same source: its header and its shard's index are known
+    dataset[1]  # the same source, whose header and shard index are cached
     assert len(hub.requests) == before + 2
 
 
@@ -151,7 +151,7 @@ def test_a_worker_of_an_evaluation_asks_the_hub_once_for_each_file(
 ) -> None:
     dataset = cfqa_data.load(FULL, codec="x265")
     sources = len(dataset.source_ids)
-    replace_workers(monkeypatch)  # what all of them ask for is what one does
+    replace_workers(monkeypatch)  # all workers together make the same requests as one
 
     def counted(workers: int) -> tuple[int, int]:
         hub.reset()
@@ -161,7 +161,7 @@ def test_a_worker_of_an_evaluation_asks_the_hub_once_for_each_file(
     one, several = counted(1), counted(2)
     files = [name for name in dataset.manifest.files if name.startswith(("originals", "compr"))]
     assert one[0] <= len(files)
-    # Beside that of all features the caller reads an original of each task, for its size.
+    # In addition to all features, the caller reads one original of each task, for its size.
     assert several[0] <= one[0] + len(dataset.manifest.tasks)
     assert (
         sources + len(dataset) <= one[1] <= several[1] <= one[1] + 2 * len(dataset.manifest.tasks)
@@ -496,7 +496,7 @@ def test_a_local_folder_needs_no_client(folders: dict[str, Path]) -> None:
     assert done.stdout.strip() == "[]"
 
 
-# What goes wrong on the way.
+# Faults of the connection.
 
 
 PASSING: list[tuple[str, dict[str, Any]]] = [
@@ -598,11 +598,11 @@ def test_damage_in_ranges_is_noticed_where_the_bytes_show_it(hub: LoopbackHub) -
     assert not np.array_equal(dataset.original("cls-000"), good)
 
 
-# What a repo may hold that is not a dataset.
+# Repos with invalid content.
 
 
 def header(**entry: Any) -> Callable[[Path], None]:
-    """Give an original's shard another header."""
+    """Change the header of a shard of originals."""
 
     def change(copy: Path) -> None:
         path = copy / "originals/cls-00000-of-00002.safetensors"
@@ -620,7 +620,7 @@ def raw(content: bytes) -> Callable[[Path], None]:
 
 
 def shared() -> bytes:
-    """Return a file with two tensors in the same place."""
+    """Return a file with two overlapping tensors."""
     entry = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
     head = json.dumps({"a": entry, "b": entry}).encode()
     return struct.pack("<Q", len(head)) + head + bytes(4)
@@ -698,7 +698,7 @@ def test_nonsense_on_the_way_to_a_cache_is_one_line(
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)  # the client waits between its attempts
     hub.fail("*manifest.json", times=1000, headers=headers)
-    with suppress(HubError):  # what the client does not mind is read
+    with suppress(HubError):  # cases that the client tolerates are read
         cfqa_data.load(FULL, "cls", cache=tmp_path / "kept")
     if "ETag" not in headers:
         with pytest.raises(HubError, match=r"manifest.json: cannot be (fetched|read)"):
@@ -816,7 +816,7 @@ def test_shards_of_other_sources_are_told(hub: LoopbackHub, spoiled: Callable[..
         cfqa_data.load(repo, "cls").original("cls-000")
 
 
-# Redirects of a stranger.
+# Redirects by an untrusted server.
 
 
 @pytest.mark.parametrize(
@@ -843,7 +843,7 @@ def test_redirects_have_an_end(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 def test_the_body_of_a_redirect_is_not_read(
     hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client would read it whole into memory, however long it is."""
+    """The client would read a body of any length into memory."""
     answer = Handler._resolve
 
     def with_body(self: Handler, *args: Any) -> tuple[int, bytes, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Repairing every kind of damage: the tree is the same again, or is left as it was."""
+"""Repair of every kind of damage: the folder is restored, or is not changed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def folder(built: Path, tmp_path: Path) -> Path:
 
 
 def same(folder: Path, built: Path) -> bool:
-    """Whether a folder is the one that was built, apart from what was put aside."""
+    """Return whether a folder equals the built one, apart from files that were moved aside."""
     shutil.rmtree(folder / ".repair" / "aside", ignore_errors=True)
     if (folder / ".repair").exists():
         (folder / ".repair").rmdir()
@@ -207,7 +207,7 @@ def test_a_file_that_comes_out_otherwise_does_not_get_in(folder: Path) -> None:
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
+    """An exception that nothing catches, like a kill."""
 
 
 @pytest.mark.parametrize("after", [3, *release(0, 6)])

@@ -1,4 +1,4 @@
-"""Results that live: where scores come from, files that grow, results that are put together."""
+"""Stored results: provenance, files that are extended, and merged results."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
-from memory_dataset import MemoryDataset, rows_of
+from memory_dataset import FoldedDataset, InterruptAfter, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
-from test_evaluator_runs import FoldedDataset, Stops
 
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval import (
@@ -31,6 +30,7 @@ from cfqa_data.eval import (
     from_scores,
     read_evaluation,
 )
+from cfqa_data.eval.fingerprint import Fingerprint
 from cfqa_data.eval.metrics import trained
 from cfqa_data.eval.report.leaderboard import leaderboard
 
@@ -69,7 +69,7 @@ def test_what_goes_on_keeps_the_record_of_before(
     out, dates = tmp_path / "scores.parquet", (f"day {n}" for n in range(100, 1000))
     monkeypatch.setattr(account, "now", lambda: next(dates))
     with pytest.raises(KeyboardInterrupt):
-        evaluate(MemoryDataset(), ["mse"], out=out, batch=5, progress=Stops(119))
+        evaluate(MemoryDataset(), ["mse"], out=out, batch=5, progress=InterruptAfter(119))
     first = evaluate(MemoryDataset(), ["mse"], out=out, batch=5).provenance["mse"]
     assert first.date == "day 123"  # of the last of 24 batches: all were done
 
@@ -187,6 +187,13 @@ def test_two_metrics_of_one_name_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(MetricError, match="two different metrics are named 'own'"):
         a.merge(b)
     assert both.scores.equals(a.merge(b, label="v2").scores)
+    c = evaluate(MemoryDataset(), [replace(other, function=lambda x, y: 2 * twice(x, y))])
+    three = both.merge(c, c, label="v2")
+    assert list(three.columns()) == ["mse", "own", "own (v2)", "own (v2 2)"]
+    assert three.columns()["own (v2 2)"].tolist() == c.columns()["own"].tolist()
+    unknown = {"own": Provenance(fingerprint=Fingerprint(None, reason="it cannot be pickled"))}
+    with pytest.raises(MetricError, match="two different metrics are named 'own'"):
+        a.merge(replace(b, provenance=unknown))
     path = both.write(tmp_path / "both.parquet")
     assert read_evaluation(path).scores.equals(both.scores)
     with pytest.raises(MetricError, match="already exists; write to another file"):
@@ -250,7 +257,7 @@ def changed(table: pa.Table, name: str, value: Any) -> pa.Table:
 
 
 def test_files_of_before_are_read(tmp_path: Path) -> None:
-    """As written when files kept neither labels nor where scores come from."""
+    """A file of an earlier version, without labels and provenance."""
     out, old = tmp_path / "scores.parquet", tmp_path / "old.parquet"
     result = evaluate(MemoryDataset(), ["mse"], out=out)
     table = pq.read_table(out)
@@ -297,7 +304,7 @@ class Rebuilt(FoldedDataset):
 
 
 def without_size(result: Evaluation) -> Evaluation:
-    """As an older file gives it."""
+    """An evaluation read from a file of an earlier version."""
     return replace(result, dataset_features=None)
 
 

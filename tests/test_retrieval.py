@@ -72,7 +72,9 @@ class TestInstances(SourceSuite):
         assert first.truth[0] == second.truth[0] != third.truth[0]
         assert first.truth[1] != second.truth[1]
 
-    @pytest.mark.parametrize("name", ["instance-1-6-0", "instance-1-0", "scene-1-0-0"])
+    @pytest.mark.parametrize(
+        "name", ["instance-1-6-0", "instance-1-0", "scene-1-0-0", f"instance-{10**20}-0-0"]
+    )
     def test_names_of_no_image_are_told(self, name: str) -> None:
         with pytest.raises(BuildError, match=name):
             self.make().sample(name)

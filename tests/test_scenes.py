@@ -1,4 +1,4 @@
-"""The rendered scenes: geometry against closed forms, and what a seed promises."""
+"""The rendered scenes: geometry against closed forms, and reproducibility by seed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _spec(*solids: Solid) -> SceneSpec:
 
 
 def _march(shape: str, origin: np.ndarray, direction: np.ndarray) -> float:
-    """Brute force: the first of many points along the ray that lies inside the solid."""
+    """Return, by brute force, the first of many points along the ray that is inside the solid."""
     steps = np.linspace(2.0, 7.0, 10_001)
     points = origin + steps[:, None] * direction
     inside = np.zeros(len(points), bool)
@@ -141,7 +141,7 @@ def test_a_seed_is_a_scene(aspect: float) -> None:
 
 
 def test_a_seed_gives_the_scene_that_it_always_gave() -> None:
-    """What was built before can be built again."""
+    """Earlier builds can be reproduced."""
     specs = [draw_scene(seed, aspect) for seed in range(20) for aspect in (1.0, 1.5)]
     told = re.sub(r"-?\d+\.\d+(e-?\d+)?", lambda found: f"{float(found[0]):.4f}", repr(specs))
     assert hashlib.sha256(told.encode()).hexdigest()[:16] == "7f40e4a2ed9a8eac"

@@ -1,4 +1,4 @@
-"""The reader of shards against Zarr itself, and on bytes that are not as they should be."""
+"""The reader of shards against zarr-python, and on damaged bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The soak in small: it passes what is sound, and sees what leaks or is wrong."""
+"""The soak test, shortened: it passes correct code, and detects leaks and wrong results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ import growth  # noqa: E402
 import soak  # noqa: E402
 
 kept: list[Any] = []
-"""What the leaks below hold on to."""
+"""Objects that the leaks below keep alive."""
 
 
 @pytest.fixture(autouse=True)

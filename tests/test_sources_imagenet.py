@@ -1,4 +1,4 @@
-"""ImageNet's layouts and label files, made small, and what keeps training and candidates apart."""
+"""Small versions of ImageNet's layouts and label files; training and candidates are disjoint."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def rgb(path: Path) -> np.ndarray:
 
 
 def png(rows: list[bytes], width: int, depth: int, colour: int) -> bytes:
-    """A PNG written out by hand: Pillow cannot write 16-bit colour."""
+    """Write a PNG by hand, since Pillow cannot write 16-bit colour."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (

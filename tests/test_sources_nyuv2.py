@@ -1,4 +1,4 @@
-"""NYUv2 in files and in the labelled MATLAB file, both made small, with the same images."""
+"""Small versions of NYUv2 in files and in the labelled MATLAB file, with the same images."""
 
 from __future__ import annotations
 

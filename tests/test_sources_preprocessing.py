@@ -1,4 +1,4 @@
-"""The views, step by step, against slow versions and values of the published tools."""
+"""The views, step by step, against slow implementations and values of the published tools."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
 def made(height: int, width: int) -> np.ndarray:
-    """The image that OpenCV's values below were made of."""
+    """Return the image from which OpenCV's values below were computed."""
     y, x, c = np.mgrid[0:height, 0:width, 0:3]
     return ((y * y * 7 + x * x * 3 + x * y * 5 + c * 91) % 251).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""The VOC 2012 development kit, made small: windows, masks, lists and training images."""
+"""A small version of the VOC 2012 development kit: windows, masks, lists and training images."""
 
 from __future__ import annotations
 

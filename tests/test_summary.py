@@ -18,7 +18,7 @@ EVIL = "<script>alert(1)</script>\x1b[31m" + "x" * 5000
 
 
 class Cells(HTMLParser):
-    """The tags of a table, and the text of its cells."""
+    """Collects the tags of a table and the text of its cells."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

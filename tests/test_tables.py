@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from memory_dataset import MemoryDataset, rows_of
+from memory_dataset import FoldedDataset, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
-from test_evaluator_runs import FoldedDataset
 
 from cfqa_data.cli import main
 from cfqa_data.console.text import table_text

@@ -1,4 +1,4 @@
-"""Progress as lines and as bars, and the texts of sizes, durations and tables."""
+"""Progress as lines and as bars, and sizes, durations and tables as text."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_steps_of_an_earlier_run_do_not_count_towards_the_rate() -> None:
     lines.start("compress", 1000, "features")
     lines.advance(900)
     clock.now += 20
-    lines.advance(50)  # with what it took to begin: no sound estimate yet
+    lines.advance(50)  # includes the start-up time, so there is no estimate yet
     clock.now += 10
     lines.advance(25)
     assert stream.getvalue().splitlines()[1:] == [
@@ -77,7 +77,7 @@ def test_a_notebook_has_a_bar_by_itself(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with listener("auto") as progress:
-        assert isinstance(progress, Silent)  # nobody looks
+        assert isinstance(progress, Silent)  # stderr is not a terminal
     kernel = SimpleNamespace(kernel=None, config={})
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel))
     with listener("auto") as progress:
@@ -116,7 +116,7 @@ def test_on_a_terminal_there_are_bars(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read_all(reader: int) -> str:
-    """Read a terminal whose other end is closed: Linux ends it with an error, not an empty read."""
+    """Read a terminal whose other end is closed, which Linux reports as an error."""
     with os.fdopen(reader, "rb", buffering=0) as stream:
         chunks = []
         with contextlib.suppress(OSError):

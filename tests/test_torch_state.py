@@ -1,4 +1,4 @@
-"""No value depends on the state that a caller has put torch or NumPy into: states x doors."""
+"""No value depends on the caller's global state of torch or NumPy: states x public functions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 import official_compressai as official
 import pytest
 import torch
+from memory_dataset import FoldedDataset
 from metric_samples import TRAINED, pair, ready
 from pipeline_toy import DIM, HEADS, write_networks
-from test_metrics_trained import FoldedDataset
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -39,12 +39,12 @@ def set_to(get: Callable[[], Any], put: Callable[[Any], Any], value: Any) -> Ite
     try:
         yield
     finally:
-        assert get() == value  # what a door changed, it has put back
+        assert get() == value  # the function restored what it changed
         put(before)
 
 
 class HalfAsMuch(TorchFunctionMode):
-    """Everything that is made is half of what was asked for."""
+    """A function mode that halves new tensors."""
 
     def __torch_function__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))
@@ -70,7 +70,7 @@ def attribute(of: Any, name: str, value: Any) -> Any:
 
 
 def new_names(operation: Any, value: str) -> Any:
-    """Precision by torch's newer names, which its older ones refuse to look at."""
+    """Set the precision through torch's newer API, which makes the older one raise errors."""
     return attribute(operation, "fp32_precision", value)
 
 
@@ -99,7 +99,7 @@ STATES: dict[str, Callable[[], Any]] = {
     "cudnn": lambda: attribute(torch.backends.cudnn, "allow_tf32", False),
 }
 NEWER = hasattr(torch.backends.mkldnn, "matmul")
-"""Whether this torch has new names of precision."""
+"""Whether this torch has the newer API of precision."""
 
 if NEWER:
     STATES |= {
@@ -109,11 +109,11 @@ if NEWER:
         "cudnn, new names": lambda: new_names(torch.backends.cudnn.conv, "ieee"),
     }
 
-# Doors. Each returns numbers, arrays, tensors, bytes, or lists and dicts of such.
+# Public functions ("doors"). Each returns numbers, arrays, tensors, bytes, or lists and dicts.
 
 
 class Learned(nn.Module):
-    """A user's metric with weights, a constant and a number that is made on the way."""
+    """A user-defined metric with weights, a constant and a temporary tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ DOORS = [metrics_alone, evaluation, extraction, heads, hyperpriors, codes]
 
 
 def exactly(value: Any) -> Any:
-    """What there is to compare, bit for bit; a tensor must be an ordinary one on the CPU."""
+    """Convert results for an exact comparison; tensors must be ordinary CPU tensors."""
     if isinstance(value, torch.Tensor):
         assert not value.is_inference()
         value = value.detach().numpy()
@@ -227,7 +227,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Networks as files."""
+    """Write networks to files."""
     folder = tmp_path_factory.mktemp("networks")
     write_networks(folder)
     state = official.weights("near")
@@ -246,7 +246,7 @@ TOGETHER: tuple[tuple[str, ...], ...] = (
     ("default device", "gradients", "deterministic", "NumPy errors")
     + (("all backends", "products, new names") if NEWER else ()),
 )
-"""States that are set at once: one that changes a value shows in company too."""
+"""States that are set together: a state that changes a value is noticed in a group too."""
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_threads_change_no_more_than_rounding(folder: Path, expected: dict[str, 
 def test_a_metric_is_a_loss_in_any_state(state: str) -> None:
     x, y = pair(SHAPE, batch=2)
     mahalanobis = ready(create_metric("mahalanobis"), SHAPE)
-    with torch.inference_mode():  # what is kept of the covariance is used again below
+    with torch.inference_mode():  # the cached covariance is used again below
         mahalanobis(x, y)
     for metric in (create_metric("cosine"), mahalanobis):
         slopes = []

@@ -1,4 +1,4 @@
-"""`untrusted=True`, wherever a folder is opened: the same features, decoded elsewhere."""
+"""`untrusted=True` in all functions that open a folder: the same features, decoded in a sandbox."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cfqa_data.recipe.load import Recipe
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX's limits")
 
 MADE: list[tuple[str, bool]] = []
-"""Codecs that were made: name, and whether they decode elsewhere."""
+"""Created codecs: name, and whether they decode in a sandbox."""
 
 
 def counted(name: str, **options: Any) -> Any:

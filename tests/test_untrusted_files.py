@@ -1,4 +1,4 @@
-"""Files that no mutation finds: links, pipes, files larger than what is read of their kind."""
+"""Files that mutations do not produce: links, pipes, and files above the size limits."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_an_open_folder_with_known_links_can_be_pickled(folder: Path) -> None:
 
 
 def test_files_that_are_read_whole_have_a_limit(folder: Path) -> None:
-    os.truncate(folder / LABELS, 1 << 40)  # of holes: it takes no room on the disk
+    os.truncate(folder / LABELS, 1 << 40)  # a sparse file, which takes no disk space
     with pytest.raises(FormatError, match=r"cls.parquet: cannot be read: more than the 268"):
         _read(folder)
     log = folder / "log.txt"

@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Counted:
-    """A listener that counts."""
+    """A progress listener that counts."""
 
     done = 0
 

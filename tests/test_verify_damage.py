@@ -1,4 +1,4 @@
-"""What `cfqa verify` finds: every kind of damage, and folders that only look right."""
+"""`cfqa verify` finds every kind of damage, and inconsistent folders with correct hashes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def folder(built: Path, tmp_path: Path) -> Path:
 
 
 def found(folder: Path) -> list[str]:
-    """What the consistency check says of a folder whose hashes are right."""
+    """Return the faults that the consistency check finds in a folder with correct hashes."""
     checked = verify(folder)
     assert checked.damage == ()
     return [str(fault) for fault in inconsistencies(folder, checked.manifest, set())]
@@ -69,7 +69,7 @@ EACH = [
     for kind in KINDS
     for damage in DAMAGES
 ]
-"""Each damage of one kind of file and one of each are in the suite."""
+"""Tested in the suite: every damage of one kind of file, and one damage of every kind."""
 
 
 @pytest.mark.parametrize(("kind", "damage"), EACH)
@@ -106,7 +106,7 @@ def test_what_tools_leave_is_no_damage(folder: Path) -> None:
 
 
 def test_a_snapshot_in_the_cache_of_the_hub_is_sound(folder: Path, tmp_path: Path) -> None:
-    """There, every file is a link to one that is a link itself."""
+    """In such a cache, every file is a link to a link."""
     snapshot = move_into_cache(folder, tmp_path / "hub", local=[KINDS["labels"]])
     assert main(["verify", str(snapshot), "--deep", "--sample", "10", "--workers", "1"]) == 0
 
@@ -201,7 +201,7 @@ def _retype(path: Path, dtype: str) -> None:
 
 
 def _swap_shards(path: Path) -> None:
-    """Let two shards of a task change places."""
+    """Exchange two shards of a task."""
     other = path.with_name(path.name.replace("-00001-of", "-00000-of"))
     tensors = load_file(path), load_file(other)
     write_tensors(other, tensors[0])

@@ -1,4 +1,4 @@
-"""One hash over all files of weights, and weights that are found again by it."""
+"""Hashes over all files of weights, and weights that are found by their hash."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_file_has_its_own_hash_and_several_that_of_their_sums(tmp_path: Path) 
     assert hash_weights(single) == hash_file(single)
     sharded(tmp_path / "other", 1.0)
     assert (tmp_path / "other" / INDEX).read_bytes() == index.read_bytes()
-    assert hash_weights(tmp_path / "other") != digest  # the same index over another shard
+    assert hash_weights(tmp_path / "other") != digest  # the same index with another shard
     single.unlink()
     with pytest.raises(BuildError, match=r"the shard model-00001-of-00002\.safetensors is missing"):
         hash_weights(index)
@@ -104,12 +104,12 @@ def test_weights_are_found_by_their_hash(
         monkeypatch.setenv(WEIGHTS_VARIABLE, str(given))
     files = LocalFiles(tmp_path / "ds")
     assert find_weights(uri, digest, files) == path
-    if name.startswith("ds/"):  # of a stranger's folder, nothing is taken for weights
+    if name.startswith("ds/"):  # weights in an untrusted folder are ignored
         with pytest.raises(RecipeError, match="no file of SHA-256"):
             find_weights(uri, digest, files, own=False)
         with pytest.raises(RecipeError, match="no file of SHA-256"):
             find_weights(str(path), digest, files, own=False)
-    if how == "named":  # a path that a stranger chose is not even opened
+    if how == "named":  # a path in an untrusted manifest is not opened
         opened = []
         monkeypatch.setattr("cfqa_data.access.weights.hash_weights", opened.append)
         with pytest.raises(RecipeError, match="no file of SHA-256"):

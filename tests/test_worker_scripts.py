@@ -1,4 +1,4 @@
-"""Processes that a script starts: what they give, and what it is told when they cannot."""
+"""Worker processes started by scripts: results, and errors if they cannot start."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_script_without_a_guard_is_told_so_and_its_workers_are_silent(tmp_path
 def test_a_process_of_somebody_else_without_a_guard_ends_with_all_that_it_was_sent(
     tmp_path: Path,
 ) -> None:
-    """More than a pipe holds, which the parent would go on writing for ever."""
+    """More data than a pipe holds, so that the parent would block while writing."""
     (tmp_path / "script.py").write_text(
         "import multiprocessing\n"
         "from cfqa_data.guard import check_guard\n"
@@ -65,7 +65,7 @@ def test_what_starts_workers_ends_a_process_that_imports_its_script(
     monkeypatch.setattr(os, "_exit", end)
     process = multiprocessing.current_process()
     monkeypatch.setattr(process, "_inheriting", True, raising=False)
-    with pytest.raises(SystemExit):  # of processes that are not ours nobody else tells
+    with pytest.raises(SystemExit):  # the parent is another library, so the child prints the error
         render_scenes(tmp_path / "scenes", 0, 1)
     assert capsys.readouterr().err.endswith(f"cfqa: {spawning.GUARD}\n")
     monkeypatch.setenv(spawning.MARK, str(tmp_path / "mark"))

@@ -1,4 +1,4 @@
-"""What was opened or named by a relative path stays that, wherever the process is; `~` is home."""
+"""Relative paths keep their meaning after a change of the working directory; `~` is expanded."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ RECIPE["tasks"]["cls"]["codecs"] = {"x265": RECIPE["tasks"]["cls"]["codecs"]["x2
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folders, each with a dataset of the same name and of other features."""
+    """Two folders with datasets of the same name and different features."""
     root = tmp_path_factory.mktemp("places")
     for seed, place in enumerate(("here", "there")):
         recipe = Recipe.from_dict(RECIPE)
@@ -79,7 +79,7 @@ OPENED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         lambda opened: pickle.loads(opened)[0].compressed,
     ),
 }
-"""How a folder is opened, and read later."""
+"""Ways to open a folder, and to read from it later."""
 
 
 @pytest.mark.parametrize("way", OPENED)
@@ -104,7 +104,7 @@ def test_a_cache_stays_where_it_was_named(here: Path, monkeypatch: pytest.Monkey
 def test_what_a_run_writes_goes_where_it_was_named(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Although a user's module, or a metric, changes the working directory."""
+    """Even if a user's module or metric changes the working directory."""
     (here / "wandering.py").write_text(
         "import os\nos.chdir('/')\ndef wandering(x, y):\n    return (x - y).sum((1, 2, 3, 4))\n"
     )
@@ -136,7 +136,7 @@ def test_codecs_keep_their_files(here: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_recipe_made_in_python_starts_from_the_working_directory(here: Path) -> None:
-    """So that workers elsewhere, and whoever goes on with the build, find its files."""
+    """So that workers, and a resumed build, find its files."""
     facts = RECIPE | {"backbone": {"weights": "~/backbone.safetensors", "num_heads": 2}}
     facts["tasks"]["cls"]["source"] = {"kind": "imagenet", "seed": 0, "options": {"root": "val"}}
     recipe = load_recipe(Recipe.from_dict(facts))
@@ -157,7 +157,7 @@ def test_files_of_a_recipe_are_found_through_links(here: Path, tmp_path: Path) -
 
 
 def _told(call: Callable[[], Any]) -> str:
-    """What an error says; nothing if there is none."""
+    """Return the message of an error, or an empty text."""
     try:
         call()
     except CfqaError as error:
@@ -176,7 +176,7 @@ TAKEN: dict[str, Callable[[str], Any]] = {
     "publish": lambda path: plan_publishing(path, "org/cfqa"),
     "export": lambda path: export(path, "~/out", "npy"),
 }
-"""Takes the path of a dataset."""
+"""Functions and methods that take the path of a dataset."""
 
 
 @pytest.mark.parametrize("way", TAKEN)
@@ -225,7 +225,7 @@ def test_home_is_expanded_in_outputs(here: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_home_is_expanded_in_every_path_of_a_command(command: str, here: Path) -> None:
-    """A shell leaves `--out=~/x` as it is."""
+    """Shells do not expand `~` in `--out=~/x`."""
     (here / "folder").mkdir()
     (here / "file").touch()
     hints = get_type_hints(COMMANDS[command], include_extras=True)

@@ -1,4 +1,4 @@
-"""Brute-force float64 twins of the metrics that compare how tokens lie to one another.
+"""Brute-force float64 twins of the metrics that compare relations between tokens.
 
 See `twins_tokens`.
 """
@@ -164,7 +164,7 @@ def twin_rsm_difference(x: Array, y: Array) -> float:
 
 
 def neighbourhood(apart: Array, token: int, k: int) -> dict[int, float]:
-    """Return how far each other token is among the nearest k: those that tie share the places."""
+    """Return the share of each other token in the k nearest ones; ties share the ranks."""
     others = sorted(set(range(len(apart))) - {token}, key=lambda other: apart[token, other])
     last = apart[token, others[k - 1]]
     tied = [other for other in others if abs(apart[token, other] - last) < 1e-12]
@@ -174,7 +174,7 @@ def neighbourhood(apart: Array, token: int, k: int) -> dict[int, float]:
 
 
 def neighbourhoods(p: Array, q: Array, k: int) -> list[list[tuple[float, float]]]:
-    """Return, for each token, how far each other one belongs to it before and after."""
+    """Return the membership of each token in each other's neighbourhood, before and after."""
     k = min(k, max(1, (len(p) - 1) // 2))
     both = [(neighbourhood(p, t, k), neighbourhood(q, t, k)) for t in range(len(p))]
     return [[(one.get(s, 0.0), two.get(s, 0.0)) for s in range(len(p))] for one, two in both]

@@ -49,7 +49,7 @@ def token_pairs(x: Array, y: Array) -> list[tuple[Array, Array]]:
 
 
 def over(part: float, whole: float) -> float:
-    """A ratio, with the stated value where there is nothing to measure by."""
+    """Return a ratio, with the stated value for a zero denominator."""
     return part / whole if whole else float(part != 0)
 
 
@@ -176,7 +176,7 @@ def twin_sliced_wasserstein(x: Array, y: Array, projections: int, seed: int) -> 
 
 
 def matrix_root(matrix: Array) -> Array:
-    """The D x D square root of a covariance, without what rounding adds to its null space."""
+    """Return the D x D square root of a covariance, without rounding errors in its null space."""
     values, vectors = np.linalg.eigh(matrix)
     values[values < 1e-12 * max(values[-1], 1e-300)] = 0.0
     return (vectors * np.sqrt(values)) @ vectors.T

@@ -1,4 +1,4 @@
-"""What a walk of the command line needs: a sandbox, bad values, the law, and rights taken away."""
+"""Helpers for tests of all command-line options: a sandbox, bad values, and the error contract."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from cfqa_data.cli import main
 from cfqa_data.eval import evaluate
 from cfqa_data.recipe.load import Recipe
 
-__all__ = ["PROGRESS", "Sandbox", "as_anybody", "broken_law", "run"]
+__all__ = ["PROGRESS", "Sandbox", "contract_faults", "run", "without_root_rights"]
 
 PROGRESS = re.compile(r"[a-z ]+: (\d.*|done in .*)")
 
 
 class Sandbox:
-    """A folder with good things and bad ones; the working directory of a walk is `work` in it.
+    """A folder of valid and invalid inputs; tests use its subfolder `work` as working directory.
 
     Attributes:
-        names: what `{name}` in arguments stands for.
-        bad: paths by the kind of thing they should have been, with what is wrong with them.
+        names: Values of the placeholders `{name}` in arguments.
+        bad: Kind of value -> description of a bad value -> the value.
     """
 
     def __init__(self, root: Path) -> None:
@@ -173,11 +173,11 @@ class Sandbox:
         }
 
     def fill(self, words: Sequence[str]) -> list[str]:
-        """Return arguments with the sandbox's paths in them."""
+        """Return arguments with their placeholders replaced."""
         return [word.format(**self.names) if "{" in word else word for word in words]
 
     def state(self) -> dict[str, object]:
-        """Return what lies where: what must be as it was after a command that failed."""
+        """Return the state of all files and folders, which a failing command must not change."""
         state: dict[str, object] = {}
         for folder, folders, files in os.walk(self.root):
             for name in folders:
@@ -199,11 +199,16 @@ def run(words: Sequence[str]) -> tuple[int, str, list[str]]:
     return status, out.getvalue(), lines
 
 
-def broken_law(sandbox: Sandbox, words: Sequence[str], *said: str) -> str:
-    """Return what a command that must fail does against the law, or an empty text.
+def contract_faults(sandbox: Sandbox, words: Sequence[str], *said: str) -> str:
+    """Return how a failing command violates the error contract; empty if it does not.
 
-    The law: exit status 2, one line on stderr that begins with `cfqa: `, nothing on stdout, and
-    every file and folder as it was.
+    The contract is exit status 2, one line on stderr that begins with `cfqa: `, nothing on stdout,
+    and no change of any file or folder.
+
+    Args:
+        sandbox: The sandbox.
+        words: Arguments of the command.
+        said: Texts that the line must contain.
     """
     before = sandbox.state()
     try:
@@ -227,11 +232,10 @@ def broken_law(sandbox: Sandbox, words: Sequence[str], *said: str) -> str:
 
 
 @contextlib.contextmanager
-def as_anybody() -> Iterator[None]:
-    """Have the modes of files hold for this thread, also where root runs the tests.
+def without_root_rights() -> Iterator[None]:
+    """Enforce file permissions in this thread, even if root runs the tests.
 
-    Root is above them by two of its capabilities, which a thread can lay down and take up again
-    (capset(2)); whoever is not root needs nothing.
+    Two capabilities let root ignore permissions; a thread can drop them temporarily (capset(2)).
     """
     if os.geteuid() != 0:
         yield

@@ -134,9 +134,8 @@ def _run(options: argparse.Namespace) -> None:
                 )
                 best = result["tried"][result["best"]]
                 if best["scale"] is not None and not scales:
-                    scales = [
-                        best["scale"]
-                    ]  # HEVC's range also suits VVC, which is 10 times slower
+                    # The range of HEVC also suits VVC, which is ten times slower.
+                    scales = [best["scale"]]
                 write_text(options.out / f"{task}-{codec}.json", json.dumps(result, indent=1))
                 levels = [row["parameter"] for row in best["levels"]]
                 print(f"{task} {codec}: scale {best['scale']}, levels {levels}", flush=True)

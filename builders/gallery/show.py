@@ -92,10 +92,8 @@ class Shown:
     def __repr__(self) -> str:
         view, rows = self.view, self.rows()
         score = view.entry.facts.score
-        titles = {
-            "bpfp": "bits/point",
-            "score": f"{score.name}{f' ({score.unit})' * bool(score.unit)}",
-        }
+        unit = f" ({score.unit})" * bool(score.unit)
+        titles = {"bpfp": "bits/point", "score": f"{score.name}{unit}"}
         original = {
             "codec": "original",
             "score": view.original.score,

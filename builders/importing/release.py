@@ -62,7 +62,7 @@ class Imported:
     disagreeing: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the facts as JSON-safe data."""
+        """Return the result as JSON-safe data."""
         return {
             "path": str(self.root),
             "placed": self.placed,

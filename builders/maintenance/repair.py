@@ -63,7 +63,7 @@ class Repaired:
     failed: tuple[Fault, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the facts, JSON-safe."""
+        """Return the result as JSON-safe data."""
         return {
             "path": str(self.root),
             "damaged": [{"path": fault.path, "what": fault.what} for fault in self.damaged],

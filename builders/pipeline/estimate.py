@@ -54,7 +54,7 @@ def estimate(plan: Plan) -> dict[str, Any]:
     recipe, context = plan.recipe, BuildContext(plan, Layout(Path()))
     models = context.models
     sizes = {task: _size(models, task) for task in recipe.tasks}
-    codecs_of = {task: [*map(codec_for, of.codecs.values())] for task, of in recipe.tasks.items()}
+    codecs_of = {task: [*map(codec_for, s.codecs.values())] for task, s in recipe.tasks.items()}
     rows, memory = [], 0.0
     stages: tuple[type[BuildStage], ...] = (Fit, *STAGES)
     for stage in stages:

@@ -146,9 +146,8 @@ def fit_recipe(context: BuildContext, executor: Executor, progress: Progress) ->
     deque(drive(stage, executor, progress), maxlen=0)
     data = context.plan.recipe.to_dict()
     for item in items:
-        data["tasks"][item.task]["codecs"][item.codec] |= read_json(
-            item.result_path(context.layout)
-        )
+        values = read_json(item.result_path(context.layout))
+        data["tasks"][item.task]["codecs"][item.codec] |= values
     plan = replace(context.plan, recipe=Recipe.from_dict(data))
     write_text(context.layout.work / PLAN, plan.to_json())
     return BuildContext(plan, context.layout)

@@ -62,8 +62,9 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
             return status(recipe, out, tier=tier)
         what = f"{layout.root} contains an unfinished build"
         remedy = "finish it, delete this folder, or choose another"
-        old = recorded["recipe"]
-        _check_recipe(what, remedy, recorded["tier"], old, tier, recipe.fitted_as(old))
+        old = {"tier": recorded["tier"], **recorded["recipe"]}
+        new = {"tier": tier, **recipe.fitted_as(recorded["recipe"])}
+        _check_recipe(what, remedy, old, new)
         return "begun"
     if names - {layout.work.name} or inside - {LOCK}:
         raise BuildError(
@@ -97,26 +98,18 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
         manifest = read_manifest(layout.root)
     recorded = recorded_recipe(Recipe.from_dict(recipe.fitted_as(manifest.recipe)))
     what, remedy = f"{layout.root} contains a finished dataset", "choose another folder"
-    old = {**manifest.recipe, "name": manifest.name}
-    _check_recipe(what, remedy, manifest.tier, old, tier, recorded)
+    old = {"tier": manifest.tier, **manifest.recipe, "name": manifest.name}
+    _check_recipe(what, remedy, old, {"tier": tier, **recorded})
     # Different files may have the same portable name.
     if manifest.packages or _as_json(recorded) != _as_json(recipe.to_dict()):
         _check_files(layout, recipe, manifest)
 
 
-def _check_recipe(
-    what: str,
-    remedy: str,
-    tier: str,
-    recipe: Mapping[str, Any],
-    wanted_tier: str,
-    wanted: Mapping[str, Any],
-) -> None:
-    """Raise an error, with content of the folder and remedy, if recipe or tier are not wanted."""
-    recorded, requested = {"tier": tier, **recipe}, {"tier": wanted_tier, **_as_json(wanted)}
-    if differences := _difference_text(recorded, requested):
+def _check_recipe(what: str, remedy: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise an error if the recipe and tier of a folder differ from the requested ones."""
+    if differences := _difference_text(old, _as_json(new)):
         raise BuildError(
-            f"{what} of recipe {recipe['name']!r} ({tier} tier) that differs ({differences}): "
+            f"{what} of recipe {old['name']!r} ({old['tier']} tier) that differs ({differences}): "
             f"{remedy}"
         )
 

@@ -69,7 +69,7 @@ class Exported:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the facts, JSON-safe."""
+        """Return the result as JSON-safe data."""
         return self.__dict__ | {"root": str(self.root), "notes": list(self.notes)}
 
 

@@ -62,7 +62,7 @@ class Plan:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the facts, JSON-safe."""
+        """Return the plan as JSON-safe data."""
         return {
             "path": str(self.upload.root),
             "repo": self.repo,
@@ -109,7 +109,7 @@ class Published:
     read_back: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the facts, JSON-safe."""
+        """Return the result as JSON-safe data."""
         return dict(self.__dict__)
 
 

@@ -45,7 +45,11 @@ def read_truths(path: Path) -> dict[str, tuple[Any, str | None]]:
     groups = table["group"].to_pylist() if "group" in table.column_names else [None] * len(ids)
     samples: dict[str, tuple[Any, str | None]] = {}
     for source_id, truth, group in zip(ids, truths, groups, strict=True):
-        if np.asarray(truth).dtype.kind not in "biuf":
+        try:
+            kind = np.asarray(truth).dtype.kind
+        except ValueError:  # lists of different lengths
+            kind = "O"
+        if kind not in "biuf":
             raise BuildError(f"{path}: the truth of {source_id} is {truth!r}, not a number")
         if source_id in samples:
             raise BuildError(f"{path}: '{source_id}' occurs twice")

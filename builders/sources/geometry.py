@@ -37,7 +37,7 @@ DEPTH_RANGE = (0.001, 10.0)
 class _Geometry(Checked):
     error = BuildError
     complete = False
-    place = "geometry"
+    where_format = "geometry"
 
 
 @dataclass(frozen=True)

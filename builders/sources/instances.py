@@ -92,7 +92,8 @@ class Instances(Source):
     def sample(self, source_id: str) -> Sample:
         """Render the image of an id."""
         prefix, *numbers = source_id.split("-")
-        if prefix != "instance" or len(numbers) != 3 or not all(map(str.isdecimal, numbers)):
+        numeric = all(number.isdecimal() and len(number) <= 18 for number in numbers)
+        if prefix != "instance" or len(numbers) != 3 or not numeric:  # the truth is int64
             raise BuildError(f"'{source_id}' is not the id of an image of an instance")
         identity, camera, shot = map(int, numbers)
         if camera >= CAMERAS:

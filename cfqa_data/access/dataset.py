@@ -112,7 +112,7 @@ class Dataset(Described, Sequence[FeaturePair]):
 
     @property
     def plugins(self) -> tuple[str | type, ...]:
-        """Codec classes given by the caller, as classes or `module:Class`."""
+        """Codec classes given by the caller, as classes or as names with their module."""
         return self._folder.plugins
 
     @property
@@ -410,15 +410,15 @@ def opened(dataset: str | Path | Dataset, **options: Any) -> Dataset:
     """
     if not isinstance(dataset, Dataset):
         return load(dataset, **options)
-    given = [
+    passed = [
         name
         for name, value in options.items()
         if value is not None and value is not False and (name != "plugins" or value)
     ]
-    if given:
+    if passed:
         raise CfqaError(
-            f"{' and '.join(given)} can be given only with a path; pass them to load(), since this "
-            "dataset is already open"
+            f"{' and '.join(passed)} can be given only with a path; pass them to load(), since "
+            "this dataset is already open"
         )
     return dataset
 

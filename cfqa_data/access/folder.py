@@ -283,7 +283,7 @@ class Folder:
         """Return the codecs that decode features and are not installed: name -> package."""
         from cfqa_data.codecs import find_codec
 
-        found = {}
+        missing = {}
         for entry in self.manifest.tasks.values():
             for codec in entry.codecs.values():
                 if (origin := codec.origin) is None or codec.facts.on == "inputs":
@@ -291,8 +291,8 @@ class Folder:
                 try:
                     find_codec(origin.name, plugins=self.plugins)
                 except CodecError:
-                    found[origin.name] = f"{origin.package} {origin.version}".strip()
-        return found
+                    missing[origin.name] = f"{origin.package} {origin.version}".strip()
+        return missing
 
     def find_weights(self, uri: str) -> Path:
         """Return the local path of weights that the manifest names.

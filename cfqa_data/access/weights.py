@@ -31,7 +31,7 @@ from cfqa_data.format.resources import (
     resolve,
 )
 from cfqa_data.format.storage import write_text
-from cfqa_data.paths import exists, real_path
+from cfqa_data.paths import real_path
 
 __all__ = [
     "find_below_root",
@@ -113,7 +113,9 @@ def find_weights(
         for path in paths:
             if _hash(path) == sha256:
                 return path
-    other = f"{named} is a different file, and " if named is not None and exists(named) else ""
+    other = (
+        f"{named} is a different file, and " if named is not None and os.path.exists(named) else ""
+    )
     install = (
         ", or install the version of cfqa-data that contains it" if uri.startswith(PACKAGE) else ""
     )
@@ -140,7 +142,7 @@ def find_below_root(uri: str, sha256: str | None = None) -> Path | None:
         candidates += [real_path(root).joinpath(*parts[start:]) for start in range(len(parts))]
     if sha256 and (path := remembered(sha256)):
         candidates.append(path)
-    return next((path for path in candidates if exists(path)), None)
+    return next((path for path in candidates if os.path.exists(path)), None)
 
 
 def named_path(uri: str) -> Path | None:

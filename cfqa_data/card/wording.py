@@ -82,13 +82,13 @@ def plain(text: str) -> str:
 def _sources(manifest: Manifest) -> dict[str, dict[str, str]]:
     """Return the texts on each task's source, by the kind of source in the recipe."""
     known, tasks = _texts()["sources"], manifest.recipe.get("tasks")
-    found = {}
+    texts = {}
     for task in manifest.tasks:
         spec = tasks.get(task) if isinstance(tasks, Mapping) else None
         source = spec.get("source") if isinstance(spec, Mapping) else None
         kind = source.get("kind") if isinstance(source, Mapping) else None
-        found[task] = dict(known.get(kind, known["unknown"]))
-    return found
+        texts[task] = dict(known.get(kind, known["unknown"]))
+    return texts
 
 
 def _texts() -> dict[str, Any]:

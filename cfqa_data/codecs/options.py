@@ -1,5 +1,6 @@
-"""Codec options that name files. A manifest from an unknown source must not make a codec open
-files.
+"""Codec options that name files.
+
+A manifest from an unknown source must not make a codec open files.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 from cfqa_data.format.facts import PROGRAMS
 from cfqa_data.registry import path_options
 
-__all__ = ["is_local", "named_files"]
+__all__ = ["is_local", "named_files", "scalars"]
 
 LOCAL = re.compile(r"(?![/\\]+$)[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:", re.I)
 """Matches the beginning of a local path: an absolute path, one relative to the home or working
@@ -49,7 +50,7 @@ def named_files(
     for key, value in options.items():
         if key in PROGRAMS:
             continue
-        for place, entry in _values(f"options.{key}", value):
+        for place, entry in scalars(f"options.{key}", value):
             allowed = names if key == "parameters" and place.count(".") == 2 else None
             text = str(entry)
             is_file = (isinstance(entry, str) and key in paths) or _opens_file(
@@ -61,9 +62,7 @@ def named_files(
 
 
 def _opens_file(key: str, text: str, names: Collection[str] | None) -> bool:
-    """Return whether an encoder may open a file for the option `key=text` in a colon-separated
-    line.
-    """
+    """Return whether an encoder may open a file for `key=text`, a colon-separated option."""
     for part in f"{key}={text}".split(":"):
         name, _, value = part.partition("=")
         normal = name.lower().replace("_", "-")
@@ -77,13 +76,14 @@ def _opens_file(key: str, text: str, names: Collection[str] | None) -> bool:
     return False
 
 
-def _values(where: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each scalar in nested tables and lists, with its dotted key."""
+def scalars(where: str, value: Any, skip: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield each scalar in nested tables and lists with its dotted key, except below ``skip``."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _values(f"{where}.{key}", inner)
+            if key not in skip:
+                yield from scalars(f"{where}.{key}", inner, skip)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _values(where, inner)
+            yield from scalars(where, inner, skip)
     else:
         yield where, value

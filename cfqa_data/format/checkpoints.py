@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 from cfqa_data.errors import BuildError
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, pointer_at, read_limited
-from cfqa_data.paths import absolute_path, is_file
+from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +58,7 @@ def weight_files(path: str | Path) -> tuple[Path, ...]:
         if not files:
             raise BuildError(f"{path}: the folder contains neither {HUB_FILE} nor {HUB_INDEX}")
         path = files[0]
-    if not is_file(path):
+    if not os.path.isfile(path):
         raise BuildError(f"{path}: {pointer_at(path) or 'no such weights file'}")
     if path.suffix != ".json":
         return (path,)

@@ -181,7 +181,7 @@ class TaskFacts(Checked):
     loss: Loss | None = None
     truth: Truth | None = None
 
-    place = "tasks.{0.name}"
+    where_format = "tasks.{0.name}"
 
     def __post_init__(self) -> None:
         check_name("task", self.name)
@@ -265,7 +265,7 @@ class CodecFacts(Checked):
     parameter: Parameter
     bits: Bits = "bitstream"
 
-    place = "codecs.{0.name}"
+    where_format = "codecs.{0.name}"
 
     def __post_init__(self) -> None:
         check_name("codec", self.name)
@@ -291,7 +291,7 @@ class Origin(Checked):
     version: str = ""
     sha256: str = ""
 
-    place = "codec {0.name}"
+    where_format = "codec {0.name}"
 
     def __post_init__(self) -> None:
         check_name("codec", self.name)
@@ -321,7 +321,7 @@ class CodecEntry(Checked):
     tables: tuple[str, ...] = ()
     origin: Origin | None = field(default=None, metadata={"key": "codec"})
 
-    place = "codecs.{0.name}"
+    where_format = "codecs.{0.name}"
 
     def __post_init__(self) -> None:
         with prefixed(self.where, FormatError):
@@ -387,7 +387,7 @@ class TaskEntry(Checked):
     terms: Terms | None = None
     tokens: Literal["varying"] | None = None
 
-    place = "tasks.{0.name}"
+    where_format = "tasks.{0.name}"
 
     def __post_init__(self) -> None:
         super().__post_init__()

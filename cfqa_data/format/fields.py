@@ -53,17 +53,17 @@ class Checked:
     Attributes:
         error: The exception to raise.
         complete: Whether tables must also contain the keys of fields with defaults.
-        place: Format string of the object's name in messages, with its attributes as ``{0.name}``;
-            the name of the class by default.
+        where_format: Format string of the object's name in messages, with its attributes as
+            ``{0.name}``; the name of the class by default.
     """
 
     error: ClassVar[type[CfqaError]] = FormatError
     complete: ClassVar[bool] = True
-    place: ClassVar[str] = ""
+    where_format: ClassVar[str] = ""
 
     @property
     def where(self) -> str:
-        return self.place.format(self) or type(self).__name__.lower()
+        return self.where_format.format(self) or type(self).__name__.lower()
 
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
@@ -72,7 +72,9 @@ class Checked:
             except ValueError as error:
                 raise self.error(f"{self.where}.{error}") from None
             except CfqaError as error:
-                raise self.error(f"{self.where}: {error}" if self.place else str(error)) from None
+                raise self.error(
+                    f"{self.where}: {error}" if self.where_format else str(error)
+                ) from None
             object.__setattr__(self, name, value)
 
     def require(self, condition: object, message: str) -> None:

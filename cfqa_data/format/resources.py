@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from cfqa_data.errors import RecipeError
 from cfqa_data.format.limits import pointer_at
-from cfqa_data.paths import absolute_path, is_file, real_path
+from cfqa_data.paths import absolute_path, real_path
 
 __all__ = ["ROOT_VARIABLE", "WEIGHTS_VARIABLE", "is_uri", "locate", "resolve"]
 
@@ -74,7 +74,7 @@ def resolve(uri: str, base: str | Path | None = None) -> Path:
     path = locate(uri, base)
     if kind := pointer_at(path):
         raise RecipeError(f"{uri}: {kind} ({path})")
-    if not is_file(path):
+    if not os.path.isfile(path):
         hint = (
             f"; set {ROOT_VARIABLE} to the folder that {ROOT} stands for"
             if uri.startswith(ROOT)

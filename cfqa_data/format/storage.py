@@ -262,15 +262,8 @@ def read_labels(
     """Read a table of labels, where unknown rates are null (`bits`) and NaN (`bpfp`).
 
     Earlier versions imported releases without bitstreams with 0 bits. No bitstream of format 1 has
-    0 bits, so in format 1 these are read as unknown, too.
-
-    Args:
-        path: See :func:`read_table`.
-        data: See :func:`read_table`.
-        max_rows: See :func:`read_table`.
-        format: Version of the format.
-        sources: Sorted positions of sources whose rows are needed; other rows may be returned, too.
-            All if None.
+    0 bits, so in format 1 these are read as unknown, too. If ``sources``, sorted positions, are
+    given, rows of other sources may be left out. See :func:`read_table`.
     """
     within = None if sources is None else ("index", sources)
     options: dict[str, Any] = {"max_rows": max_rows, "nullable": NULLABLE[format]}

@@ -1,7 +1,7 @@
 """Run work items in this process, in local worker processes, or on a Dask cluster.
 
-All give the same results. A worker that is killed is replaced, and what it was at is tried again by
-itself, so that an item which takes all memory is found and takes no other down with it.
+All give the same results. If a worker is killed, the pool is replaced and the running items are
+retried one at a time, so that an item that exhausts the memory is identified and others succeed.
 """
 
 from __future__ import annotations
@@ -42,39 +42,38 @@ if TYPE_CHECKING:
 __all__ = ["ATTEMPTS", "MOST_FAILURES", "Executor", "one_thread"]
 
 ATTEMPTS = 3
-"""How often an item is tried before it counts as failed; a clear refusal is not tried again."""
+"""Number of attempts per item; an item that raises a `CfqaError` is not retried."""
 
 MOST_FAILURES = 10
-"""Failed items after which nothing more is begun: then it is not the items."""
+"""Number of failed items after which no more items are started."""
 
 CONNECT_SECONDS = 10
 
 NOTICE_SECONDS = 5
-"""After so many seconds without a result, a Dask scheduler is asked whether it has workers."""
+"""Seconds without a result after which a Dask scheduler is asked whether it has workers."""
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 KEPT = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 ENVIRONMENT = {**dict.fromkeys(THREADS, "1"), **dict.fromkeys(KEPT, str(256 << 20))}
-"""Of a process.
+"""Environment variables of worker processes.
 
-Matrix products of several processes with threads of their own wait for each other: on a busy
-machine decoding by a hyperprior takes ten times as long. Memory that is given back at once is
-cleared again for every feature, which takes a third of the time.
+One thread per process: with more threads than cores, decoding with a hyperprior takes ten times as
+long. Freed memory is kept, since clearing pages again for every feature takes a third of the time.
 """
 
 
 class Executor(AbstractContextManager["Executor"]):
-    """Runs items of stages; what it needs for that is started at the first of them.
+    """Runs the items of stages. Workers are started with the first item.
 
     Args:
-        workers: Processes to start; with 0 or 1 the work is done in this process.
-        scheduler: Address of a Dask scheduler to use instead, whose workers see the same files, or
-            a client of Dask's.
-        gpus: As CUDA_VISIBLE_DEVICES names them: the processes take one each, in turn.
+        workers: Number of worker processes; 0 or 1 runs the items in this process.
+        scheduler: Address of a Dask scheduler, or a Dask client, to use instead. Its workers must
+            see the same files.
+        gpus: GPUs in the form of CUDA_VISIBLE_DEVICES; each worker uses one of them, in turn.
 
     Raises:
-        BuildError: There cannot be so many workers, both workers and a scheduler are given, or no
-            process can be started from here.
+        BuildError: The number of workers is negative, workers and a scheduler are both given, or
+            this process cannot start workers.
     """
 
     def __init__(
@@ -107,31 +106,32 @@ class Executor(AbstractContextManager["Executor"]):
         items: Sequence[Any],
         split: Callable[[Any], Sequence[Any]] | None = None,
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield each item once it is done, with its result; what comes first is begun first.
+        """Yield each item with its result as soon as it is done; items are started in order.
 
         Args:
-            stage: Whose items they are, or what returns the stage of an item. A worker is sent a
-                stage once.
-            items: The items.
-            split: Called with an item that killed every worker that tried it. It returns the items
-                that replace it, which are run one at a time and not retried if they kill a worker
-                too; `split` is then called with those. Without it, such an item fails.
+            stage: Stage of the items, or a function that returns the stage of an item. Each stage
+                is sent to the workers once.
+            items: Items to run.
+            split: Function of an item that killed every worker that tried it. It returns items
+                that replace it, which are run one at a time. If one of these kills a worker too, it
+                is not retried but split again. Without a function, such an item fails.
 
         Raises:
-            CfqaError: At the end, if items failed; all others were done before.
+            CfqaError: Items failed. It is raised after all other items were processed, or after
+                `MOST_FAILURES` failures.
         """
         stage_of = stage if callable(stage) else lambda _: stage
         waiting, alone = deque(items), deque[Any]()
         attempts: Counter[Any] = Counter()
-        seen: dict[Any, str] = {}
+        last_errors: dict[Any, str] = {}
         failures: dict[Any, CfqaError] = {}
         running: dict[Future[Any], Any] = {}
         try:
             while waiting or alone or running:
                 while (alone and not running) or (waiting and not alone and self._room(running)):
                     item = (alone or waiting).popleft()
-                    place = len(items) - len(waiting)
-                    running[self._submit(stage_of(item), item, place)] = item
+                    position = len(items) - len(waiting)
+                    running[self._submit(stage_of(item), item, position)] = item
                 for future in self._completed(running):
                     item = running.pop(future)
                     if future.cancelled():
@@ -145,8 +145,8 @@ class Executor(AbstractContextManager["Executor"]):
                     attempts[item] += 1
                     if broken := isinstance(error, BrokenProcessPool):
                         self._replace(error)
-                    repeated = seen.get(item) == str(error)
-                    seen[item] = str(error)
+                    repeated = last_errors.get(item) == str(error)
+                    last_errors[item] = str(error)
                     final = _final(item, error, attempts[item], repeated)
                     if final is None:
                         (alone if broken else waiting).appendleft(item)
@@ -155,7 +155,7 @@ class Executor(AbstractContextManager["Executor"]):
                         parts = split(item)
                         attempts.update(dict.fromkeys(parts, ATTEMPTS - 1))
                         alone.extendleft(reversed(parts))
-                        # On a cluster others run meanwhile, which might kill its workers likewise.
+                        # On a cluster, other items are running, which might kill workers as well.
                         for other in [one for one in running if not one.done()]:
                             other.cancel()
                             waiting.appendleft(running.pop(other))
@@ -172,12 +172,12 @@ class Executor(AbstractContextManager["Executor"]):
     def _completed(self, running: dict[Future[Any], Any]) -> set[Future[Any]]:
         """Wait until some items are done, and return their futures.
 
-        A warning is issued when a Dask scheduler has no workers. Waiting goes on: clusters that
-        adapt to the load, and those in a batch queue, start workers later.
+        If a Dask scheduler has no workers, issue a warning and keep waiting, since adaptive
+        clusters and batch queues start workers later.
         """
         seconds, warned = None if self._scheduler is None else NOTICE_SECONDS, False
         while not (done := wait(running, seconds, FIRST_COMPLETED).done):
-            with suppress(OSError):  # of a scheduler that is lost, all futures are cancelled
+            with suppress(OSError):  # the futures of a lost scheduler are cancelled
                 if not warned and not self._client.nthreads():
                     warned, address = True, self._client.scheduler.address
                     warnings.warn(
@@ -193,9 +193,10 @@ class Executor(AbstractContextManager["Executor"]):
             return True
         return len(running) < max(1, self._workers)
 
-    def _submit(self, stage: Stage, item: Any, place: int) -> Future[Any]:
+    def _submit(self, stage: Stage, item: Any, position: int) -> Future[Any]:
+        future: Future[Any]
         if self._here:
-            future: Future[Any] = Future()
+            future = Future()
             try:
                 future.set_result(run_item(stage, item))
             except Exception as error:
@@ -207,20 +208,19 @@ class Executor(AbstractContextManager["Executor"]):
             self._sent[id(stage)] = stage, self._send(pickle.dumps(stage))
         _, task = self._sent[id(stage)]
         if self._scheduler is not None:
-            submitted: Future[Any] = self._pool.submit(_run, task, item, priority=-place)
-            return submitted
+            future = self._pool.submit(_run, task, item, priority=-position)
+            return future
         with spawning.environment(ENVIRONMENT), spawning.blocking_interrupts():
             try:
-                begun: Future[Any] = self._pool.submit(_run, task, item)
-                return begun
+                future = self._pool.submit(_run, task, item)
             except (BrokenProcessPool, OSError) as error:
-                # Where a worker is killed while CPython 3.11 starts another, this finds the pool's
-                # pipes closed, which has no errno.
+                # If a worker is killed while CPython 3.11 starts another one, the pipes of the pool
+                # are closed, which raises an OSError without errno.
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
                 future = Future()
                 future.set_exception(BrokenProcessPool(str(error)))
-                return future
+        return future
 
     def _start(self) -> None:
         if self._scheduler is not None:
@@ -228,27 +228,28 @@ class Executor(AbstractContextManager["Executor"]):
             self._pool = self._client.get_executor(pure=False)
         else:
             self._mark = self._stack.enter_context(spawning.spawning())
-            # The pool's locks start multiprocessing's resource tracker.
+            # The locks of the pool start the resource tracker of multiprocessing.
             with spawning.blocking_interrupts():
                 self._pool = self._stack.enter_context(_pool(self._workers, self._gpus))
 
     def _send(self, stage: bytes) -> Any:
-        """Return what stands for a pickled stage in the work that is submitted.
+        """Send a pickled stage to the workers, and return a reference to it.
 
-        To Dask it is a task: of a worker that is lost with its data it is asked again.
+        For Dask it is a future, which is computed again if the worker that has it is lost.
+        Otherwise it is a file.
         """
         if self._scheduler is not None:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
                 return self._client.submit(bytes, stage, pure=False)
         assert self._mark is not None
-        # A name of its own: workers keep the last stage they read by its file.
+        # A unique name, since workers cache the last stage by its file name.
         file = self._mark.with_name(f"stage-{uuid.uuid4().hex}")
         file.write_bytes(stage)
         return file
 
     def _replace(self, error: BrokenProcessPool) -> None:
-        """End a pool of which a worker was killed; the next item starts another."""
+        """Shut down the pool after a worker was killed; the next item starts a new one."""
         if self._pool is None:
             return
         unguarded = self._mark is not None and self._mark.exists()
@@ -259,60 +260,60 @@ class Executor(AbstractContextManager["Executor"]):
 
 @contextmanager
 def _pool(workers: int, gpus: Sequence[str]) -> Iterator[ProcessPoolExecutor]:
-    """Start processes that end when they are not wanted any more, and with this one.
+    """Yield a pool of processes that exit at the end of the block, or when this process exits.
 
-    A pool is not waited for after a worker was killed: in CPython 3.11, a worker that starts at
-    that moment is not ended by the pool, which then waits for it forever.
+    The pool is not awaited after a worker was killed: CPython 3.11 does not terminate a worker that
+    is started at that moment, and would wait for it forever.
     """
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
-    begun = reader, context.Value("i", 0), gpus
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=begun)
+    arguments = reader, context.Value("i", 0), gpus
+    pool = ProcessPoolExecutor(workers, context, initializer=_initialise, initargs=arguments)
     try:
         with suppress(BrokenProcessPool):
             yield pool
             pool.shutdown()
     finally:
-        writer.close()  # ends those that are still at work
+        writer.close()  # ends workers that are still running
         pool.shutdown(cancel_futures=True)
         reader.close()
 
 
 @contextmanager
 def _connected(address: str | Any) -> Iterator[Any]:
-    """Use the workers of a Dask scheduler; a client that is given stays open.
+    """Yield a client of a Dask scheduler; a client passed by the user is not closed.
 
     Raises:
-        BuildError: There is none at that address.
+        BuildError: No scheduler responds at the address.
     """
     with extras():
         from distributed import Client
     if isinstance(address, Client):
         yield address
         return
-    # Whatever else listens there can answer anything.
+    # Another server at the address may cause any exception.
     with prefixed(f"no Dask scheduler responds at {address!r}", BuildError, Exception):
         client = Client(address, timeout=CONNECT_SECONDS)
     with client:
         yield client
 
 
-def _begin(parent: Any, others: Any, gpus: Sequence[str]) -> None:
-    """Let a worker end by its parent and not by Ctrl-C, and see one GPU."""
+def _initialise(parent: Any, count: Any, gpus: Sequence[str]) -> None:
+    """Initialise a worker: ignore Ctrl-C, exit when the parent does, and use one GPU."""
     if gpus:
-        _take_gpu(others, gpus)
+        _select_gpu(count, gpus)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
 
 
-def _take_gpu(others: Any, gpus: Sequence[str]) -> None:
-    """Let this process see one GPU: the next one after that of the process begun before it."""
-    with others.get_lock():
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[others.value % len(gpus)]
-        others.value += 1
+def _select_gpu(count: Any, gpus: Sequence[str]) -> None:
+    """Make one GPU visible to this process; ``count`` is the shared number of workers so far."""
+    with count.get_lock():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[count.value % len(gpus)]
+        count.value += 1
 
 
-def _end_after(parent: Any) -> None:
+def _exit_with(parent: Any) -> None:
     try:
         parent.recv_bytes()
     except (EOFError, OSError):
@@ -330,17 +331,18 @@ def _stage(task: bytes | Path) -> Stage:
 
 
 class UserCodeError(BuildError):
-    """What a user's class raised, with the place; it can be pickled, whatever that was.
+    """An exception of user-defined code as text with its location, which can always be pickled.
 
     Attributes:
-        passing: Whether it is tried :data:`ATTEMPTS` times even if it comes twice alike.
+        transient: Whether to retry the item up to :data:`ATTEMPTS` times even if the same error is
+            raised twice.
     """
 
-    passing = False
+    transient = False
 
 
 def run_item(stage: Stage, item: Any) -> Any:
-    """Do one item: the single entry that this process and every worker call."""
+    """Run an item, in this process or in a worker."""
     try:
         with clear_disk_errors(str(item)), extras("build"), one_thread():
             return stage.run(item)
@@ -350,15 +352,15 @@ def run_item(stage: Stage, item: Any) -> Any:
         if (message := user_failure(error)) is None:
             raise
         failure = UserCodeError(message)
-        failure.passing = isinstance(error, OSError)
+        failure.transient = isinstance(error, OSError)
         raise failure from error
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums are taken in an order that depends on the number of threads: so it is always one."""
+    """Let torch use one thread, since the order of summation depends on the number of threads."""
     if "torch" not in sys.modules and all(os.environ.get(name) == "1" for name in THREADS):
-        yield  # what a worker imports later starts with one
+        yield  # libraries that are imported later start with one thread
         return
     import torch
 
@@ -373,7 +375,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _final(item: Any, error: BaseException, attempt: int, repeated: bool) -> CfqaError | None:
-    """Return why an item cannot be done, with its name, or None where it may be tried again."""
+    """Return the error of a failed item, with the item's name; None if it is to be retried."""
     own = isinstance(error, UserCodeError)
     if isinstance(error, CfqaError) and not own:
         return error if str(error).startswith(f"{item}") else BuildError(f"{item}: {error}")
@@ -382,7 +384,7 @@ def _final(item: Any, error: BaseException, attempt: int, repeated: bool) -> Cfq
             f"{item}: every worker that tried it was killed (out of memory?); run the same "
             "command again with fewer workers to resume"
         )
-    if isinstance(error, UserCodeError) and repeated and not error.passing:
+    if isinstance(error, UserCodeError) and repeated and not error.transient:
         final = BuildError(f"{item}: {error}")
     elif attempt < ATTEMPTS:
         return None
@@ -394,15 +396,15 @@ def _final(item: Any, error: BaseException, attempt: int, repeated: bool) -> Cfq
 
 
 def _killed(error: BaseException) -> bool:
-    """Whether a worker of this machine was killed, or several of a Dask cluster."""
+    """Return whether a local worker was killed, or several workers of a Dask cluster."""
     return isinstance(error, BrokenProcessPool) or type(error).__name__ == "KilledWorker"
 
 
 def _report(failures: dict[Any, CfqaError], total: int) -> None:
-    """Raise one error for all items that failed.
+    """Raise the errors of failed items, if any.
 
     Raises:
-        CfqaError: The only one itself, or a BuildError with all of them.
+        CfqaError: The error of a single failed item, or a BuildError that combines several.
     """
     if len(failures) == 1:
         raise next(iter(failures.values()))

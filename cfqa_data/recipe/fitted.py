@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from cfqa_data.errors import RecipeError
 from cfqa_data.format.facts import MAX_LEVELS
-from cfqa_data.format.fields import Checked, check_keys
+from cfqa_data.format.fields import Checked, check_keys, is_number
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 
 __all__ = ["AutoLevels", "FittedRange"]
@@ -34,8 +34,7 @@ class FittedRange(Quantizer):
 
     def __post_init__(self) -> None:
         UniformQuantizer(self.bits, (0.0,), (1.0,))  # checks bits
-        number = isinstance(self.percentile, int | float) and not isinstance(self.percentile, bool)
-        if not number or not 50 < self.percentile <= 100:
+        if not is_number(self.percentile) or not 50 < self.percentile <= 100:
             raise RecipeError(
                 "uniform quantiser: percentile must be a number above 50, to 100, got "
                 f"{self.percentile!r}"

@@ -6,6 +6,7 @@ from several. A loaded recipe contains only absolute paths and `package://` and 
 
 from __future__ import annotations
 
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from cfqa_data.errors import RecipeError, check_known, prefixed, unknown_name
 from cfqa_data.format.layout import is_tool_file
 from cfqa_data.format.limits import LARGEST_TEXT, parse_toml, read_limited
 from cfqa_data.format.resources import HUB, ROOT_VARIABLE, is_uri, locate, resolve
-from cfqa_data.paths import absolute_path, exists, is_file, real_path
+from cfqa_data.paths import absolute_path, real_path
 from cfqa_data.recipe.spec import (
     WEIGHT_KEYS,
     CodecSpec,
@@ -73,7 +74,7 @@ def _locate(name_or_path: object, base: Path | None = None) -> Path:
     text = str(name_or_path)
     if text.endswith(".toml"):
         path = absolute_path(text, base or "")
-        if not is_file(path):
+        if not os.path.isfile(path):
             raise RecipeError(f"{path}: no such recipe file")
         return path
     if text not in list_recipes():
@@ -111,7 +112,7 @@ def _resolve_files(data: dict[str, Any], base: Path, fitted: bool) -> None:
         for codec, codec_spec in tables_at(task, "codecs"):
             quantizer = codec_spec.get("quantizer")
             if isinstance(quantizer, dict) and isinstance(quantizer.get("centers"), str):
-                if fitted or is_file(locate(quantizer["centers"], base)):
+                if fitted or os.path.isfile(locate(quantizer["centers"], base)):
                     quantizer["centers"] = _read_centers(quantizer["centers"], name, base)
                 else:
                     del task["codecs"][codec]
@@ -141,7 +142,7 @@ def _missing(uris: list[Any], base: Path) -> dict[str, Path]:
     """Return the files that do not exist, with their paths."""
     local = [uri for uri in uris if isinstance(uri, str) and uri and not uri.startswith(HUB)]
     paths = {uri: locate(uri, base) for uri in local}
-    return {uri: path for uri, path in paths.items() if not exists(path)}
+    return {uri: path for uri, path in paths.items() if not os.path.exists(path)}
 
 
 def _read_centers(uri: str, task: str, base: Path) -> list[list[float]]:

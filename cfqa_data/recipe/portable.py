@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cfqa_data.codecs import CODECS
-from cfqa_data.codecs.options import is_local, named_files
+from cfqa_data.codecs.options import is_local, named_files, scalars
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.resources import ROOT, is_uri
@@ -165,12 +165,12 @@ def check_portable(where: object, manifest: Manifest) -> None:
     Raises:
         FormatError: If it does; the message names the first.
     """
-    texts = [*_texts("recipe", manifest.recipe)]
-    texts += [("weights", uri) for uri in manifest.weights]
+    values = [*scalars("recipe", manifest.recipe, TEXT_KEYS)]
     local = [
         (key, text)
-        for key, text in texts
-        if (is_local_path if key.rpartition(".")[2] in PATH_KEYS else is_local)(text)
+        for key, text in [*values, *(("weights", uri) for uri in manifest.weights)]
+        if isinstance(text, str)
+        and (is_local_path if key.rpartition(".")[2] in PATH_KEYS else is_local)(text)
     ]
     options = [
         (f"recipe.{part.where}.{key}", text)
@@ -190,16 +190,3 @@ def check_portable(where: object, manifest: Manifest) -> None:
             f"{where}: its manifest names {text!r} ({key}){more}, which is specific to one "
             f"machine; {remedy}"
         )
-
-
-def _texts(where: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield each string in nested tables and lists, with its dotted key."""
-    if isinstance(value, str):
-        yield where, value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key not in TEXT_KEYS:
-                yield from _texts(f"{where}.{key}", inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _texts(where, inner)

@@ -127,7 +127,7 @@ class CodecSpec(_Spec):
     options: Options = field(default_factory=dict)
     kind: Text | None = field(default=None, metadata=CLASS)
 
-    place = "codecs.{0.codec}"
+    where_format = "codecs.{0.codec}"
 
     def __post_init__(self) -> None:
         levels = self.levels
@@ -211,7 +211,7 @@ class TaskSpec(_Spec):
     options: Options = field(default_factory=dict, metadata=OMIT)
     codecs: Mapping[str, CodecSpec] = field(kw_only=True)
 
-    place = "tasks.{0.name}"
+    where_format = "tasks.{0.name}"
 
     def __post_init__(self) -> None:
         super().__post_init__()

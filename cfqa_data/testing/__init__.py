@@ -14,7 +14,7 @@ __all__ = ["required"]
 
 
 class _Required:
-    """An attribute that a subclass has to set; whatever reads it before fails in one line."""
+    """An attribute that a subclass must set; reading it before fails with one line."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -27,10 +27,10 @@ class _Required:
 
 
 def required(what: str) -> Any:
-    """Return the default of an attribute that a subclass has to set.
+    """Return the default of an attribute that a subclass must set.
 
     Args:
-        what: It is, for the message.
+        what: Description of the value, for the message.
     """
     return _Required(what)
 

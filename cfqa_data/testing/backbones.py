@@ -28,9 +28,9 @@ class BackboneSuite:
 
     Attributes:
         backbone: The class.
-        inputs: Of two samples or more.
+        inputs: Inputs of two samples or more.
         layers: Numbers of layers.
-        options: Its keyword arguments.
+        options: Keyword arguments of the class.
         weights: Path of its weights, if it takes any.
     """
 
@@ -41,10 +41,10 @@ class BackboneSuite:
     weights: Path | None = None
 
     def make(self, **more: Any) -> Any:
-        """Return a backbone, made as a build makes it."""
-        given = {} if self.weights is None else {"weights": self.weights}
+        """Return a backbone, constructed as in a build."""
+        extra = {} if self.weights is None else {"weights": self.weights}
         options = {**self.options, **more}
-        bound = bind_options(self.backbone, options, "backbone", BuildError, **given)
+        bound = bind_options(self.backbone, options, "backbone", BuildError, **extra)
         return self.backbone(**bound)
 
     def test_features_are_finite_float32_of_one_size(self) -> None:
@@ -73,8 +73,8 @@ class BackboneSuite:
     def test_layers_are_the_same_alone_and_together(self) -> None:
         backbone, inputs = self.make(), self.inputs[0]
         together = backbone.extract(inputs, self.layers)
-        for place, layer in enumerate(self.layers):
-            assert np.array_equal(backbone.extract(inputs, (layer,))[:, 0], together[:, place])
+        for index, layer in enumerate(self.layers):
+            assert np.array_equal(backbone.extract(inputs, (layer,))[:, 0], together[:, index])
             assert isinstance(backbone.layer(layer), Layer)
 
     def test_a_missing_layer_is_a_one_line_error(self) -> None:

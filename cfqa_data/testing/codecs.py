@@ -4,7 +4,7 @@
         codec = Mine
         parameters = (64, 16, 4)
 
-Items and parameters may be changed where the default ones do not suit.
+Override `items` and `parameters` where the defaults do not suit.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ Case = tuple[Any, float, bytes]
 
 
 def feature_plane(rows: int, cols: int, peak: int, seed: int = 0) -> np.ndarray:
-    """Return a plane like those of features: rows that resemble their neighbours, columns with a
-    level and a spread of their own."""
+    """Return a plane like those of features.
+
+    Adjacent rows are similar, and each column has its own mean and spread.
+    """
     generator = np.random.default_rng(seed)
     columns = np.random.default_rng(7)
     level = columns.normal(0.5, 0.06, cols)
@@ -45,12 +47,12 @@ def feature_plane(rows: int, cols: int, peak: int, seed: int = 0) -> np.ndarray:
 
 
 class CodecSuite:
-    """What the three suites share.
+    """Base class of the three suites.
 
     Attributes:
         codec: The class.
-        options: Its keyword arguments.
-        parameters: Some that it can have, the best first; by default of its grid.
+        options: Keyword arguments of the class.
+        parameters: Some valid parameters, best quality first; by default from its grid.
     """
 
     codec: ClassVar[type[AnyCodec]] = required("the class of the codec")
@@ -59,7 +61,7 @@ class CodecSuite:
 
     @classmethod
     def items(cls) -> list[Any]:
-        """Return what is encoded: typical items, the first two of one shape."""
+        """Return typical items to encode, the first two of the same shape."""
         pytest.fail(
             f"{cls.__name__} lacks `items`: give it a classmethod `items` that returns inputs as "
             "the source returns them, the first two of the same shape",
@@ -68,17 +70,17 @@ class CodecSuite:
 
     @classmethod
     def wrong_items(cls) -> list[Any]:
-        """Return what is no item."""
+        """Return invalid items."""
         return []
 
     @classmethod
     def make(cls) -> Any:
-        """Return a fresh codec, as a decoder makes it."""
-        return _make(cls.codec, dict(cls.options), _learned(cls))
+        """Return a new codec, constructed as for a decoder."""
+        return _make(cls.codec, dict(cls.options), _tables(cls))
 
     @classmethod
     def tried(cls) -> Sequence[float]:
-        """Return the parameters that are tried, the best first."""
+        """Return the parameters to test, best quality first."""
         grid = cls.codec.grid() or ()
         if not cls.parameters and not grid:
             pytest.fail(
@@ -90,18 +92,18 @@ class CodecSuite:
 
     @classmethod
     def what(cls, item: Any) -> tuple[Any, ...]:
-        """Return what a decoder gets beside the bitstream: the shape, of arrays."""
+        """Return the decoder's arguments after the bitstream: the shape, for arrays."""
         return (item.shape,)
 
     @classmethod
     def check(cls, decoded: Any, item: Any) -> None:
-        """Check that what was decoded is of the kind of its item."""
+        """Check that a decoded item has the same kind as the encoded one."""
         assert isinstance(decoded, np.ndarray)
         assert decoded.shape == item.shape
         assert np.isfinite(decoded).all()
 
     def decoded(self, codec: Any, case: Case) -> Any:
-        """Return what a codec makes of a bitstream."""
+        """Return the decoded bitstream of a case."""
         return codec.decode(case[2], *self.what(case[0]))
 
     # The tests.
@@ -124,38 +126,38 @@ class CodecSuite:
 
     def test_what_is_decoded_is_of_the_kind_of_what_was_encoded(self) -> None:
         codec = self.make()
-        for case in _coded(type(self)):
+        for case in _cases(type(self)):
             assert isinstance(case[2], bytes)
             self.check(self.decoded(codec, case), case[0])
 
     def test_another_process_makes_the_same_of_it(self) -> None:
-        cases = _coded(type(self))
-        found = _elsewhere(
-            _again,
+        cases = _cases(type(self))
+        results = _in_other_process(
+            _recode,
             self.codec,
             dict(self.options),
-            _learned(type(self)),
+            _tables(type(self)),
             [(item, parameter, bitstream, self.what(item)) for item, parameter, bitstream in cases],
         )
         codec = self.make()
-        for case, (bitstream, decoded) in zip(cases, found, strict=True):
+        for case, (bitstream, decoded) in zip(cases, results, strict=True):
             assert bitstream == case[2]
             assert _same(decoded, self.decoded(codec, case))
 
     def test_what_was_coded_before_changes_nothing(self) -> None:
         codec = pickle.loads(pickle.dumps(self.make()))
-        for item, parameter, bitstream in reversed(_coded(type(self))):
+        for item, parameter, bitstream in reversed(_cases(type(self))):
             assert codec.encode(item, parameter) == bitstream
 
     def test_a_bitstream_is_any_buffer_of_bytes(self) -> None:
-        codec, case = self.make(), _coded(type(self))[-1]
+        codec, case = self.make(), _cases(type(self))[-1]
         expected = self.decoded(codec, case)
         array = np.frombuffer(case[2], np.uint8)
         for buffer in (bytearray(case[2]), memoryview(case[2]), array):
             assert _same(codec.decode(buffer, *self.what(case[0])), expected)
 
     def test_cut_and_damaged_bitstreams_are_refused_or_of_the_right_kind(self) -> None:
-        codec, (item, _, stream) = self.make(), _coded(type(self))[-1]
+        codec, (item, _, stream) = self.make(), _cases(type(self))[-1]
         for cut in (b"", stream[:1], stream[: len(stream) // 2]):
             with pytest.raises(CodecError):
                 codec.decode(cut, *self.what(item))
@@ -184,7 +186,7 @@ class CodecSuite:
 
     def test_rate_falls_from_the_best_level_to_the_worst(self) -> None:
         codec = self.make()
-        cases = _coded(type(self))
+        cases = _cases(type(self))
         rates = []
         for level in self.tried():
             bits = [
@@ -201,7 +203,7 @@ class CodecSuite:
 
 
 class ArrayCodecSuite(CodecSuite):
-    """What codecs on planes and on features share."""
+    """Base class of the suites of codecs on planes and on features."""
 
     def test_many_are_as_one_by_one(self) -> None:
         codec, parameter = self.make(), self.tried()[-1]
@@ -209,12 +211,12 @@ class ArrayCodecSuite(CodecSuite):
         streams = codec.encode_many(items, parameter)
         assert streams == [codec.encode(item, parameter) for item in items]
         decoded = codec.decode_many(streams, items[0].shape)
-        for found, stream in zip(decoded, streams, strict=True):
-            assert _same(found, codec.decode(stream, items[0].shape))
+        for array, stream in zip(decoded, streams, strict=True):
+            assert _same(array, codec.decode(stream, items[0].shape))
         assert codec.encode_many([], parameter) == []
 
     def test_another_shape_is_refused_or_given(self) -> None:
-        codec, (item, _, stream) = self.make(), _coded(type(self))[-1]
+        codec, (item, _, stream) = self.make(), _cases(type(self))[-1]
         shape = item.shape
         for other in ((*shape[:-1], shape[-1] + 1), (*shape[:-2], shape[-2] + 1, shape[-1])):
             try:
@@ -226,7 +228,7 @@ class ArrayCodecSuite(CodecSuite):
     def test_error_rises_from_the_best_level_to_the_worst(self) -> None:
         codec, errors = self.make(), []
         for level in self.tried():
-            cases = [case for case in _coded(type(self)) if case[1] == level]
+            cases = [case for case in _cases(type(self)) if case[1] == level]
             errors.append(sum(_error(self.decoded(codec, case), case[0]) for case in cases))
         assert errors == sorted(errors)
 
@@ -246,7 +248,7 @@ class PlaneCodecSuite(ArrayCodecSuite):
 
     @classmethod
     def wrong_items(cls) -> list[Any]:
-        """Return arrays that are no planes of codes."""
+        """Return arrays that are not planes of codes."""
         peak = cls.codec.peak
         return [
             np.zeros((33, 64), np.float32),
@@ -258,7 +260,7 @@ class PlaneCodecSuite(ArrayCodecSuite):
 
     @classmethod
     def check(cls, decoded: Any, item: Any) -> None:
-        """Check that what was decoded is a plane of codes."""
+        """Check that a decoded item is a plane of codes."""
         super().check(decoded, item)
         assert decoded.dtype == cls.codec.dtype
         assert decoded.min() >= 0
@@ -270,67 +272,67 @@ class FeatureCodecSuite(ArrayCodecSuite):
 
     @classmethod
     def items(cls) -> list[np.ndarray]:
-        """Return features of several shapes, of one token too."""
+        """Return features of several shapes, some with a single token."""
         generator = np.random.default_rng(0)
         shapes = [(2, 3, 17, 24)] * 2 + [(1, 1, 1, 24), (1, 2, 5, 24)]
         return [(3 * generator.standard_normal(shape)).astype(np.float32) for shape in shapes]
 
     @classmethod
     def wrong_items(cls) -> list[Any]:
-        """Return arrays that are no features."""
+        """Return arrays that are not valid features."""
         feature = cls.items()[0]
         return [feature[0], np.full_like(feature, np.nan), np.full_like(feature, np.inf)]
 
     @classmethod
     def check(cls, decoded: Any, item: Any) -> None:
-        """Check that what was decoded is a feature."""
+        """Check that a decoded item is a feature."""
         super().check(decoded, item)
         assert decoded.dtype == np.float32
 
 
 class InputCodecSuite(CodecSuite):
-    """Tests of a codec on inputs; `items` must be given."""
+    """Tests of a codec on inputs; subclasses must define `items`."""
 
     @classmethod
     def what(cls, item: Any) -> tuple[Any, ...]:
-        """Return nothing: the bitstream is all that the decoder gets."""
+        """Return no arguments: the decoder only takes the bitstream."""
         return ()
 
     @classmethod
     def check(cls, decoded: Any, item: Any) -> None:
-        """Check that what was decoded has the type of its item, and its shape if it has one."""
+        """Check that a decoded item has the type, and any shape and dtype, of the encoded one."""
         assert isinstance(decoded, type(item))
         assert getattr(decoded, "shape", None) == getattr(item, "shape", None)
         assert getattr(decoded, "dtype", None) == getattr(item, "dtype", None)
 
 
 def _make(codec: type[AnyCodec], options: dict[str, Any], tables: Any) -> Any:
-    given = {"tables": tables} if tables else {}
-    return codec(**bind_options(codec, options, codec.name, CodecError, **given))
+    extra = {"tables": tables} if tables else {}
+    return codec(**bind_options(codec, options, codec.name, CodecError, **extra))
 
 
-def _learn(suite: type[CodecSuite]) -> dict[str, np.ndarray]:
-    """Return the tables of a codec that learns some: the same of the same items."""
-    found = []
+def _fit_tables(suite: type[CodecSuite]) -> dict[str, np.ndarray]:
+    """Return the fitted tables of a codec, after checking that fitting is deterministic."""
+    fits = []
     for _ in range(2):
         codec = _make(suite.codec, dict(suite.options), None)
         if type(codec).fit is not AnyCodec.fit:
             codec.fit(iter(suite.items()), seed=0)
-        found.append(dict(codec.tables()))
-    first, second = found
+        fits.append(dict(codec.tables()))
+    first, second = fits
     assert _same(first, second)
     assert all(isinstance(array, np.ndarray) for array in first.values())
     return first
 
 
-def _code(suite: type[CodecSuite]) -> list[Case]:
-    """Return every item at every parameter that is tried."""
+def _encode_all(suite: type[CodecSuite]) -> list[Case]:
+    """Return each item encoded at each tested parameter."""
     codec = suite.make()
     return [(x, p, codec.encode(x, p)) for p in suite.tried() for x in suite.items()]
 
 
-_learned: Callable[[Any], dict[str, np.ndarray]] = cache(_learn)
-_coded: Callable[[Any], list[Case]] = cache(_code)
+_tables: Callable[[Any], dict[str, np.ndarray]] = cache(_fit_tables)
+_cases: Callable[[Any], list[Case]] = cache(_encode_all)
 
 
 def _damaged(stream: bytes) -> Iterator[bytes]:
@@ -351,18 +353,18 @@ def _same(a: Any, b: Any) -> bool:
     return pickle.dumps(a) == pickle.dumps(b)
 
 
-def _again(
+def _recode(
     codec: type[AnyCodec], options: dict[str, Any], tables: Any, cases: list[tuple[Any, ...]]
 ) -> list[tuple[bytes, Any]]:
-    made = _make(codec, options, tables)
-    return [(made.encode(x, p), made.decode(stream, *what)) for x, p, stream, what in cases]
+    instance = _make(codec, options, tables)
+    return [(instance.encode(x, p), instance.decode(s, *what)) for x, p, s, what in cases]
 
 
 @cache
-def _process() -> ProcessPoolExecutor:
+def _pool() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
-def _elsewhere(function: Callable[..., Any], *given: Any) -> Any:
-    """Return what a function gives in another process."""
-    return _process().submit(function, *given).result()
+def _in_other_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the result of a function in another process."""
+    return _pool().submit(function, *arguments).result()

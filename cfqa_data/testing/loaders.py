@@ -1,11 +1,11 @@
-"""Conformance suite of dataset loaders: all of them must give the same pairs.
+"""Conformance suite of dataset loaders, all of which must return the same pairs.
 
     class TestMine(LoaderSuite):
         folder = "cfqa"
         plugins = ("module:Class",)  # of a light folder whose codecs are not installed
 
-What is expected is read from the files with zarr, safetensors and pyarrow alone; in the light tier,
-what has to be decoded is what `cfqa_data.load` gives.
+The expected rows are read from the files with zarr, safetensors and pyarrow alone. In the light
+tier, features that must be decoded are those of `cfqa_data.load`.
 """
 
 from __future__ import annotations
@@ -43,14 +43,13 @@ Row = tuple[dict[str, Any], np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Way:
-    """A way to load.
+    """A way to load a dataset.
 
     Attributes:
-        open: (folder, task, plugins, folder for caches) -> something to keep, to pickle and to
-            read from.
-        row: Reads one row by its number; a stream has its rows in turn.
+        open: (folder, task, plugins, folder for caches) -> an object to pickle and to read from.
+        row: Reads one row by its number; rows of a stream are read in order.
         stream: Whether rows can only be streamed.
-        codes: Whether compressed features are read as codes, so that codecs on features are out.
+        codes: Whether compressed features are read as codes, which excludes codecs on features.
     """
 
     open: Callable[[Path, str, Sequence[str], Path], Any]
@@ -59,7 +58,7 @@ class Way:
     codes: bool = False
 
     def rows(self, opened: Any) -> Iterator[Row]:
-        """Yield all rows in their order."""
+        """Yield all rows in order."""
         if self.stream:
             return (_hub_row(row) for row in opened)
         return (self.row(opened, index) for index in range(len(opened)))
@@ -86,69 +85,71 @@ def _torch_row(pairs: Any, index: int) -> Row:
     return _torch_label(label), original.numpy(), compressed.numpy()
 
 
-def _load(root: Path, task: str, plugins: Sequence[str], cache: Path) -> Any:
+def _open_plain(root: Path, task: str, plugins: Sequence[str], cache: Path) -> Any:
     return cfqa_data.load(root, task, plugins=plugins)
 
 
-def _attached(streaming: bool, format: str) -> Callable[..., Any]:
+def _open_datasets(streaming: bool, format: str) -> Callable[..., Any]:
     def open(root: Path, task: str, plugins: Sequence[str], cache: Path) -> Any:
-        how = {"split": "test", "streaming": streaming, "cache_dir": str(cache)}
-        rows = datasets.load_dataset(str(root), task, **how)
+        options = {"split": "test", "streaming": streaming, "cache_dir": str(cache)}
+        rows = datasets.load_dataset(str(root), task, **options)
         return attach(rows, root, format=format, plugins=plugins)
 
     return open
 
 
-def _pairs(codes: bool) -> Callable[..., Any]:
+def _open_pairs(codes: bool) -> Callable[..., Any]:
     def open(root: Path, task: str, plugins: Sequence[str], cache: Path) -> Pairs:
         dataset = cfqa_data.load(root, task, plugins=plugins)
         if codes:
-            held = dataset.manifest.tasks[task].codecs.values()
-            coded = [codec.name for codec in held if codec.quantizer is not None]
+            entries = dataset.manifest.tasks[task].codecs.values()
+            coded = [codec.name for codec in entries if codec.quantizer is not None]
             dataset = cfqa_data.load(root, task, codec=coded, plugins=plugins)
-        known = [n for n in dataset.labels.column_names if not dataset.labels[n].null_count]
-        return Pairs(dataset, label=known, codes=codes)
+        columns = [n for n in dataset.labels.column_names if not dataset.labels[n].null_count]
+        return Pairs(dataset, label=columns, codes=codes)
 
     return open
 
 
-def _parts(root: Path, task: str, plugins: Sequence[str], cache: Path) -> Any:
-    """Open pairs in two parts, one after the other."""
-    pairs = _pairs(codes=False)(root, task, plugins, cache)
+def _open_concatenated(root: Path, task: str, plugins: Sequence[str], cache: Path) -> Any:
+    """Open pairs as a concatenation of two subsets."""
+    pairs = _open_pairs(codes=False)(root, task, plugins, cache)
     ends = 0, len(pairs) // 3, len(pairs)
     return ConcatDataset([Subset(pairs, range(*part)) for part in pairwise(ends)])
 
 
 WAYS: Mapping[str, Way] = {
-    "plain": Way(_load, _plain_row),
-    "datasets": Way(_attached(False, "numpy"), lambda rows, index: _hub_row(rows[index])),
-    "datasets-torch": Way(_attached(False, "torch"), lambda rows, index: _hub_row(rows[index])),
-    "datasets-streaming": Way(_attached(True, "numpy"), _plain_row, stream=True),
-    "torch": Way(_pairs(codes=False), _torch_row),
-    "torch-codes": Way(_pairs(codes=True), _torch_row, codes=True),
-    "torch-parts": Way(_parts, _torch_row),
+    "plain": Way(_open_plain, _plain_row),
+    "datasets": Way(_open_datasets(False, "numpy"), lambda rows, index: _hub_row(rows[index])),
+    "datasets-torch": Way(
+        _open_datasets(False, "torch"), lambda rows, index: _hub_row(rows[index])
+    ),
+    "datasets-streaming": Way(_open_datasets(True, "numpy"), _plain_row, stream=True),
+    "torch": Way(_open_pairs(codes=False), _torch_row),
+    "torch-codes": Way(_open_pairs(codes=True), _torch_row, codes=True),
+    "torch-parts": Way(_open_concatenated, _torch_row),
 }
-"""By name."""
+"""The ways to load a dataset by name."""
 
 
-def check(found: Row, wanted: Row) -> None:
-    """Check that a row is what it should be: every value of its label, and every bit."""
-    for column, value in found[0].items():
-        exact = wanted[0][column]
-        assert value == exact or (value != value and exact != exact), column  # NaN says unknown
-    for array, feature in zip(found[1:], wanted[1:], strict=True):
+def check(actual: Row, expected: Row) -> None:
+    """Check that a row has the expected label, and bit-identical features."""
+    for column, value in actual[0].items():
+        exact = expected[0][column]
+        assert value == exact or (value != value and exact != exact), column  # NaN if unknown
+    for array, feature in zip(actual[1:], expected[1:], strict=True):
         assert (array.dtype, array.shape) == (np.float32, feature.shape)
         assert array.tobytes() == feature.tobytes()
 
 
 class LoaderSuite:
-    """Tests of a folder.
+    """Tests of the loaders on a dataset folder.
 
     Attributes:
         folder: The folder.
         plugins: Classes of codecs that are not installed, each as `module:Class`.
         ways: The ways to load it.
-        few: Rows that threads and other processes read.
+        few: Number of rows that threads and other processes read.
     """
 
     folder: ClassVar[str | Path] = required("the path of a dataset folder")
@@ -157,20 +158,20 @@ class LoaderSuite:
     few: ClassVar[int] = 12
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run a test of ways once for each of them."""
+        """Run each test with a parameter ``way`` once per way."""
         if "way" in metafunc.fixturenames:
             metafunc.parametrize("way", self.ways.values(), ids=self.ways)
 
     @pytest.fixture(scope="class")
     @classmethod
     def root(cls) -> Path:
-        """The folder."""
+        """The dataset folder."""
         return Path(cls.folder)
 
     @pytest.fixture(scope="class")
     @classmethod
     def cache(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-        """A folder for what libraries keep."""
+        """A folder for caches of libraries."""
         datasets.disable_progress_bars()
         yield tmp_path_factory.mktemp("cache")
         datasets.enable_progress_bars()
@@ -178,7 +179,7 @@ class LoaderSuite:
     @pytest.fixture(scope="class")
     @classmethod
     def expected(cls, root: Path) -> dict[str, list[Row]]:
-        """The rows of each task that can be read in full, by their order in the table."""
+        """The rows of each task that can be read completely, in the order of its table."""
         return {
             task: [*_expected_rows(root, task, cls.plugins)]
             for task in read_manifest(root).tasks
@@ -188,28 +189,27 @@ class LoaderSuite:
     @pytest.fixture(scope="class")
     @classmethod
     def opened(cls, root: Path, cache: Path) -> Callable[[Way, str], Any]:
-        """Opens a task in some way."""
+        """Open a task in some way."""
         return lambda way, task: way.open(root, task, cls.plugins, cache)
 
     @staticmethod
     def wanted(way: Way, rows: list[Row]) -> list[Row]:
-        """Return those of the rows that a way gives."""
+        """Return the rows that a way must return."""
         return [row for row in rows if not way.codes or row[0]["_coded"]]
 
     def test_rows_have_their_order_labels_shapes_types_and_bits(
         self, way: Way, opened: Any, expected: dict[str, list[Row]]
     ) -> None:
-        """Every row of every task."""
+        """Compare every row of every task."""
         for task, rows in expected.items():
-            for found, wanted in zip(
-                way.rows(opened(way, task)), self.wanted(way, rows), strict=True
-            ):
-                check(found, wanted)
+            pairs = zip(way.rows(opened(way, task)), self.wanted(way, rows), strict=True)
+            for row, wanted in pairs:
+                check(row, wanted)
 
     def test_what_was_used_can_be_pickled(
         self, way: Way, opened: Any, expected: dict[str, list[Row]]
     ) -> None:
-        """A copy reads the same, and arrays outlive what they were read from."""
+        """A copy reads the same rows, and arrays outlive the object that read them."""
         task, rows = next(iter(expected.items()))
         again = pickle.loads(pickle.dumps(opened(way, task)))
         first = next(way.rows(again))
@@ -220,7 +220,7 @@ class LoaderSuite:
     def test_nothing_stays_open(
         self, way: Way, root: Path, opened: Any, expected: dict[str, list[Row]]
     ) -> None:
-        """No file of the folder is open or mapped when what read it is gone."""
+        """No file of the folder is open or mapped after its reader is deleted."""
         maps = Path("/proc/self/maps")
         if not maps.exists():
             pytest.skip("needs /proc/self/maps of Linux")
@@ -238,15 +238,15 @@ class LoaderSuite:
     def test_threads_read_at_once(
         self, way: Way, opened: Any, expected: dict[str, list[Row]]
     ) -> None:
-        """Four, each in an order of its own; of a stream, each has one."""
+        """Read with four threads, each in its own order, or each with its own stream."""
         task, rows = next(iter(expected.items()))
         wanted, one = self.wanted(way, rows), opened(way, task)
         streams = [pickle.loads(pickle.dumps(one)) for _ in range(4)] if way.stream else []
 
         def read(seed: int) -> None:
             if way.stream:
-                for found, row in zip(islice(way.rows(streams[seed]), self.few), wanted):  # noqa: B905
-                    check(found, row)
+                for row, expected_row in zip(islice(way.rows(streams[seed]), self.few), wanted):  # noqa: B905
+                    check(row, expected_row)
                 return
             for index in np.random.default_rng(seed).permutation(len(wanted))[: self.few]:
                 check(way.row(one, int(index)), wanted[index])
@@ -257,23 +257,23 @@ class LoaderSuite:
     def test_a_fresh_process_reads_what_was_opened_here(
         self, opened: Any, expected: dict[str, list[Row]]
     ) -> None:
-        """All ways, in one process that is started for it."""
+        """Read with all ways in one spawned process."""
         task, rows = next(iter(expected.items()))
         handles = [(name, opened(way, task)) for name, way in self.ways.items() if name in WAYS]
         with get_context("spawn").Pool(1) as pool:
             answers = pool.apply_async(_first_rows, (handles, self.few)).get(timeout=120)
-        for (name, _), found in zip(handles, answers, strict=True):
-            for row, wanted in zip(found, self.wanted(WAYS[name], rows), strict=False):
+        for (name, _), answer in zip(handles, answers, strict=True):
+            for row, wanted in zip(answer, self.wanted(WAYS[name], rows), strict=False):
                 check(row, wanted)
 
     @pytest.mark.parametrize("codes", [False, True])
     def test_batches_hold_the_same_rows(
         self, codes: bool, opened: Any, expected: dict[str, list[Row]]
     ) -> None:
-        """Shuffled, every row once."""
-        way = Way(_pairs(codes), _torch_row, codes=codes)
+        """Read shuffled batches and compare each row once."""
+        way = Way(_open_pairs(codes), _torch_row, codes=codes)
         for task, rows in expected.items():
-            wanted = {_key(row[0]): row for row in self.wanted(way, rows)}
+            wanted = {_row_key(row[0]): row for row in self.wanted(way, rows)}
             for batch in data_loader(opened(way, task), 7, shuffle=True):
                 features = batch.compressed
                 if isinstance(features, CodeTensors):
@@ -283,11 +283,11 @@ class LoaderSuite:
                     if isinstance(feature, CodeTensors):
                         feature = feature.dequantize()
                     row = label, batch.original[index].numpy(), feature.numpy()
-                    check(row, wanted.pop(_key(label)))
+                    check(row, wanted.pop(_row_key(label)))
             assert not wanted
 
 
-def _key(label: Mapping[str, Any]) -> tuple[Any, ...]:
+def _row_key(label: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(label[name] for name in ("task", "source_id", "codec", "level"))
 
 
@@ -296,7 +296,7 @@ def _first_rows(handles: list[tuple[str, Any]], few: int) -> list[list[Row]]:
 
 
 def _expected_rows(root: Path, task: str, plugins: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a task, without this package's readers where arrays are stored."""
+    """Yield the rows of a task, read without this package where arrays are stored."""
     entry = read_manifest(root).tasks[task]
     originals: dict[str, np.ndarray] = {}
     for path in sorted((root / "originals").glob(f"{task}-*-of-*")):
@@ -314,18 +314,18 @@ def _expected_rows(root: Path, task: str, plugins: Sequence[str]) -> Iterator[Ro
             array = arrays[codec]
             assert array.attrs["source_ids"][label["index"]] == source
             stored = np.asarray(array[label["index"], level])[:, :, : original.shape[2]]
-            feature = _values(stored, array.attrs)
+            feature = _dequantize(stored, array.attrs)
         coded = entry.codecs[codec].quantizer is not None
         yield label | {"_coded": coded}, original, feature
 
 
-def _values(stored: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
-    """Return what stored codes stand for; stored values as they are."""
+def _dequantize(stored: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
+    """Return the values of stored codes; stored values are returned unchanged."""
     if "quantizer" not in attributes:
         return stored
     values = quantizer_from_dict(attributes["quantizer"]).values()
     feature = np.empty(stored.shape, np.float32)
     for layer, centre in enumerate(attributes["centres"]):
-        near = sorted(range(len(values[layer])), key=lambda k: (abs(k - centre), k))
-        feature[:, layer] = values[layer][near][stored[:, layer]]
+        order = sorted(range(len(values[layer])), key=lambda k: (abs(k - centre), k))
+        feature[:, layer] = values[layer][order][stored[:, layer]]
     return feature

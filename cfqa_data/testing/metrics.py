@@ -1,4 +1,4 @@
-"""What every metric must do, as tests.
+"""Conformance suite of metrics.
 
 class TestMine(MetricSuite):
     metric = mine
@@ -26,8 +26,7 @@ __all__ = ["MetricSuite", "feature_pair", "made_statistics", "transformed"]
 def feature_pair(
     shape: tuple[int, ...], seed: int = 0, noise: float = 0.3, batch: int = 3
 ) -> tuple[Tensor, Tensor]:
-    """Return a batch of originals of a shape (N, C, T, D) and a noisy one, float32, with an offset
-    and unequal channels."""
+    """Return float32 originals with an offset and unequal channels, and noisy versions of them."""
     rng = np.random.default_rng(seed)
     full = (batch, *shape)
     x = rng.normal(size=full) * rng.uniform(0.1, 3, size=full[-1:]) + rng.normal(size=full[-1:])
@@ -36,24 +35,24 @@ def feature_pair(
 
 
 def made_statistics(metric: Metric, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """Return made-up statistics of the dataset for a metric that needs some."""
+    """Return random dataset statistics that a metric needs."""
     rng = np.random.default_rng(7)
     layers, channels = shape[1], shape[3]
     mixing = rng.normal(size=(layers, channels, 2 * channels))
-    made = {
+    statistics = {
         "value_range": rng.uniform(5, 50, layers),
         "deviation": rng.uniform(0.1, 3, (layers, channels)),
         "covariance": mixing @ mixing.transpose(0, 2, 1) / channels,
     }
-    return {name: torch.from_numpy(made[name]) for name in metric.needs}
+    return {name: torch.from_numpy(statistics[name]) for name in metric.needs}
 
 
 def transformed(y: Tensor, kind: str, seed: int = 0) -> Tensor:
-    """Return features after one of the changes that `INVARIANCES` names, drawn at random."""
+    """Return features after a random transformation of a kind that `INVARIANCES` lists."""
     rng, channels = np.random.default_rng(seed), y.shape[-1]
     if kind == "orthogonal":
-        turn = np.linalg.qr(rng.normal(size=(channels, channels)))[0]
-        return y @ torch.from_numpy(turn).to(y.dtype)
+        rotation = np.linalg.qr(rng.normal(size=(channels, channels)))[0]
+        return y @ torch.from_numpy(rotation).to(y.dtype)
     if kind == "permutation":
         return y[..., np.roll(np.arange(channels), rng.integers(1, max(2, channels)))]
     if kind == "scale":
@@ -66,14 +65,16 @@ class MetricSuite:
     """Tests of a metric.
 
     Attributes:
-        metric: Whatever `evaluate` takes: a function, a class or an object of one, a `Metric`,
-            its name, or "module:attribute".
-        options: Its options and statistics; those statistics that are not given are made up.
+        metric: Any metric that `evaluate` takes: a function, a class or an instance of one, a
+            `Metric`, its name, or "module:attribute".
+        options: Its options and statistics; missing statistics are random.
         training: The training part of a dataset, for a metric with a method `fit`.
         shape: (N, C, T, D) of the features.
-        dtypes: In which it computes; ("float32",) of a network, say. The last one is tested most.
-        tolerance: Rounding that a score may have, absolute and relative.
-        differentiable: Whether gradients are to go through; of one that states so, they are.
+        dtypes: Dtypes in which the metric computes, such as ("float32",) for a network. Most tests
+            use the last one.
+        tolerance: Absolute and relative rounding error that a score may have.
+        differentiable: Whether to test gradients; they are also tested if the metric declares
+            itself differentiable.
     """
 
     metric: Any = required("the metric, or its name")
@@ -85,7 +86,7 @@ class MetricSuite:
     differentiable: bool = False
 
     def make(self, device: str = "cpu", **more: Any) -> Metric:
-        """Return the metric, made as an evaluation makes it."""
+        """Return the metric, constructed as in an evaluation."""
         metric = self._untrained(device)
         options = {**made_statistics(metric, self.shape), **self.options, **more}
         metric = metric.with_options(**options)
@@ -93,11 +94,14 @@ class MetricSuite:
 
     def _untrained(self, device: str = "cpu") -> Metric:
         assert self.metric is not None
-        given = getattr_static(self, "metric")  # a function, not one that is bound to the suite
-        return as_metric(given.__func__ if isinstance(given, staticmethod) else given, device)
+        metric = getattr_static(self, "metric")  # a function must not be bound to the suite
+        return as_metric(metric.__func__ if isinstance(metric, staticmethod) else metric, device)
 
     def pair(self, seed: int = 0, noise: float = 0.3, batch: int = 3) -> tuple[Tensor, Tensor]:
-        """Return typical features, originals and noisy ones; of one original, if it takes one."""
+        """Return typical features, originals and noisy versions.
+
+        A metric that scores all versions of an original at once gets a single original.
+        """
         x, y = feature_pair(self.shape, seed, noise, batch)
         if self.wide:
             x, y = x[:1], x[:1] + (y - x)
@@ -106,11 +110,11 @@ class MetricSuite:
 
     @property
     def wide(self) -> bool:
-        """Whether it scores all versions of an original at once."""
+        """Whether the metric scores all versions of an original at once."""
         return self._untrained().scope != "pair"
 
     def check(self, metric: Metric, scores: Tensor, count: int) -> None:
-        """Check that there is one finite float64 number per item, within the range."""
+        """Check that there is one finite float64 score per item, within the metric's range."""
         assert tuple(scores.shape) == (count,)
         assert scores.dtype == torch.float64
         assert scores.isfinite().all()
@@ -118,9 +122,11 @@ class MetricSuite:
         assert ((scores >= low) & (scores <= high)).all()
 
     def close(self, scores: Tensor, expected: Tensor, least: float = 0.0) -> None:
-        """Check that scores are equal but for rounding."""
-        near = max(self.tolerance, least)
-        torch.testing.assert_close(scores, expected, rtol=near, atol=near, check_device=False)
+        """Check that scores are equal up to rounding."""
+        tolerance = max(self.tolerance, least)
+        torch.testing.assert_close(
+            scores, expected, rtol=tolerance, atol=tolerance, check_device=False
+        )
 
     # The tests.
 
@@ -137,8 +143,8 @@ class MetricSuite:
 
     def test_reconstructions_that_do_not_vary_have_scores(self) -> None:
         metric, (x, _) = self.make(), self.pair()
-        for lost in (torch.full_like(x, 0.1), torch.zeros_like(x), x[..., :1, :].expand_as(x)):
-            self.check(metric, metric(x, lost), len(x))
+        for y in (torch.full_like(x, 0.1), torch.zeros_like(x), x[..., :1, :].expand_as(x)):
+            self.check(metric, metric(x, y), len(x))
 
     def test_the_same_features_have_the_same_scores(self) -> None:
         metric, (x, y) = self.make(), self.pair()
@@ -149,12 +155,12 @@ class MetricSuite:
 
     def test_a_score_does_not_depend_on_its_batch(self) -> None:
         metric, (x, y) = self.make(), self.pair(batch=5)
-        if self.wide:  # it may, but not on the order
+        if self.wide:  # the score may depend on the batch, but not on its order
             self.close(metric(x, y.flip(0)).flip(0), metric(x, y))
             return
         together = metric(x, y)
-        for place in range(5):
-            self.close(metric(x[place], y[place]), together[place : place + 1])
+        for index in range(5):
+            self.close(metric(x[index], y[index]), together[index : index + 1])
         self.close(metric(x.flip(0), y.flip(0)).flip(0), together)
 
     def test_one_original_stands_for_the_whole_batch(self) -> None:
@@ -190,7 +196,7 @@ class MetricSuite:
 
     def test_more_noise_is_not_better(self) -> None:
         metric, (x, y) = self.make(), self.pair(noise=1.0, batch=12)
-        if metric.lower_better is None:  # its author did not say
+        if metric.lower_better is None:  # unknown for a custom metric
             return
         sign = 1 if metric.lower_better else -1
         steps = (0.0, 0.1, 0.3, 1.0, 3.0)
@@ -245,11 +251,11 @@ class MetricSuite:
 
     def test_a_feature_with_nan_or_infinity_is_named(self) -> None:
         metric = self.make()
-        for place, side in enumerate(("original", "compressed")):
+        for index, side in enumerate(("original", "compressed")):
             for bad in (math.nan, math.inf, -math.inf):
                 features = self.pair()
-                last = len(features[place]) - 1
-                features[place][last, 0, 0, 0, -1] = bad
+                last = len(features[index]) - 1
+                features[index][last, 0, 0, 0, -1] = bad
                 with pytest.raises(MetricError, match=f"the {side} feature {last} holds NaN or"):
                     metric(*features)
 

@@ -1,15 +1,15 @@
 """A small test dataset of format 2 with every case that a reader has to handle.
 
-It is made by the writers alone, in a fraction of a second, and is the same every time:
+The package's writers create it in a fraction of a second, and it is the same every time:
 
 | task | holds |
 |---|---|
 | `one` | a single token, three layers, no grid, no loss, no CKA, a gallery; 7 sources in 3 groups |
 | `words` | 1 to 9 tokens; values of a codec on features, 3 levels, beside codes, 10 levels |
-| `pictures` | no truths; a codec on inputs with tables; another of which no rate is known |
+| `pictures` | no truths; a codec on inputs with tables; another whose rate is unknown |
 | `cls` | what format 1 has, with the bitstreams of x265 |
 
-The codecs that are not installed are classes here, for `plugins=`.
+The codecs that are not installed are classes of this module, for `plugins=`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SHA256 = "5" * 64
 
 
 class Stepped(Codec):
-    """Deflates a plane of fewer codes."""
+    """Rounds the codes of a plane and compresses them with Deflate."""
 
     name = "stepped"
     title = "fewer codes, deflated"
@@ -67,14 +67,14 @@ class Stepped(Codec):
         return zlib.compress((plane // int(parameter) * int(parameter)).tobytes())
 
     def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
-        return _inflated(self.name, bitstream, self.dtype, shape)
+        return _inflate(self.name, bitstream, self.dtype, shape)
 
     def version(self) -> dict[str, str]:
         return {"stepped": "1"}
 
 
 class Rounded(FeatureCodec):
-    """Deflates a feature of fewer digits, and states the rate of its numbers that are not 0."""
+    """Rounds a feature to digits and applies Deflate; the stated rate counts nonzero values."""
 
     name = "rounded"
     title = "fewer digits, deflated"
@@ -85,7 +85,7 @@ class Rounded(FeatureCodec):
         return zlib.compress(feature.round(int(parameter)).tobytes())
 
     def decode(self, bitstream: Bitstream, shape: tuple[int, ...]) -> np.ndarray:
-        return _inflated(self.name, bitstream, np.dtype(np.float32), shape)
+        return _inflate(self.name, bitstream, np.dtype(np.float32), shape)
 
     def stated_bits(self, bitstream: bytes, what: Any) -> int:
         return 1 + 32 * int(np.count_nonzero(self.decode(bitstream, what)))
@@ -95,7 +95,7 @@ class Rounded(FeatureCodec):
 
 
 class Restored(FeatureCodec):
-    """What a network makes of a feature: there is no bitstream, and no rate is known."""
+    """Features restored by a network, without bitstreams and with an unknown rate."""
 
     name = "restored"
     title = "restored by a network"
@@ -113,7 +113,7 @@ class Restored(FeatureCodec):
 
 
 class Picture(InputCodec):
-    """Deflates a picture of fewer grey levels, each of which stands in a table."""
+    """Reduces a picture to fewer grey levels, which are stored in a table, and applies Deflate."""
 
     name = "picture"
     title = "fewer grey levels, deflated"
@@ -132,20 +132,20 @@ class Picture(InputCodec):
         )
 
     def decode(self, bitstream: Bitstream) -> np.ndarray:
-        places = _inflated(self.name, bitstream, np.dtype(np.uint8), SIDES)
-        return self.grey[np.minimum(places, len(self.grey) - 1)]
+        indices = _inflate(self.name, bitstream, np.dtype(np.uint8), SIDES)
+        return self.grey[np.minimum(indices, len(self.grey) - 1)]
 
     def version(self) -> dict[str, str]:
         return {"picture": "1"}
 
 
 PLUGINS = tuple(f"{__name__}:{kind.__name__}" for kind in (Stepped, Rounded, Restored, Picture))
-"""What to give as `plugins=` for decoding in the light tier."""
+"""Value of `plugins=` for decoding in the light tier."""
 
 SIDES = (9, 6)
 
 
-def _inflated(
+def _inflate(
     name: str, bitstream: Bitstream, dtype: np.dtype[Any], shape: tuple[int, ...]
 ) -> np.ndarray:
     try:
@@ -155,7 +155,7 @@ def _inflated(
         raise CodecError(f"{name}: the bitstream is damaged ({error})") from None
 
 
-def _entry_of(kind: Any, levels: tuple[float, ...], **more: Any) -> CodecEntry:
+def _codec_entry(kind: Any, levels: tuple[float, ...], **more: Any) -> CodecEntry:
     origin = Origin(kind.name, {}, PACKAGE, "1.0", SHA256)
     return CodecEntry(kind.facts(), levels, origin=origin, **more)
 
@@ -171,7 +171,7 @@ def _entries() -> dict[str, TaskEntry]:
         shape=(1, 3, 1, 8),
         sources=tuple(f"one-{n}" for n in range(7)),
         codecs={
-            "stepped": _entry_of(
+            "stepped": _codec_entry(
                 Stepped, (2, 8, 24, 64), quantizer=UniformQuantizer(8, (-4.0,) * 3, (4.0,) * 3)
             )
         },
@@ -193,8 +193,8 @@ def _entries() -> dict[str, TaskEntry]:
         shape=(2, 1, 9, 6),
         sources=tuple(f"sentence {n}" for n in range(4)),
         codecs={
-            "rounded": _entry_of(Rounded, (4, 2, 0)),
-            "stepped": _entry_of(
+            "rounded": _codec_entry(Rounded, (4, 2, 0)),
+            "stepped": _codec_entry(
                 Stepped, tuple(range(2, 42, 4)), quantizer=UniformQuantizer(8, (-4.0,), (4.0,))
             ),
         },
@@ -213,10 +213,10 @@ def _entries() -> dict[str, TaskEntry]:
         shape=(1, 2, 10, 6),
         sources=tuple(f"picture-{n}" for n in range(3)),
         codecs={
-            "picture": _entry_of(
+            "picture": _codec_entry(
                 Picture, (80, 20.5, 5, 1), tables=("pictures-picture.safetensors",)
             ),
-            "restored": _entry_of(Restored, (10, 60)),
+            "restored": _codec_entry(Restored, (10, 60)),
         },
         shard=8,
         prefix_tokens=1,
@@ -246,10 +246,10 @@ def _entries() -> dict[str, TaskEntry]:
 
 
 def write_format_2_folder(root: Path | str, tier: str = "full") -> Path:
-    """Write the folder and return its path.
+    """Write the dataset folder and return its path.
 
     Args:
-        root: Where.
+        root: Path of the folder.
         tier: "full" or "light".
     """
     import pyarrow as pa
@@ -257,7 +257,7 @@ def write_format_2_folder(root: Path | str, tier: str = "full") -> Path:
     layout, entries = Layout(Path(root)), _entries()
     tables, originals = [], []
     for number, entry in enumerate(entries.values()):
-        task = _Task(layout, entry, tier, np.random.default_rng(number))
+        task = _TaskWriter(layout, entry, tier, np.random.default_rng(number))
         originals += task.write_originals()
         rows = [row for codec in entry.codecs.values() for row in task.write_codec(codec)]
         rows.sort(key=lambda row: row["index"])  # by source, then codec and level
@@ -280,8 +280,8 @@ def write_format_2_folder(root: Path | str, tier: str = "full") -> Path:
 
 
 @dataclass
-class _Task:
-    """Writes what belongs to one task."""
+class _TaskWriter:
+    """Writes the files of one task."""
 
     layout: Layout
     entry: TaskEntry
@@ -289,8 +289,8 @@ class _Task:
     rng: np.random.Generator
 
     def __post_init__(self) -> None:
-        n, c, most, d = self.entry.shape
-        tokens = (1, most, 4, 6) if self.entry.varying_tokens else [most] * len(self.entry.sources)
+        n, c, t, d = self.entry.shape
+        tokens = (1, t, 4, 6) if self.entry.varying_tokens else [t] * len(self.entry.sources)
         self.tokens = dict(zip(self.entry.sources, tokens, strict=True))
         self.inputs = {
             source: self.rng.integers(0, 256, SIDES, np.uint8) for source in self.entry.sources
@@ -305,12 +305,12 @@ class _Task:
         }
 
     def _extract(self, inputs: np.ndarray) -> np.ndarray:
-        """Return what a backbone makes of a picture: its rows, after their mean; twice."""
+        """Return the feature of a picture: the mean of its rows and the rows, in two layers."""
         tokens = np.concatenate([inputs.mean(0, keepdims=True), inputs]) / 64 - 2
         return np.stack([tokens, np.tanh(tokens)])[None].astype(np.float32)
 
     def shards(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the number of each shard, and its sources."""
+        """Yield the number and the sources of each shard."""
         size = self.entry.shard
         for shard in range(self.entry.shards):
             yield shard, list(self.entry.sources[shard * size : (shard + 1) * size])
@@ -342,7 +342,7 @@ class _Task:
         ]
 
     def _row(self, index: int) -> dict[str, Any]:
-        """Return what all rows of a source have."""
+        """Return the columns that all rows of a source share."""
         entry, source = self.entry, self.entry.sources[index]
         return {
             "task": entry.name,
@@ -360,13 +360,15 @@ class _Task:
         grey = {"grey": np.arange(0, 256, dtype=np.uint8)}
         for name in codec.tables:
             write_tensors(layout.tables(name), grey)
-        made = {s: [self._compress(codec, s, p) for p in codec.levels] for s in entry.sources}
+        versions_of = {
+            s: [self._compress(codec, s, p) for p in codec.levels] for s in entry.sources
+        }
         if codec.name != "restored":
             for shard, ids in self.shards():
                 streams = {
                     f"{source}/{level}": np.frombuffer(stream, np.uint8)
                     for source in ids
-                    for level, (stream, *_) in enumerate(made[source])
+                    for level, (stream, *_) in enumerate(versions_of[source])
                 }
                 write_tensors(
                     layout.bitstreams(entry.name, codec.name, shard, entry.shards), streams
@@ -374,19 +376,20 @@ class _Task:
         array = layout.compressed(entry.name, codec.name)
         stored = self.tier == "full" or codec.facts.on == "inputs"
         if stored:
-            self._write_array(codec, array, [[codes for _, codes, *_ in m] for m in made.values()])
+            codes = [[codes for _, codes, *_ in v] for v in versions_of.values()]
+            self._write_array(codec, array, codes)
         readable = stored or codec.name != "restored"
         return [
             self._label(codec, index, level, bits, feature)
             | {"array": layout.relative(array) if readable else None}
-            for index, versions in enumerate(made.values())
+            for index, versions in enumerate(versions_of.values())
             for level, (_, _, feature, bits) in enumerate(versions)
         ]
 
     def _compress(
         self, codec: CodecEntry, source: str, parameter: float
     ) -> tuple[bytes, np.ndarray, np.ndarray, int | None]:
-        """Return a bitstream, what is stored, the float32 feature, and its bits."""
+        """Return the bitstream, the stored codes or values, the float32 feature, and the bits."""
         from cfqa_data.codecs import get_codec
 
         feature = self.features[source]
@@ -396,13 +399,13 @@ class _Task:
         if codec.name == "picture":
             picture = Picture({"grey": np.arange(0, 256, dtype=np.uint8)})
             stream = picture.encode(self.inputs[source], parameter)
-            found = self._extract(picture.decode(stream))
-            return stream, found, found, 8 * len(stream)
+            decoded = self._extract(picture.decode(stream))
+            return stream, decoded, decoded, 8 * len(stream)
         if codec.quantizer is None:
             rounded = Rounded()
             stream = rounded.encode(feature, parameter)
-            found = rounded.decode(stream, feature.shape)
-            return stream, found, found, rounded.stated_bits(stream, feature.shape)
+            decoded = rounded.decode(stream, feature.shape)
+            return stream, decoded, decoded, rounded.stated_bits(stream, feature.shape)
         planes = Stepped() if codec.name == "stepped" else get_codec(codec.name)
         plane = pack(codec.quantizer.quantize(feature))
         stream = planes.encode(plane, parameter)
@@ -431,8 +434,8 @@ class _Task:
         x = self.features[row["source_id"]].astype(np.float64)
         y = feature.astype(np.float64)
         mse = float(np.square(x - y).mean())
-        harm = round(mse, 6) * (1 + index / 8)
-        found = row["reference_score"] + (harm if score.lower_better else -harm)
+        distortion = round(mse, 6) * (1 + index / 8)
+        value = row["reference_score"] + (distortion if score.lower_better else -distortion)
         norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
         return row | {
             "codec": codec.name,
@@ -441,9 +444,9 @@ class _Task:
             "parameter": float(codec.levels[level]),
             "bits": bits,
             "bpfp": float("nan") if bits is None else bits / x.size,
-            "score": found,
-            "distortion": score.distortion(found, row["reference_score"]),
-            "loss": row["reference_loss"] + harm if self.entry.facts.loss else None,
+            "score": value,
+            "distortion": score.distortion(value, row["reference_score"]),
+            "loss": row["reference_loss"] + distortion if self.entry.facts.loss else None,
             "mse": mse,
             "cosine": float(((x * y).sum(-1) / norms).mean()) if norms.all() else None,
             "cka": _cka(x, y),
@@ -452,7 +455,7 @@ class _Task:
 
 
 def _cka(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Return the mean linear CKA of slices; None where one has no variance, as of one token."""
+    """Return the mean linear CKA of slices; None if a slice has no variance, as with one token."""
     x, y = x - x.mean(-2, keepdims=True), y - y.mean(-2, keepdims=True)
 
     def inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:

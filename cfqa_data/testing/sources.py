@@ -28,7 +28,7 @@ __all__ = ["SourceSuite", "digest"]
 
 
 def digest(value: Any) -> str:
-    """Return a hash of what a source may give: arrays, texts, numbers, and containers of them."""
+    """Return a hash of a value from a source: arrays, strings, numbers, and containers of them."""
     if isinstance(value, np.ndarray | np.generic):
         described = f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
     elif isinstance(value, Mapping):
@@ -45,10 +45,10 @@ class SourceSuite:
 
     Attributes:
         source: The class.
-        task: That it is made for.
-        options: Its keyword arguments.
-        count: How many samples are looked at, if there are so many.
-        training: How many training inputs are; 0 where it has none.
+        task: Name of the task for which the source is constructed.
+        options: Keyword arguments of the class.
+        count: Number of samples to test, if there are that many.
+        training: Number of training inputs to test; 0 if the source has none.
     """
 
     source: ClassVar[Any] = required("the class of the source")
@@ -58,10 +58,10 @@ class SourceSuite:
     training: ClassVar[int] = 3
 
     def make(self, seed: int = 0, **more: Any) -> Any:
-        """Return a source, made as a build makes it."""
-        given = {"task": self.task, "seed": seed}
+        """Return a source, constructed as in a build."""
+        extra = {"task": self.task, "seed": seed}
         options = {**self.options, **more}
-        return self.source(**bind_options(self.source, options, "source", BuildError, **given))
+        return self.source(**bind_options(self.source, options, "source", BuildError, **extra))
 
     def samples(self, seed: int = 0) -> list[Any]:
         """Return the first samples."""
@@ -114,23 +114,24 @@ class SourceSuite:
             with pytest.raises(BuildError):
                 list(source.training_inputs(1, 0))
             return
-        found = [digest(inputs) for inputs in source.training_inputs(self.training, 0)]
-        assert len(found) == self.training
-        assert found == [digest(inputs) for inputs in self.make(1).training_inputs(len(found), 0)]
-        assert not {digest(sample.inputs) for sample in self.samples()} & set(found)
+        training = [digest(inputs) for inputs in source.training_inputs(self.training, 0)]
+        assert len(training) == self.training
+        again = self.make(1).training_inputs(self.training, 0)
+        assert training == [digest(inputs) for inputs in again]
+        assert not {digest(sample.inputs) for sample in self.samples()} & set(training)
 
     def test_training_samples_share_nothing_with_the_samples(self) -> None:
         if type(self.make()).training_samples is Source.training_samples:
             return
         try:
-            found = list(islice(self.make().training_samples(0), self.count))
-        except BuildError:  # no training material is given
-            found = []
-        again = islice(self.make().training_samples(0), len(found))
-        assert [digest(vars(s)) for s in found] == [digest(vars(s)) for s in again]
-        own = self.samples()
-        assert not {s.source_id for s in own} & {s.source_id for s in found}
-        assert not {digest(s.inputs) for s in own} & {digest(s.inputs) for s in found}
+            training = list(islice(self.make().training_samples(0), self.count))
+        except BuildError:  # the source's options name no training data
+            training = []
+        again = islice(self.make().training_samples(0), len(training))
+        assert [digest(vars(s)) for s in training] == [digest(vars(s)) for s in again]
+        samples = self.samples()
+        assert not {s.source_id for s in samples} & {s.source_id for s in training}
+        assert not {digest(s.inputs) for s in samples} & {digest(s.inputs) for s in training}
 
     def test_unknown_options_are_one_line_errors(self) -> None:
         with pytest.raises(BuildError, match="no_such_option") as caught:

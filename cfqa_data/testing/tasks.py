@@ -33,11 +33,11 @@ class TaskSuite:
 
     Attributes:
         task: The class.
-        cases: Pairs of an original feature, float32 (N, C, T, D), and its truth, two or more.
-        inputs: Of the samples, for acceptance; those of a source.
-        backbone: Whose features it takes; by default one that says nothing of itself.
-        blocks: Numbers of the layers that its features have.
-        options: Its keyword arguments.
+        cases: Two or more pairs of an original feature, float32 (N, C, T, D), and its truth.
+        inputs: Inputs of the samples, as a source returns them, for the test of acceptance.
+        backbone: The backbone of the features; by default one without known properties.
+        blocks: Numbers of the layers of the features.
+        options: Keyword arguments of the class.
         weights: Path of its head, if it has one.
     """
 
@@ -52,12 +52,12 @@ class TaskSuite:
     weights: Path | None = None
 
     def make(self, **more: Any) -> Any:
-        """Return a task, made as a build makes it."""
-        given: dict[str, Any] = {"backbone": self.backbone, "blocks": self.blocks}
+        """Return a task, constructed as in a build."""
+        extra: dict[str, Any] = {"backbone": self.backbone, "blocks": self.blocks}
         if self.weights is not None:
-            given["weights"] = self.weights
+            extra["weights"] = self.weights
         options = {**self.options, **more}
-        return self.task(**bind_options(self.task, options, "task", BuildError, **given))
+        return self.task(**bind_options(self.task, options, "task", BuildError, **extra))
 
     def test_it_has_facts_and_its_truths_are_as_they_say(self) -> None:
         facts = self.task.facts
@@ -110,9 +110,9 @@ class TaskSuite:
 
         task = self.make()
         accepted: list[Sample] = []
-        for place, (feature, truth) in enumerate(self.cases):
-            inputs = self.inputs[place] if self.inputs else feature
-            sample = Sample(f"sample-{place}", inputs, truth)
+        for index, (feature, truth) in enumerate(self.cases):
+            inputs = self.inputs[index] if self.inputs else feature
+            sample = Sample(f"sample-{index}", inputs, truth)
             why = task.accepts(lambda feature=feature: feature, sample, accepted)
             assert why is None or (why and why.isprintable() and len(why) < 80)
             if why is None:

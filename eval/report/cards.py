@@ -105,9 +105,9 @@ def disagreements(points: Sequence[TaskPoints], column: int, metric: Metric) -> 
         metric: The metric. Lower is assumed to be better if its direction is undeclared.
     """
     sign = -1.0 if metric.lower_better is False else 1.0
-    found = []
+    result = []
     for part in points:
         scores = part.scores[:, column]
         for row, *percentiles in largest_gaps(sign * scores, part.truth, part.source, PER_TASK):
-            found.append(Disagreement(part, row, float(scores[row]), *percentiles))
-    return sorted(found, key=lambda item: -abs(item.gap))
+            result.append(Disagreement(part, row, float(scores[row]), *percentiles))
+    return sorted(result, key=lambda item: -abs(item.gap))

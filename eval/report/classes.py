@@ -68,7 +68,7 @@ def class_maps(evaluation: Evaluation, dataset: Dataset) -> list[ClassMap]:
     rows = evaluation.labels.select(
         ["task", "source_id", "codec", "level", "parameter", "distortion"]
     ).to_pylist()
-    found = []
+    maps = []
     for name, entry in dataset.manifest.tasks.items():
         truth, own = entry.facts.truth, [row for row in rows if row["task"] == name]
         if not own or truth is None or truth.axes or np.dtype(truth.dtype).kind not in "iu":
@@ -77,10 +77,10 @@ def class_maps(evaluation: Evaluation, dataset: Dataset) -> list[ClassMap]:
         sources = [sources[n] for n in _evenly_spaced(len(sources), MAX_SOURCES)]
         if len(sources) > 3:
             codecs = list(dict.fromkeys(row["codec"] for row in own))[:MAX_CODECS]
-            found += _maps(dataset, entry, sources, codecs, own)
-    if not found:
+            maps += _maps(dataset, entry, sources, codecs, own)
+    if not maps:
         raise MetricError("no task with classes and four sources or more was scored")
-    return found
+    return maps
 
 
 def _maps(
@@ -110,7 +110,7 @@ def _maps(
     known = sorted(set(classes))
     coloured = 0 < len(known) <= min(MAX_CLASSES, len(sources) // 2)
     key = tuple(f"class {n}" for n in known) if coloured else ("no distortion", "distorted")
-    found = []
+    maps = []
     for codec in codecs:
         own = [row for row in rows if row["codec"] == codec]
         is_distorted = {(row["source_id"], row["level"]): row["distortion"] > 0 for row in own}
@@ -131,8 +131,8 @@ def _maps(
                 mark = MARKS[colour % len(MARKS)]
                 outlines[colour] = outlines.get(colour, "") + f"M{x} {y}{mark}"
             pictures.append((title, 1 - float(np.mean(distorted)), sorted(outlines.items())))
-        found.append(ClassMap(entry.facts.title, codec, key, pictures))
-    return found
+        maps.append(ClassMap(entry.facts.title, codec, key, pictures))
+    return maps
 
 
 def embed(points: NDArray[Any], seed: int = 0) -> Floats:

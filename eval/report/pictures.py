@@ -76,14 +76,14 @@ class Pictures:
             return {(source, *version): None for version in versions}
         original = self._dataset.original(source)[:, :, grid.prefix_tokens :].astype(np.float64)
         variance = np.square(original - original.mean(axis=2, keepdims=True)).mean(axis=(2, 3))
-        found: dict[tuple[str, str, int], str | None] = {}
+        maps: dict[tuple[str, str, int], str | None] = {}
         for codec, level in versions:
             compressed = self._dataset.compressed(source, codec, level)[:, :, grid.prefix_tokens :]
             squares = np.square(compressed - original).mean(axis=3)
             error = np.sqrt((squares / variance.clip(1e-30)[..., None]).mean(axis=1))
             views = error.reshape(-1, grid.rows, grid.columns)  # side by side
-            found[source, codec, level] = _data_url(Image.fromarray(_colours(np.hstack(views))))
-        return found
+            maps[source, codec, level] = _data_url(Image.fromarray(_colours(np.hstack(views))))
+        return maps
 
 
 def _colours(errors: NDArray[Any]) -> NDArray[np.uint8]:

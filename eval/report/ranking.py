@@ -287,16 +287,16 @@ def differences(
         MetricError: If the baseline was not scored, or its direction is undeclared.
     """
     directed = [metric.name for metric in evaluation.metrics if metric.lower_better is not None]
-    found = defaultdict[str, dict[str, Difference]](dict)
+    by_figure = defaultdict[str, dict[str, Difference]](dict)
     if against is None:
         against = next((name for name in BASELINES if name in directed), None)
         if against is None or len(directed) < 2:
-            return None, found
+            return None, by_figure
     how: dict[str, Any] = {"views": ("all",), "coefficients": ("srocc",)}
     for row in compare_metrics(evaluation, None, against, **how).table.to_pylist():
         figure = Figure(row["difference"], row["low"], row["high"])
-        found[row["figure"]][row["metric"]] = Difference(figure, row["p_holm"])
-    return against, found
+        by_figure[row["figure"]][row["metric"]] = Difference(figure, row["p_holm"])
+    return against, by_figure
 
 
 def heat_maps(
@@ -331,11 +331,11 @@ def heat_maps(
 
 def left_out(evaluation: Evaluation) -> dict[tuple[str, str], dict[str, Figure]]:
     """Return the share of correctly ordered pairs by (task, codec), and by metric."""
-    found = defaultdict[tuple[str, str], dict[str, Figure]](dict)
+    by_cell = defaultdict[tuple[str, str], dict[str, Figure]](dict)
     for row in evaluation.left_out.to_pylist():
         figure = Figure(row["pairs"], row["pairs_low"], row["pairs_high"])
-        found[row["task"], row["codec"]][row["metric"]] = figure
-    return found
+        by_cell[row["task"], row["codec"]][row["metric"]] = figure
+    return by_cell
 
 
 def signed(value: float | None, digits: int = 3) -> str:

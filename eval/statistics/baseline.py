@@ -106,7 +106,7 @@ def _rows(cell: Cell, signs: Floats, names: Sequence[str], **keys: Any) -> Itera
     """Yield the rows of a cell with several points per source: means, and pooled figures."""
     for name in names:
         oriented = signs[:, None] * cell.per_source[COEFFICIENTS.index(name)]
-        found = compare(oriented, cell.counts, cell.groups, against=0)
+        differences = compare(oriented, cell.counts, cell.groups, against=0)
         both = ~np.isnan(oriented[1:]) & ~np.isnan(oriented[0])
         means = np.full((2, len(signs) - 1), np.nan)
         for rows, valid in equal_rows(both):
@@ -114,7 +114,7 @@ def _rows(cell: Cell, signs: Floats, names: Sequence[str], **keys: Any) -> Itera
                 means[0, rows] = oriented[1:][rows][:, valid].mean(axis=1)
                 means[1, rows] = oriented[0, valid].mean()
         figures: Rows = {"figure": name, "value": means[0], "other_value": means[1]}
-        figures |= {one: getattr(found, one) for one in ("difference", "low", "high", "p")}
+        figures |= {one: getattr(differences, one) for one in ("difference", "low", "high", "p")}
         yield keys | figures | {"n_sources": both.sum(axis=1)}
     yield from _pooled(cell, signs, names, "pooled_", keys)
 
@@ -124,7 +124,7 @@ def _pooled(
 ) -> Iterator[Rows]:
     """Yield the rows of coefficients over all points that both metrics have scored."""
     both = ~np.isnan(cell.scores[1:]) & ~np.isnan(cell.scores[0])
-    found = np.full((len(names), 6, len(both)), np.nan)
+    tables = np.full((len(names), 6, len(both)), np.nan)
     sources = np.zeros(len(both), int)
     chosen = [COEFFICIENTS.index(name) for name in names]
     for rows, points in equal_rows(both):
@@ -142,11 +142,11 @@ def _pooled(
             figures = pooled_coefficients(scores, cell.truth[points], starts, counts, names)
         oriented = signs[compared, None] * figures
         groups = len(np.unique(cell.groups[present]))
-        for table, (baseline, *others) in zip(found, oriented, strict=True):
+        for table, (baseline, *others) in zip(tables, oriented, strict=True):
             table[0, rows], table[1, rows] = np.array(others)[:, 0], baseline[0]
             largest = float(np.abs(figures[..., 0]).max())
             table[2:, rows] = significance(np.array(others) - baseline, largest, groups)
-    for name, table in zip(names, found, strict=True):
+    for name, table in zip(names, tables, strict=True):
         names_of_columns = ("value", "other_value", "difference", "low", "high", "p")
         columns = dict(zip(names_of_columns, table, strict=True))
         yield keys | {"figure": prefix + name, **columns, "n_sources": sources}

@@ -90,17 +90,17 @@ class Cell:
         R is at most `MAX_DRAWS`. Points without a score are left out; NaN if there is no score.
         """
         counts = self.counts[: 1 + MAX_DRAWS]
-        found = np.full((3, len(self.scores), len(counts)), np.nan)
+        result = np.full((3, len(self.scores), len(counts)), np.nan)
         for rows, points in equal_rows(~np.isnan(self.scores)):
             sizes = np.add.reduceat(points, self.starts, dtype=np.intp)
             present = sizes > 0
             if present.any():
                 scores = np.compress(points, self.scores[rows], axis=1)
                 starts = np.cumsum(sizes[present]) - sizes[present]
-                found[:, rows] = pooled_coefficients(
+                result[:, rows] = pooled_coefficients(
                     scores, self.truth[points], starts, counts[:, present]
                 )
-        return found
+        return result
 
     @cached_property
     def mapped(self) -> list[Mapped]:
@@ -222,7 +222,7 @@ def cell_figures(cell: Cell) -> Rows:
     for rows, _ in equal_rows(valid):
         means[:, rows] = resampled_means(cell.per_source[:, rows], cell.counts)
     versions = np.unique(cell.sizes)
-    found: Rows = {
+    columns: Rows = {
         "n_versions": versions[0] if len(versions) == 1 else None,
         "n_valid": valid.sum(axis=1),
         "n_constant": cell.constant.sum(),
@@ -239,9 +239,9 @@ def cell_figures(cell: Cell) -> Rows:
         single = [len(np.unique(cell.groups[row])) < 2 for row in sources]
         low[:, single] = high[:, single] = np.nan
         for place, name in enumerate(COEFFICIENTS):
-            found[prefix + name] = figures[place, :, 0]
-            found |= {f"{prefix}{name}_low": low[place], f"{prefix}{name}_high": high[place]}
-    return found
+            columns[prefix + name] = figures[place, :, 0]
+            columns |= {f"{prefix}{name}_low": low[place], f"{prefix}{name}_high": high[place]}
+    return columns
 
 
 def cell_comparisons(
@@ -264,11 +264,11 @@ def cell_comparisons(
     groups, comparisons = {}, []
     for name, coefficient in zip(COEFFICIENTS, cell.per_source, strict=True):
         oriented = signs[known, None] * coefficient[known]
-        found = compare(oriented, cell.counts, cell.groups, intervals=intervals)
+        differences = compare(oriented, cell.counts, cell.groups, intervals=intervals)
         # The group is unknown if nothing could be compared.
-        compared = found.compared(len(known))
+        compared = differences.compared(len(known))
         groups[f"{name}_group"] = column = np.full(len(signs), np.nan)
-        column[known[compared]] = found.groups(len(known))[compared]
-        pairs = {"metric": names[found.first], "other": names[found.second]}
-        comparisons.append({"figure": name, **pairs, **found._asdict()})
+        column[known[compared]] = differences.groups(len(known))[compared]
+        pairs = {"metric": names[differences.first], "other": names[differences.second]}
+        comparisons.append({"figure": name, **pairs, **differences._asdict()})
     return groups, comparisons

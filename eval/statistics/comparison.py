@@ -97,7 +97,7 @@ def compare(
     if against is not None:
         first = np.delete(np.arange(len(oriented)), against)
         second = np.full(len(first), against)
-    found = np.full((4, len(first)), np.nan)
+    columns = np.full((4, len(first)), np.nan)
     missing = np.isnan(oriented)
     for pairs, left_out in equal_rows(missing[first] | missing[second]):
         which = np.unique([first[pairs], second[pairs]])
@@ -106,8 +106,8 @@ def compare(
         resampled = means[first[pairs]] - means[second[pairs]]
         largest = float(np.abs(means[which, 0]).max())
         group_count = len(np.unique(groups[~left_out]))
-        found[:, pairs] = significance(resampled, largest, group_count, intervals)
-    difference, low, high, p = found
+        columns[:, pairs] = significance(resampled, largest, group_count, intervals)
+    difference, low, high, p = columns
     return Differences(first, second, difference, low, high, p, holm(p))
 
 

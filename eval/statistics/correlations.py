@@ -111,11 +111,11 @@ def coefficients(scores: NDArray[Any], truth: NDArray[Any]) -> Floats:
     """
     incomplete = np.isnan(scores).any(axis=-1)
     rows = np.where(incomplete[..., None], 0.0, scores)
-    found = np.stack([function(rows, truth) for function in (pearson, spearman, kendall)])
-    found = np.nan_to_num(found, nan=0.0)
-    found[:, :, constant_rows(truth)] = np.nan
-    found[:, incomplete] = np.nan
-    return found
+    result = np.stack([function(rows, truth) for function in (pearson, spearman, kendall)])
+    result = np.nan_to_num(result, nan=0.0)
+    result[:, :, constant_rows(truth)] = np.nan
+    result[:, incomplete] = np.nan
+    return result
 
 
 def constant_rows(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -68,9 +68,9 @@ def left_out_figures(
         low, high = interval(means)
         single = [len(np.unique(grid.groups[~np.isnan(one)])) < 2 for one in share]
         low[single] = high[single] = np.nan
-        found = compare(share[known], counts, grid.groups)
-        groups, compared = np.full(len(plain), np.nan), found.compared(len(known))
-        groups[known[compared]] = found.groups(len(known))[compared]
+        differences = compare(share[known], counts, grid.groups)
+        groups, compared = np.full(len(plain), np.nan), differences.compared(len(known))
+        groups[known[compared]] = differences.groups(len(known))[compared]
         rows.append(
             keys
             | {"metric": names, "lower_better": directions}
@@ -78,8 +78,11 @@ def left_out_figures(
             | {"pairs": means[:, 0], "pairs_low": low, "pairs_high": high, "pairs_group": groups}
             | {"n_valid": (~np.isnan(share)).sum(axis=1)}
         )
-        pairs = {"metric": names[known][found.first], "other": names[known][found.second]}
-        comparisons.append({**keys, "figure": "pairs", **pairs, **found._asdict()})
+        pairs = {
+            "metric": names[known][differences.first],
+            "other": names[known][differences.second],
+        }
+        comparisons.append({**keys, "figure": "pairs", **pairs, **differences._asdict()})
     return rows, comparisons
 
 

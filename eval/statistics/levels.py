@@ -37,18 +37,18 @@ def per_level(grid: Grid, scores: Floats, truth: Floats, counts: Floats) -> Iter
     for version, (codec, level) in enumerate(grid.versions):
         points, labels = scores[:, :, version], truth[:, version]
         present = ~np.isnan(points)
-        found = by_level[..., version]
+        correlations = by_level[..., version]
         ends = np.full((2, len(BY_LEVEL), len(scores)), np.nan)
         for rows, sources in equal_rows(present):
             if sources.any():
                 x, y = points[rows][:, sources], labels[sources]
                 if not sources.all():
-                    found[:, rows] = coefficients(x[:, None], y[None])[..., 0]
+                    correlations[:, rows] = coefficients(x[:, None], y[None])[..., 0]
                 starts = np.arange(len(y))
                 resampled = pooled_coefficients(x, y, starts, counts[:, sources], BY_LEVEL)
                 if len(np.unique(grid.groups[sources])) > 1:  # else each sample is the data
                     ends[..., rows] = interval(resampled)
-        figures = dict(zip(COEFFICIENTS, found, strict=True))
+        figures = dict(zip(COEFFICIENTS, correlations, strict=True))
         for name, low, high in zip(BY_LEVEL, *ends, strict=True):
             figures |= {f"{name}_low": low, f"{name}_high": high}
         keys = {"task": grid.task, "codec": codec, "level": level}

@@ -108,7 +108,7 @@ def _standardiser(values: NDArray[Any]) -> Callable[[NDArray[Any]], Floats]:
 
 
 def _fit(x: Floats, y: Floats, sign: float) -> tuple[float, float, float, float] | None:
-    """Fit the logistic to standardised values; return None if no finite parameters are found."""
+    """Fit the logistic to standardised values; return None if no parameters are finite."""
     from scipy.optimize import least_squares
     from scipy.special import expit
 
@@ -126,7 +126,7 @@ def _fit(x: Floats, y: Floats, sign: float) -> tuple[float, float, float, float]
         return None
     with np.errstate(all="ignore"):
         try:
-            found = least_squares(
+            fit = least_squares(
                 residuals,
                 start,
                 jacobian,
@@ -137,7 +137,7 @@ def _fit(x: Floats, y: Floats, sign: float) -> tuple[float, float, float, float]
             )
         except (ValueError, np.linalg.LinAlgError):  # a step to values that are not finite
             return None
-    if not np.isfinite(found.x).all() or found.x[3] == 0:
+    if not np.isfinite(fit.x).all() or fit.x[3] == 0:
         return None
-    b1, b2, b3, b4 = (float(value) for value in found.x)
+    b1, b2, b3, b4 = (float(value) for value in fit.x)
     return b1, b2, b3, b4

@@ -102,10 +102,10 @@ def concordance(scores: NDArray[Any], truth: NDArray[Any], starts: NDArray[np.in
         for metric, row in enumerate(x):
             own, others = row[start:end, None], row[None, start:]
             # sign(x) = 2 [x > 0] + [x = 0] - 1
-            found = 2 * summed((own > others).view(np.int8) * truth_signs) - total
+            result = 2 * summed((own > others).view(np.int8) * truth_signs) - total
             if tied[metric]:
-                found += summed((own == others).view(np.int8) * truth_signs)
-            sums[metric, source, source:] = found
+                result += summed((own == others).view(np.int8) * truth_signs)
+            sums[metric, source, source:] = result
     lower = np.tril_indices(len(starts), -1)
     sums[:, lower[0], lower[1]] = sums[:, lower[1], lower[0]]
     return sums
@@ -130,14 +130,14 @@ def _ranked(
     net = np.zeros_like(untied)
     if agreement is not None:
         net = np.einsum("sr,msr->mr", weights, agreement @ weights)
-    found = np.zeros((4, *untied.shape))
+    result = np.zeros((4, *untied.shape))
     for row, numerator, scale in (
         (0, products, np.sqrt(variance) * np.sqrt(variance_y)),
         (1, net, np.sqrt(untied) * np.sqrt(untied_y)),
     ):
-        np.divide(numerator, scale, out=found[row], where=scale > 0)
-    found[2], found[3] = untied_y, untied
-    return found
+        np.divide(numerator, scale, out=result[row], where=scale > 0)
+    result[2], result[3] = untied_y, untied
+    return result
 
 
 def _weighted_ranks(
@@ -145,16 +145,16 @@ def _weighted_ranks(
 ) -> Floats:
     """Return twice each point's mid-rank, minus the mean, times its weight, (n, R); sums to 0."""
     source = np.repeat(np.arange(len(sizes)), sizes)
-    found = np.zeros((len(values), weights.shape[1]))
+    result = np.zeros((len(values), weights.shape[1]))
     for (order,) in _orders(values[None]):
         below = np.zeros_like(size)
         for point, own in zip(order.tolist(), source[order].tolist(), strict=True):
-            found[point] += below
+            result[point] += below
             below += weights[own]
-    for points, weight in zip(np.split(found, np.cumsum(sizes)), weights, strict=False):
+    for points, weight in zip(np.split(result, np.cumsum(sizes)), weights, strict=False):
         points += weight - size
         points *= weight
-    return found
+    return result
 
 
 def _rank_products(
@@ -231,5 +231,5 @@ def _pearson(
     sum_x, sum_y = total(x), total(y)
     covariance = total(x * y) - sum_x * sum_y / size
     variance = (total(x * x) - sum_x**2 / size) * (total(y * y) - sum_y**2 / size)
-    found = np.zeros_like(covariance)
-    return np.divide(covariance, np.sqrt(np.maximum(variance, 0)), out=found, where=variance > 0)
+    result = np.zeros_like(covariance)
+    return np.divide(covariance, np.sqrt(np.maximum(variance, 0)), out=result, where=variance > 0)

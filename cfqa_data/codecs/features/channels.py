@@ -178,27 +178,27 @@ class TopK(_ChannelCodec):
     def layout(self, parameter: int, shape: Shape) -> Layout:
         channels, kept = shape[-1], (*shape[:-1], self.check_channels(parameter, shape))
         width = max(1, (channels - 1).bit_length())
-        places = (shape, 1) if channels <= parameter * width else (kept, width)
-        return [places, *self.value_format.layout(kept)]
+        positions = (shape, 1) if channels <= parameter * width else (kept, width)
+        return [positions, *self.value_format.layout(kept)]
 
     def codes(self, feature: np.ndarray, parameter: int) -> Sequence[np.ndarray]:
         order = np.argsort(-np.abs(feature), axis=-1, kind="stable")
-        places = np.sort(order[..., :parameter], axis=-1)
-        values = self.value_format.encode(np.take_along_axis(feature, places, axis=-1))
+        positions = np.sort(order[..., :parameter], axis=-1)
+        values = self.value_format.encode(np.take_along_axis(feature, positions, axis=-1))
         if self.layout(parameter, feature.shape)[0][1] == 1:
             mask = np.zeros(feature.shape, np.uint32)
-            np.put_along_axis(mask, places, 1, axis=-1)
+            np.put_along_axis(mask, positions, 1, axis=-1)
             return [mask, *values]
-        return [places, *values]
+        return [positions, *values]
 
     def values(self, codes: Sequence[np.ndarray], parameter: int, shape: Shape) -> np.ndarray:
-        places = codes[0].astype(np.int64)
-        if places.shape == shape and self.layout(parameter, shape)[0][1] == 1:
-            if (places.sum(axis=-1) != parameter).any():
+        positions = codes[0].astype(np.int64)
+        if positions.shape == shape and self.layout(parameter, shape)[0][1] == 1:
+            if (positions.sum(axis=-1) != parameter).any():
                 return np.full(shape, np.nan)
-            places = np.nonzero(places)[3].reshape(*shape[:-1], parameter)
-        elif places.max() >= shape[-1] or (np.diff(places) <= 0).any():
+            positions = np.nonzero(positions)[3].reshape(*shape[:-1], parameter)
+        elif positions.max() >= shape[-1] or (np.diff(positions) <= 0).any():
             return np.full(shape, np.nan)
         feature = np.zeros(shape)
-        np.put_along_axis(feature, places, self.value_format.decode(codes[1:]), axis=-1)
+        np.put_along_axis(feature, positions, self.value_format.decode(codes[1:]), axis=-1)
         return feature

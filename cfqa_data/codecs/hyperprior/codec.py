@@ -277,17 +277,17 @@ def _varint(value: int) -> bytes:
 def _make_network(state: Mapping[str, np.ndarray], name: str, arithmetic: Arithmetic) -> Network:
     """Return the layers of a network: convolutions at even positions, GDN or ReLU between them."""
     layers: list[Layer] = []
-    hyper, places = name[0] == "h", range(0, 32, 2)
-    for place in places[:3] if hyper else [p for p in places if f"{name}.{p}.weight" in state]:
-        if place and hyper:
+    hyper, indices = name[0] == "h", range(0, 32, 2)
+    for index in indices[:3] if hyper else [i for i in indices if f"{name}.{i}.weight" in state]:
+        if index and hyper:
             layers.append(ReLU())
-        elif place:
-            key = f"{name}.{place - 1}"
+        elif index:
+            key = f"{name}.{index - 1}"
             beta, gamma = (state[f"{key}.{part}"].astype(np.float64) for part in ("beta", "gamma"))
             beta = np.maximum(beta, np.sqrt(1e-6 + PEDESTAL)) ** 2 - PEDESTAL
             gamma = np.maximum(gamma, np.sqrt(PEDESTAL)) ** 2 - PEDESTAL
             layers.append(GDN(key, beta, gamma, name == "g_s", arithmetic))
-        key = f"{name}.{place}"
+        key = f"{name}.{index}"
         stride = 1 if key in ("h_a.0", "h_s.4") else 2
         weights = key, state[f"{key}.weight"], state[f"{key}.bias"]
         upsamples = name[2] == "s" and stride == 2

@@ -234,15 +234,17 @@ class _Convolution(Layer):
         """
         total = np.empty((rows, self.outputs, cols))
         top, left = first
-        for place, weight in enumerate(weights):
-            skipped, plane = divmod(left + place, self.stride)
+        for column, weight in enumerate(weights):
+            skipped, plane = divmod(left + column, self.stride)
             read = planes[plane][top:, :, skipped:]
             row, *within = read.strides
-            near = as_strided(read, (rows, weight.shape[1], cols), (self.stride * row, *within))
-            if place:
-                total += weight @ near
+            neighbours = as_strided(
+                read, (rows, weight.shape[1], cols), (self.stride * row, *within)
+            )
+            if column:
+                total += weight @ neighbours
             else:
-                np.matmul(weight, near, out=total)
+                np.matmul(weight, neighbours, out=total)
         return total
 
 

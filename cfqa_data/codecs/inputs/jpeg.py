@@ -65,9 +65,7 @@ class Jpeg(InputCodec):
 
     @classmethod
     def grid(cls) -> tuple[float, ...]:
-        """Return the qualities of a calibration, denser at low qualities, where the error grows
-        faster.
-        """
+        """Return the qualities of a calibration, denser where the error grows faster."""
         return 95.0, 75.0, 50.0, 30.0, 20.0, 10.0, 5.0, 3.0, 1.0
 
     @extras("build")
@@ -78,9 +76,6 @@ class Jpeg(InputCodec):
             inputs: float32 (N, 3, H, W), N views of an image, normalised with ImageNet's
                 statistics.
             parameter: The JPEG quality, 1 to 100.
-
-        Raises:
-            CodecError: If the inputs are not such views, or are too large.
         """
         quality = int(self.check_parameter(parameter))
         values = np.asarray(inputs)
@@ -109,11 +104,7 @@ class Jpeg(InputCodec):
 
     @extras("build")
     def decode(self, bitstream: Bitstream) -> np.ndarray:
-        """Return the views, float32 (N, 3, H, W), normalised with ImageNet's statistics.
-
-        Raises:
-            CodecError: If the bytes are damaged, truncated, or not a JPEG file of this codec.
-        """
+        """Return the views, float32 (N, 3, H, W), normalised with ImageNet's statistics."""
         from PIL import Image
 
         data = check_bitstream(self.name, bitstream)

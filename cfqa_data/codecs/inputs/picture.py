@@ -67,11 +67,9 @@ class Layout(NamedTuple):
 
 
 def merge_views(inputs: np.ndarray) -> tuple[np.ndarray, Layout] | None:
-    """Merge views (N, 3, H, W) into one picture, uint8 (rows, columns, 3).
+    """Merge views (N, 3, H, W) into a picture, uint8 (rows, columns, 3); return its layout, too.
 
-    Returns:
-        The picture and its layout, or None if a value is not that of an 8-bit pixel normalised with
-        ImageNet's statistics.
+    Return None if a value is not that of an 8-bit pixel normalised with ImageNet's statistics.
     """
     top, bottom = _margins(inputs, (0, 1, 3))
     left, right = _margins(inputs, (0, 1, 2))
@@ -123,11 +121,7 @@ def _margins(inputs: np.ndarray, others: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _overlap_shift(before: np.ndarray, view: np.ndarray) -> int | None:
-    """Return the number of columns by which ``view`` is shifted to the right of ``before``.
-
-    Returns:
-        The shift of the largest overlap, or None if the views do not overlap.
-    """
+    """Return how many columns ``view`` is right of ``before``, or None if they do not overlap."""
     same = (before == view[:, :1]).all(axis=(0, 2))
     for step in map(int, np.flatnonzero(same)):
         if np.array_equal(before[:, step:], view[:, : view.shape[1] - step]):

@@ -107,7 +107,7 @@ def _program(column: int, machine: int) -> bytes:
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER),
         # Jump to _ALLOW, past the rest of this list and the six instructions that follow it.
-        *((_IF_EQUAL, size - place + 5, 0, number) for place, number in enumerate(allowed)),
+        *((_IF_EQUAL, size - index + 5, 0, number) for index, number in enumerate(allowed)),
         (_IF_EQUAL, 3, 0, _CLONE3[column]),  # the C library falls back to clone
         (_IF_EQUAL, 0, 3, _CLONE[column]),
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
