@@ -282,7 +282,11 @@ def _scores(labels: pa.Table, evaluation: Any, metric: str) -> Any:
 
 
 def _lower_better(quality: str, facts: TaskFacts, evaluation: Evaluation | None) -> bool | None:
-    """Return whether a lower value of a quality is better; None if unknown or not applicable."""
+    """Return whether a lower value of a quality is better; None if the task does not have it.
+
+    Raises:
+        MetricError: If the direction of a metric is not declared.
+    """
     if quality == "score":
         return bool(facts.score.lower_better)
     if quality == "loss":
@@ -292,7 +296,12 @@ def _lower_better(quality: str, facts: TaskFacts, evaluation: Evaluation | None)
     if quality in BASELINES:
         return BASELINES[quality]
     assert evaluation is not None
-    return next(m.lower_better for m in evaluation.metrics if m.name == quality)
+    lower = next(m.lower_better for m in evaluation.metrics if m.name == quality)
+    if lower is None:
+        raise MetricError(
+            f"metric {quality!r} cannot be plotted: whether lower is better is not declared"
+        )
+    return lower
 
 
 def _bd_rate_row(

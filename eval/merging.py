@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 
 from cfqa_data.arrow import pa
 from cfqa_data.errors import MetricError, MetricWarning
-from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.score_rows import row_keys, row_name, shared_rows
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def merge(one: Evaluation, other: Evaluation, label: str = "") -> Evaluation:
         one: The first evaluation, whose dataset, target and notes take precedence.
         other: An evaluation of the same dataset, or of a build whose labels agree.
         label: Renames metrics of the other evaluation that differ from one of the same name, to
-            ``NAME (LABEL)``.
+            ``NAME (LABEL)``, or to ``NAME (LABEL 2)`` if that is the name of yet another metric.
 
     Raises:
         MetricError: If the datasets differ, or two different metrics have the same name and there
@@ -63,17 +63,33 @@ def merge(one: Evaluation, other: Evaluation, label: str = "") -> Evaluation:
         features = one.dataset_features
         complete = features == one.labels.num_rows
         other = select_agreeing(other, one.labels, other_name, features, complete=complete)
-    renamed = {}
     own, others, rows = one.columns(), other.columns(), shared_rows(one.labels, other.labels)
-    for metric in (*other.metrics, *other.without):
-        name = metric.name
-        if name not in own or _is_same_metric(one, other, name, own[name], others[name], rows):
-            continue
-        if not label:
-            raise MetricError(
-                f"two different metrics are named {name!r}; distinguish them by merge(other, label)"
-            )
-        renamed[name] = f"{metric.base_name} ({label})" + name.removeprefix(metric.base_name)
+
+    def differs(name: str, other_name: str) -> bool:
+        """Return whether a name of the first is that of another metric than one of the other."""
+        if name not in own:
+            return False
+        records = one.provenance.get(name), other.provenance.get(other_name)
+        fingerprints = [record and record.fingerprint for record in records]
+        digests = {fingerprint.digest for fingerprint in fingerprints if fingerprint}
+        if all(fingerprints) and len(digests) == 1 and None not in digests:
+            return False
+        a, b = own[name][rows[0]], others[other_name][rows[1]]
+        known = ~np.isnan(a) & ~np.isnan(b)
+        return not known.any() or not _is_close(a[known], b[known]).all()
+
+    different = [m for m in (*other.metrics, *other.without) if differs(m.name, m.name)]
+    if different and not label:
+        raise MetricError(
+            f"two different metrics are named {different[0].name!r}; "
+            "distinguish them by merge(other, label)"
+        )
+    for tag in chain([label], (f"{label} {number}" for number in count(2))):
+        renamed = {
+            m.name: f"{m.base_name} ({tag})" + m.name.removeprefix(m.base_name) for m in different
+        }
+        if not any(differs(new, old) for old, new in renamed.items()):
+            break
     return combine(one, _rename_metrics(other, renamed))
 
 
@@ -238,24 +254,6 @@ def _agreeing_rows(
     shared, agree = np.zeros((2, evaluation.labels.num_rows), dtype=bool)
     shared[own_rows], agree[own_rows] = True, same
     return shared, agree
-
-
-def _is_same_metric(
-    one: Evaluation,
-    other: Evaluation,
-    name: str,
-    scores: NDArray[np.float64],
-    other_scores: NDArray[np.float64],
-    rows: tuple[NDArray[np.intp], NDArray[np.intp]],
-) -> bool:
-    """Return whether a metric is the same in two evaluations: by its code or by its scores."""
-    records = [part.provenance.get(name, Provenance()).fingerprint for part in (one, other)]
-    digests = {record.digest for record in records if record and record.digest}
-    if len(digests) == 1 and all(records):
-        return True
-    a, b = scores[rows[0]], other_scores[rows[1]]
-    known = ~np.isnan(a) & ~np.isnan(b)
-    return bool(known.any()) and bool(_is_close(a[known], b[known]).all())
 
 
 def _rename_metrics(evaluation: Evaluation, names: Mapping[str, str]) -> Evaluation:

@@ -20,10 +20,11 @@ import types
 import numpy as np
 import torch
 
-# The package as a whole imports torchvision for its perceptual losses; MSID does not need it.
-package = types.ModuleType("piq")
+# The package as a whole imports torchvision, for networks that MSID does not use on features.
+package, networks = types.ModuleType("piq"), types.ModuleType("piq.feature_extractors")
 package.__path__ = list(importlib.util.find_spec("piq").submodule_search_locations)
-sys.modules["piq"] = package
+networks.InceptionV3 = None
+sys.modules |= {"piq": package, "piq.feature_extractors": networks}
 from piq.msid import MSID
 
 rows = []

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -179,7 +180,13 @@ def folder(tmp_path: Path) -> Path:
 def test_a_metric_of_an_evaluation_is_a_quality(folder: Path) -> None:
     dataset = load(folder)
     task = dataset.labels["task"][0].as_py()
-    evaluation = evaluate(dataset, ["mae"])
+
+    def undirected(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (y - x).mean((1, 2, 3, 4))
+
+    evaluation = evaluate(dataset, ["mae", undirected])
+    with pytest.raises(MetricError, match="'undirected' cannot be plotted: whether lower is"):
+        curves(dataset, ["mae", "undirected"], evaluation=evaluation)
     found = curves(dataset, ["mae", "mse"], anchor="x265", evaluation=evaluation, draws=2)
     rows = [r for r in found.points.to_pylist() if r["task"] == task and r["codec"] == "vvenc"]
     first = [row["value"] for row in rows if row["quality"] == "mae" and row["level"] == 0]

@@ -30,6 +30,7 @@ from cfqa_data.eval import (
     from_scores,
     read_evaluation,
 )
+from cfqa_data.eval.fingerprint import Fingerprint
 from cfqa_data.eval.metrics import trained
 from cfqa_data.eval.report.leaderboard import leaderboard
 
@@ -186,6 +187,13 @@ def test_two_metrics_of_one_name_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(MetricError, match="two different metrics are named 'own'"):
         a.merge(b)
     assert both.scores.equals(a.merge(b, label="v2").scores)
+    c = evaluate(MemoryDataset(), [replace(other, function=lambda x, y: 2 * twice(x, y))])
+    three = both.merge(c, c, label="v2")
+    assert list(three.columns()) == ["mse", "own", "own (v2)", "own (v2 2)"]
+    assert three.columns()["own (v2 2)"].tolist() == c.columns()["own"].tolist()
+    unknown = {"own": Provenance(fingerprint=Fingerprint(None, reason="it cannot be pickled"))}
+    with pytest.raises(MetricError, match="two different metrics are named 'own'"):
+        a.merge(replace(b, provenance=unknown))
     path = both.write(tmp_path / "both.parquet")
     assert read_evaluation(path).scores.equals(both.scores)
     with pytest.raises(MetricError, match="already exists; write to another file"):
