@@ -87,7 +87,6 @@ INVARIANCES = {
     "translation": "the same offset added to every token",
 }
 
-
 SCOPES = {
     "pair": "one version and its original",
     "ladder": "all versions of a source by one codec",
