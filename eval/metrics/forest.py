@@ -85,10 +85,10 @@ class Forest:
             raise MetricError("these are not the facts of a forest")
         own, sides = np.arange(shape[1]), (trees["left"], trees["right"])
         finite = all(np.isfinite(trees[name]).all() for name in FLOATS) and np.isfinite(start)
-        known = (trees["input"] >= 0).all() and (trees["input"] < len(inputs)).all()
+        valid = (trees["input"] >= 0).all() and (trees["input"] < len(inputs)).all()
         # No child precedes its parent: paths through the tree could be endless otherwise.
         ordered = all((side >= own).all() and (side < shape[1]).all() for side in sides)
-        if len(gains) != len(inputs) or not (finite and known and ordered):
+        if len(gains) != len(inputs) or not (finite and valid and ordered):
             raise MetricError("these are not the facts of a forest")
         return cls(inputs, gains, start, trees)
 

@@ -118,7 +118,7 @@ def _nearest(relations: Tensor, kind: str, k: int) -> tuple[Tensor, Tensor, Tens
 
 
 def _all_on_cpu(condition: Tensor) -> bool:
-    """Return whether a condition holds everywhere; False on other devices, without a wait."""
+    """Return whether a condition holds everywhere, or False on devices that would synchronise."""
     return condition.device.type == "cpu" and bool(condition.all())
 
 

@@ -34,10 +34,10 @@ MetricLike: TypeAlias = str | Metric | Callable[..., Any]
 def _defined(modules: str) -> tuple[Metric, ...]:
     """Return the metrics that modules of this package define, in the order of definition."""
     return tuple(
-        found
+        value
         for module in (import_module(f"{__package__}.{name}") for name in modules.split())
-        for found in vars(module).values()
-        if isinstance(found, Metric) and found.function.__module__ == module.__name__
+        for value in vars(module).values()
+        if isinstance(value, Metric) and value.function.__module__ == module.__name__
     )
 
 
