@@ -92,8 +92,7 @@ def import_object(path: str) -> Any:
     """Import the object at ``"module:attribute"`` or ``"folder/file.py:attribute"``.
 
     Raises:
-        MetricError: If the import fails, Python would import another module of the same name, or
-            the object cannot be a metric.
+        MetricError: If the import fails, another module shadows it, or it cannot be a metric.
     """
     module_name, _, attribute = path.rpartition(":")
     if module_name.endswith(".py"):
