@@ -61,7 +61,7 @@ def test_the_factor_of_a_covariance_is_made_once_and_goes_with_it(
     factor = whitened._factor
     monkeypatch.setattr(whitened, "_factor", lambda *given: made.append(1) or factor(*given))
     x, y = pair((1, 2, 5, 4))
-    before = len(whitened._derived())
+    before = len(whitened._results())
     covariance = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1)
     metric = create_metric("mahalanobis", covariance=covariance)
     first = metric(x, y)
@@ -70,9 +70,9 @@ def test_the_factor_of_a_covariance_is_made_once_and_goes_with_it(
     assert not metric.with_options(shrinkage=0.5)(x, y).equal(first)
     metric(x.double(), y.double())
     assert len(made) == 3
-    assert len(whitened._derived()) == before + 1
+    assert len(whitened._results()) == before + 1
     del metric, covariance
-    assert len(whitened._derived()) == before
+    assert len(whitened._results()) == before
 
 
 def test_a_covariance_that_has_no_inverse_is_refused() -> None:

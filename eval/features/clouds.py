@@ -62,7 +62,7 @@ def differences(x: Features, y: Features, channels: bool = False) -> Difference:
             with the nuclear norm, instead of that of shapes, ``|Xc^T Yc|_* / (|Xc| |Yc|)``.
 
     Raises:
-        MetricError: The eigenvalue decomposition does not converge.
+        MetricError: If the eigenvalue decomposition does not converge.
     """
     factors, before = _shapes(x, channels)
     tokens, width = y.shape[-2:]

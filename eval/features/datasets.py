@@ -62,8 +62,8 @@ def opened(dataset: FeatureSource | str | Path, **options: Any) -> FeatureSource
         options: Options of `cfqa_data.load`, for a path only.
 
     Raises:
-        MetricError: Options were given with an open dataset.
-        FormatError: The folder is not a dataset.
+        MetricError: If options were given with an open dataset.
+        FormatError: If the folder is not a dataset.
     """
     if isinstance(dataset, str | Path):
         from cfqa_data.access.dataset import load
@@ -85,7 +85,7 @@ def dataset_identity(dataset: FeatureSource) -> str:
     from cfqa_data.format.layout import Layout
     from cfqa_data.format.manifest import hash_file, manifest_text
 
-    if not _told_by_manifest(dataset):
+    if not _identified_by_manifest(dataset):
         return table_digest(dataset.labels)
     if dataset.path is not None:
         return hash_file(Layout(dataset.path).manifest)
@@ -100,7 +100,7 @@ def dataset_name(dataset: Any) -> str:
 
 def feature_count(dataset: FeatureSource) -> int:
     """Return the number of compressed features of a dataset, even if it is opened in part."""
-    if not _told_by_manifest(dataset):
+    if not _identified_by_manifest(dataset):
         return int(dataset.labels.num_rows)
     tasks = dataset.manifest.tasks.values()
     return sum(len(t.sources) * len(codec.levels) for t in tasks for codec in t.codecs.values())
@@ -116,7 +116,7 @@ def dataset_facts(dataset: FeatureSource) -> dict[str, Any]:
     }
 
 
-def _told_by_manifest(dataset: Any) -> TypeGuard[Dataset]:
+def _identified_by_manifest(dataset: Any) -> TypeGuard[Dataset]:
     """Return whether a dataset was opened with a manifest that lists its files."""
     from cfqa_data.access.dataset import Dataset
 
@@ -126,15 +126,15 @@ def _told_by_manifest(dataset: Any) -> TypeGuard[Dataset]:
 
 def arrays_digest(dataset: FeatureSource) -> str:
     """Return a hash of some features; empty where the manifest identifies the dataset."""
-    if _told_by_manifest(dataset):
+    if _identified_by_manifest(dataset):
         return ""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     rows = dataset.labels.select(KEYS[1:])
     for row in sorted({0, rows.num_rows // 2, rows.num_rows - 1}):
         source, codec, level = (column[row].as_py() for column in rows.columns)
         for array in (dataset.original(source), dataset.compressed(source, codec, int(level))):
-            found.update(np.asarray(array).tobytes())
-    return found.hexdigest()
+            digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def stored_rows(dataset: FeatureSource) -> NDArray[np.bool_]:
@@ -158,11 +158,11 @@ def task_facts(dataset: Any) -> Mapping[str, TaskFacts]:
     return {name: entry.facts for name, entry in manifest.tasks.items()}
 
 
-def facts_of(task: str, given: Mapping[str, TaskFacts]) -> TaskFacts:
-    """Return the facts of a task, with defaults where ``given`` has none.
+def facts_of(task: str, known: Mapping[str, TaskFacts]) -> TaskFacts:
+    """Return the facts of a task, with defaults where ``known`` has none.
 
     The defaults are the facts of format 1 for a task of this name, or else a score and a loss
     without a unit or a threshold of noticeable differences.
     """
     assumed = TaskFacts(task, task, Score("score", lower_better=True), Loss("loss"))
-    return given.get(task) or TASKS.get(task) or assumed
+    return known.get(task) or TASKS.get(task) or assumed

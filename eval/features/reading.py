@@ -111,7 +111,7 @@ def read_batches(
             1 MiB or more are batches of their own, and 256 MiB on other devices.
 
     Raises:
-        MetricError: A feature holds NaN or Inf, or its shape is not that of its original; the
+        MetricError: If a feature has NaN or Inf, or its shape is not that of its original; the
             message names it.
     """
     columns = [dataset.labels[name].to_pylist() for name in ("source_id", "codec", "level")]
@@ -157,8 +157,8 @@ def _reader(dataset: FeatureSource, device: str) -> Callable[[str, str, int], An
     if device == "cpu" or codes is None:
         return dataset.compressed
     tasks = manifest.tasks.values() if manifest else ()
-    held = [codec for task in tasks for codec in task.codecs.values()]
-    plain = {codec.name for codec in held if codec.quantizer is None}  # these store no codes
+    codecs = [codec for task in tasks for codec in task.codecs.values()]
+    plain = {codec.name for codec in codecs if codec.quantizer is None}  # these store no codes
 
     def read(source_id: str, codec: str, level: int) -> Any:
         return (dataset.compressed if codec in plain else codes)(source_id, codec, level)

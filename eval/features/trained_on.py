@@ -44,7 +44,7 @@ class TrainedOn:
         """Return the object that `dataclasses.asdict` turned into ``facts``.
 
         Raises:
-            TypeError, ValueError, LookupError: ``facts`` is not such a dictionary.
+            TypeError, ValueError, LookupError: If ``facts`` is not such a dictionary.
         """
         return cls(
             folds=tuple(map(int, facts["folds"])),

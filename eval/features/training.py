@@ -90,7 +90,7 @@ class TrainingSet(Dataset):
             progress: Progress bar of the training.
 
         Raises:
-            MetricError: The labels have no such column.
+            MetricError: If the labels have no such column.
         """
         if target not in dataset.labels.column_names:
             raise MetricError(f"the labels have no column {target!r} to follow")
@@ -113,8 +113,8 @@ class TrainingSet(Dataset):
     @property
     def folds(self) -> list[int]:
         """The folds of the sources in ascending order; empty where the dataset has no folds."""
-        known = "fold" in self.labels.column_names
-        return sorted({int(fold) for fold in self.labels["fold"].to_pylist()}) if known else []
+        has_folds = "fold" in self.labels.column_names
+        return sorted({int(fold) for fold in self.labels["fold"].to_pylist()}) if has_folds else []
 
     def split(self, fold: int | None = None) -> tuple[TrainingSet, TrainingSet]:
         """Split into the rows of all folds but one, for training, and of that one, for validation.
@@ -128,18 +128,18 @@ class TrainingSet(Dataset):
             The training part and the validation part.
 
         Raises:
-            MetricError: There is no such fold, or it is the only one.
+            MetricError: If there is no such fold, or it is the only one.
         """
         fold = self.folds[-1] if fold is None and self.folds else fold
         if fold not in self.folds or len(self.folds) < 2:
-            there = ", ".join(map(str, self.folds)) or "none"
-            raise MetricError(f"no fold {fold} to validate on; folds are: {there}")
-        apart = self.labels["fold"].to_numpy() == fold
-        train = ~apart
+            folds = ", ".join(map(str, self.folds)) or "none"
+            raise MetricError(f"no fold {fold} to validate on; folds are: {folds}")
+        validation = self.labels["fold"].to_numpy() == fold
+        train = ~validation
         if "group" in self.labels.column_names:
             groups = np.array([group or "" for group in self.labels["group"].to_pylist()])
-            train &= ~np.isin(groups, np.setdiff1d(groups[apart], [""]))
-        return self._part(np.flatnonzero(train)), self._part(np.flatnonzero(apart))
+            train &= ~np.isin(groups, np.setdiff1d(groups[validation], [""]))
+        return self._part(np.flatnonzero(train)), self._part(np.flatnonzero(validation))
 
     def scores(
         self,
@@ -157,7 +157,7 @@ class TrainingSet(Dataset):
             device: Torch device for scores that are not cached.
 
         Raises:
-            MetricError: A metric cannot score a feature.
+            MetricError: If a metric cannot score a feature.
         """
         if self._known is None:
             self._known = KnownScores(self._dataset, device)

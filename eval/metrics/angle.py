@@ -1,7 +1,7 @@
-"""Angle metrics: the direction of each token's vector, and its length.
+"""Angle metrics: the direction and the norm of each token.
 
-They are computed from the distance between unit vectors, so that float32 tells reconstructions
-apart whose cosine rounds to 1.
+Cosines are computed from distances between unit vectors, so that float32 scores distinguish
+reconstructions whose cosine rounds to 1.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ __all__ = [
     "pearson_token",
 ]
 
-# Added to both norms, as in the published baseline: a zero token scores 0 rather than 0/0.
 NORM_OFFSET = 1e-8
+"""Added to both norms, as in the published baseline, so that a zero token scores 0, not NaN."""
 
 similarity = partial(agreement, invariances={"scale"})
 
@@ -38,8 +38,8 @@ similarity = partial(agreement, invariances={"scale"})
 )
 def cosine(x: Features, y: Features) -> Tensor:
     """Mean over all tokens of the cosine between the original and the compressed token."""
-    shares = x.norms / (x.norms + NORM_OFFSET) * (y.norms / (y.norms + NORM_OFFSET))
-    return cosines(x, y) * shares
+    factors = x.norms / (x.norms + NORM_OFFSET) * (y.norms / (y.norms + NORM_OFFSET))
+    return cosines(x, y) * factors
 
 
 @similarity(
@@ -47,20 +47,20 @@ def cosine(x: Features, y: Features) -> Tensor:
     citation="cosine similarity (textbook), of the class token",
 )
 def cosine_class(x: Features, y: Features) -> Tensor:
-    """Cosine of the class token alone, the first one, which classifiers depend on most."""
+    """Cosine of the class token, the first one, which classifiers depend on most."""
     return cosines(x, y)[..., 0]
 
 
 @similarity(formula="mean_nc <x, y> / (|x| |y|)", citation="cosine similarity (textbook)")
 def cosine_flat(x: Features, y: Features) -> Tensor:
-    """Cosine of each slice taken as one vector of T * D numbers; 0 where one of the two is zero."""
+    """Cosine of each slice as one vector of T * D numbers; 0 where one of the two is zero."""
     before, after = (root(z.norms.square().sum(-1)) for z in (x, y))
     scale = ratio(before, after)[..., None, None].to(y.values.dtype)
 
     def length(a: Tensor, factor: Tensor, b: Tensor) -> Tensor:
         return torch.linalg.vector_norm(torch.addcmul(a, b, factor, value=-1.0), dim=-1).double()
 
-    # Norms by token first: a float32 sum over a whole slice would lose digits.
+    # Norms of tokens are taken first, since a float32 sum over a whole slice would lose digits.
     scales = scale.expand(*y.shape[:-1], 1)
     lengths = by_rows(length, x.values, scales, y.values)
     gaps = ratio(root(lengths.square().sum(-1)), before)
@@ -72,9 +72,9 @@ def cosine_flat(x: Features, y: Features) -> Tensor:
     citation="cosine similarity (textbook), its lower tail over tokens",
 )
 def cosine_p5(x: Features, y: Features) -> Tensor:
-    """5th percentile of the token cosines of each slice: those of the worst tokens.
+    """5th percentile of the token cosines of each slice, a score of its worst tokens.
 
-    Interpolated linearly between the two nearest tokens. A zero token has cosine 0.
+    It is interpolated linearly between the two nearest tokens. A zero token has cosine 0.
     """
     ordered = in_order(cosines(x, y))
     last = ordered.shape[-1] - 1
@@ -89,9 +89,9 @@ def cosine_p5(x: Features, y: Features) -> Tensor:
     citation="relative error of vector norms (textbook)",
 )
 def norm_error(x: Features, y: Features) -> Tensor:
-    """Mean over tokens of the change of the token's length, relative to the original's.
+    """Mean over tokens of the change of the token's norm, relative to the original norm.
 
-    A token that is zero in the original scores 0 if it is zero in ``y`` too, and 1 otherwise.
+    A token that is zero in ``x`` scores 0 if it is zero in ``y``, too, and 1 otherwise.
     """
     # |y| - |x| = (|y|^2 - |x|^2) / (|y| + |x|), where |y|^2 - |x|^2 = <y - x, y + x>.
 
@@ -111,9 +111,9 @@ def norm_error(x: Features, y: Features) -> Tensor:
 def angle(x: Features, y: Features) -> Tensor:
     """Mean over tokens of the angle between the original and the compressed token, in radians.
 
-    A zero token is at right angles to every other.
+    The angle between a zero token and any other is pi / 2.
     """
-    # The arc tangent is as good at 0 and at pi as between; the arc cosine is not.
+    # Unlike the arc cosine, the arc tangent is accurate near 0 and pi, too.
     return 2.0 * torch.atan2(root(square_gaps(x, y)), root(square_gaps(x, y, 1.0)))
 
 
@@ -124,7 +124,7 @@ def angle(x: Features, y: Features) -> Tensor:
 def pearson_token(x: Features, y: Features) -> Tensor:
     """Mean over tokens of the Pearson correlation of a token's channels with their originals.
 
-    A token that does not vary over channels, in ``x`` or in ``y``, scores 0.
+    A token whose channels are all equal in ``x`` or in ``y`` scores 0.
     """
     scale = ratio(x.stds, y.stds)[..., None].to(y.values.dtype)
 
@@ -146,14 +146,14 @@ def pearson_token(x: Features, y: Features) -> Tensor:
 def ccc(x: Features, y: Features) -> Tensor:
     """Lin's concordance correlation coefficient of all values of each slice.
 
-    Unlike Pearson's it falls with a difference of mean or of scale. Two constant slices score 1 if
-    they are equal, 0 otherwise.
+    Unlike Pearson's, it decreases with differences of mean or scale. Two constant slices score 1 if
+    they are equal and 0 otherwise.
     """
     means, variances = [], []
     for z in (x, y):
-        tokens = z.values.mean(-1).double()
-        means.append(tokens.mean(-1))
-        variances.append(z.stds.square().mean(-1) + tokens.var(-1, correction=0))
+        token_means = z.values.mean(-1).double()
+        means.append(token_means.mean(-1))
+        variances.append(z.stds.square().mean(-1) + token_means.var(-1, correction=0))
     # 2 cov(x, y) = var(x) + var(y) + (mean(x) - mean(y))^2 - mse(x, y).
-    whole = variances[0] + variances[1] + (means[0] - means[1]).square()
-    return 1.0 - ratio(error_energies(x, y).mean(-1) / y.shape[-1], whole)
+    denominator = variances[0] + variances[1] + (means[0] - means[1]).square()
+    return 1.0 - ratio(error_energies(x, y).mean(-1) / y.shape[-1], denominator)

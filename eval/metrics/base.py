@@ -87,7 +87,6 @@ INVARIANCES = {
     "translation": "the same offset added to every token",
 }
 
-
 SCOPES = {
     "pair": "one version and its original",
     "ladder": "all versions of a source by one codec",
@@ -237,10 +236,10 @@ class Metric(Described):
 
     def _names(self, attribute: str) -> tuple[str, ...]:
         """Return the names in an attribute that is one name or several."""
-        given = getattr(self, attribute)
-        names = (given,) if isinstance(given, str) else given
+        value = getattr(self, attribute)
+        names = (value,) if isinstance(value, str) else value
         if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
-            raise self._error(f": {attribute} is a list of names, not {given!r}")
+            raise self._error(f": {attribute} is a list of names, not {value!r}")
         return tuple(names)
 
     def _error(self, why: str) -> MetricError:
@@ -255,7 +254,7 @@ class Metric(Described):
                 metric needs no training.
 
         Raises:
-            MetricError: The metric has no such option, or a statistic is not an array.
+            MetricError: If the metric has no such option, or a statistic is not an array.
         """
         known = [*self.options, *self.needs]
         for name in options:
@@ -263,10 +262,10 @@ class Metric(Described):
                 raise self._error(f" takes no options, got {name!r}")
             if name not in known:
                 raise self._error(f": {unknown_name('option', name, known)}")
-        given = {**self.options, **options}
-        found = [name for name, value in self.options.items() if value is None]  # by training
-        fit = None if found and all(given[name] is not None for name in found) else self.fit
-        return replace(self, options=given, fit=fit)
+        values = {**self.options, **options}
+        fitted = [name for name, value in self.options.items() if value is None]  # by training
+        fit = None if fitted and all(values[name] is not None for name in fitted) else self.fit
+        return replace(self, options=values, fit=fit)
 
     def fitted(
         self,
@@ -282,7 +281,7 @@ class Metric(Described):
             progress: Progress bar; ``auto`` shows one in a terminal or a notebook, None does not.
 
         Raises:
-            MetricError: The metric cannot be trained, or training fails.
+            MetricError: If the metric cannot be trained, or training fails.
         """
         from cfqa_data.eval.features.trained_on import TrainedOn
         from cfqa_data.eval.features.training import TrainingSet, training_set
@@ -293,17 +292,17 @@ class Metric(Described):
             # Training needs gradients, which an evaluation disables.
             with listener(progress or Silent()) as shown, torch_state(grad=True):
                 rows = training_set(training, target, shown)
-                found = self.fit(rows, self.device)
+                trained = self.fit(rows, self.device)
             facts: dict[str, Any] = {
                 "name": self.name,
                 "lower_better": self.lower_better,
-                "least_tokens": max(found.least_tokens, self.least_tokens),
+                "least_tokens": max(trained.least_tokens, self.least_tokens),
                 "tasks": self.tasks,
             }
             if isinstance(rows, TrainingSet):
                 facts["trained_on"] = TrainedOn.of(rows.labels, rows.folds, rows.target)
-            given = {name: self.options[name] for name in found.needs if name in self.options}
-            return replace(found.with_options(**given), **facts)
+            options = {name: self.options[name] for name in trained.needs if name in self.options}
+            return replace(trained.with_options(**options), **facts)
         except CfqaError as error:
             raise self._error(f" cannot be trained: {error}") from error
         except (Exception, SystemExit) as error:  # whatever a user's function raises
@@ -329,7 +328,7 @@ class Metric(Described):
             tokens than ``least_tokens``.
 
         Raises:
-            MetricError: The arrays are not numeric, shapes disagree, or an item holds NaN or Inf.
+            MetricError: If the arrays are not numeric, shapes disagree, or an item has NaN or Inf.
         """
         x = self._batch(x)
         y = x if y is None and self.no_reference else self._batch(y)
@@ -358,7 +357,7 @@ class Metric(Described):
         """Score features that are already checked and on the device, and check the scores.
 
         Raises:
-            MetricError: A statistic that the metric needs is missing or has a wrong shape, there
+            MetricError: If a statistic that the metric needs is missing or has a wrong shape, there
                 are fewer tokens than ``least_tokens``, or the function does not return one finite
                 number per item.
         """
@@ -460,7 +459,7 @@ def check_device(device: str) -> str:
     """Return the device's name if metrics can run there.
 
     Raises:
-        MetricError: The device is unknown, absent, or has no float64.
+        MetricError: If the device is unknown, absent, or has no float64.
     """
     if device != "cpu":
         try:

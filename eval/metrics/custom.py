@@ -24,104 +24,105 @@ from cfqa_data.registry import bind_options
 from cfqa_data.torch_inputs import unmasked
 from cfqa_data.torch_state import torch_state
 
-__all__ = ["from_object", "imported", "made", "trained"]
+__all__ = ["from_object", "import_object", "instance_of", "trained_metric"]
 
 STATED = (
     *("lower_better", "score_range", "identity", "citation", "least_tokens", "differentiable"),
     *("tasks", "needs", "scope", "no_reference", "inputs"),
 )
-"""Attributes that are taken over from a custom metric where it has them."""
+"""Attributes that the `Metric` of a user's object gets from it, if it has them."""
 
 VALUES = (bool, int, float, str, tuple, list)
-"""Types of the defaults that make a function's parameters options."""
+"""Types of defaults; a parameter with a default of another type is not an option."""
 
 
-def from_object(found: Any, device: str, **options: Any) -> Metric:
-    """Return a metric, or what a user made as one, as a metric on a device.
+def from_object(target: Any, device: str, /, **options: Any) -> Metric:
+    """Return the metric of an object on a device.
 
     Args:
-        found: A `Metric`, a callable, an object with ``fit``, or a class of such.
+        target: A `Metric`, a callable, an object with ``fit``, or a class of such objects.
         device: Torch device.
-        options: Of a class, what an object is made with; of a `Metric` or a function, its own.
+        options: Constructor arguments of a class, or options of a `Metric` or a function.
 
     Raises:
-        MetricError: It is none of these, states impossible facts, or has no such option.
+        MetricError: If it is none of these, has invalid attributes, or has no such option.
     """
-    if isinstance(found, Metric):
-        return found.with_options(**options).to(device)
+    if isinstance(target, Metric):
+        return target.with_options(**options).to(device)
     made_with: dict[str, Any] = {}
-    if isinstance(found, type):
-        found, made_with, options = made(found, options), options, {}
-    if not callable(found) and not hasattr(found, "fit"):
-        raise MetricError(f"a metric must be a name or a callable, not {found!r}")
-    metric = _wrapped(_on(found, device)).to(device).with_options(**options)
+    if isinstance(target, type):
+        target, made_with, options = instance_of(target, options), options, {}
+    if not callable(target) and not hasattr(target, "fit"):
+        raise MetricError(f"a metric must be a name or a callable, not {target!r}")
+    metric = _wrapped(_on_device(target, device)).to(device).with_options(**options)
     return replace(metric, made_with=made_with)
 
 
-def made(found: type, options: dict[str, Any]) -> Any:
-    """Return an object of a user's class.
+def instance_of(cls: type, options: dict[str, Any]) -> Any:
+    """Return an instance of a user's class.
 
     Raises:
-        MetricError: It takes no such options, or fails.
+        MetricError: If its constructor does not accept the options, or raises an error.
     """
     if options:
-        options = bind_options(found, options, f"metric {found.__name__!r}", MetricError)
+        options = bind_options(cls, options, f"metric {cls.__name__!r}", MetricError)
     try:
         with torch_state(grad=True):
-            return found(**options)
+            return cls(**options)
     except Exception as error:  # whatever a user's class raises
-        message = f"metric {found.__name__!r} cannot be made: {error_line(error)}"
+        message = f"metric {cls.__name__!r} cannot be made: {error_line(error)}"
         raise MetricError(message) from error
 
 
-def _on(found: Any, device: str) -> Any:
-    """Return a network on a device and in evaluation mode, anything else as it is."""
-    if not _is_network(found):
-        return found
+def _on_device(target: Any, device: str) -> Any:
+    """Return a network on a device and in evaluation mode, any other object unchanged."""
+    if not _is_network(target):
+        return target
     with torch_state():
-        return found.to(check_device(device)).eval()
+        return target.to(check_device(device)).eval()
 
 
-def _is_network(found: Any) -> bool:
-    """Whether this is a `torch.nn.Module`: whoever made one has imported torch."""
+def _is_network(target: Any) -> bool:
+    """Return whether an object is a `torch.nn.Module`, which only exists if torch is loaded."""
     loaded = sys.modules.get("torch.nn")
-    return loaded is not None and isinstance(found, loaded.Module)
+    return loaded is not None and isinstance(target, loaded.Module)
 
 
-def imported(path: str) -> Any:
-    """Return what a path ``"module:attribute"`` or ``"folder/file.py:attribute"`` names.
+def import_object(path: str) -> Any:
+    """Import the object at ``"module:attribute"`` or ``"folder/file.py:attribute"``.
 
     Raises:
-        MetricError: The import fails, Python would import another module, or there is no metric.
+        MetricError: If the import fails, Python would import another module of the same name, or
+            the object cannot be a metric.
     """
     module_name, _, attribute = path.rpartition(":")
     if module_name.endswith(".py"):
-        module_name = _module_of(path, absolute_path(module_name))
+        module_name = _prepend_to_path(path, absolute_path(module_name))
     if not module_name or module_name.startswith(".") or not attribute:
         raise MetricError(
             f"metric {path!r}: not MODULE:FUNCTION with the module's whole name, as in "
             "package.file, nor FILE.py:FUNCTION"
         )
-    _check_hidden(path, module_name.split(".")[0])
+    _check_not_shadowed(path, module_name.split(".")[0])
     try:
-        found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a user's module may raise anything, a script exit
+        target: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # whatever a user's module raises
         raise MetricError(
             f"metric {path!r}: cannot import {module_name!r}: {error_line(error)}"
         ) from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            near = near_names(part, dir(found))
+        if not hasattr(target, part):
+            near = near_names(part, dir(target))
             hint = f": {near}" if near else ""
             raise MetricError(f"metric {path!r}: {module_name!r} has no {attribute!r}{hint}")
-        found = getattr(found, part)
-    if not callable(found) and not hasattr(found, "fit"):
+        target = getattr(target, part)
+    if not callable(target) and not hasattr(target, "fit"):
         raise MetricError(f"metric {path!r} is not callable")
-    return found
+    return target
 
 
-def _module_of(path: str, file: Path) -> str:
-    """Return the name of the module in a file, whose folder is searched first from now on."""
+def _prepend_to_path(path: str, file: Path) -> str:
+    """Put the folder of a file first on Python's path and return the file's module name."""
     if not file.is_file():
         raise MetricError(f"metric {path!r}: no such file: {file}")
     if str(file.parent) not in sys.path[:1]:
@@ -129,33 +130,33 @@ def _module_of(path: str, file: Path) -> str:
     return file.stem
 
 
-def _check_hidden(path: str, name: str) -> None:
-    """Check that a module is the one that a user means, the first of its name on Python's path.
+def _check_not_shadowed(path: str, name: str) -> None:
+    """Check that Python would import the first module of a name on its path.
 
     Raises:
-        MetricError: Python has, or has loaded, another one of that name.
+        MetricError: If another one is loaded or in the standard library.
     """
     spec = PathFinder.find_spec(name)
     if spec is None or spec.origin is None or name == __name__.split(".")[0]:
         return
-    meant = os.path.realpath(spec.origin)
+    origin = os.path.realpath(spec.origin)
     if name in sys.stdlib_module_names:
         library = os.path.realpath(sysconfig.get_path("stdlib"))
-        hidden, whose = not meant.startswith(library + os.sep), "the standard library's"
+        shadowed, other = not origin.startswith(library + os.sep), "the standard library's"
     else:
         loaded = getattr(sys.modules.get(name), "__file__", None) or spec.origin
-        hidden, whose = os.path.realpath(loaded) != meant, f"that of {loaded}"
-    if hidden:
-        message = f"{name!r} is {whose}, which shadows {spec.origin}: rename that file"
+        shadowed, other = os.path.realpath(loaded) != origin, f"that of {loaded}"
+    if shadowed:
+        message = f"{name!r} is {other}, which shadows {spec.origin}: rename that file"
         raise MetricError(f"metric {path!r}: {message}")
 
 
 def _wrapped(call: Any, trainer: Any = None) -> Metric:
-    """Return a user's object as a metric.
+    """Return the metric of a user's object.
 
     Args:
         call: The object.
-        trainer: What returned it when it was trained, whose facts hold where it states none.
+        trainer: The object whose ``fit`` returned it, for attributes that ``call`` does not have.
     """
     name = getattr(call, "name", None) or getattr(call, "__name__", None) or type(call).__name__
     invariances = getattr(call, "invariances", ())
@@ -183,7 +184,7 @@ def _wrapped(call: Any, trainer: Any = None) -> Metric:
 
 
 def _parameters(call: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the options of a function with their defaults, and the statistics that it takes."""
+    """Return the options of a function with their defaults, and the statistics that it needs."""
     if not inspect.isfunction(call):
         return {}, ()
     parameters = list(inspect.signature(call).parameters.values())
@@ -192,38 +193,38 @@ def _parameters(call: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def _train(call: Any, training: Any, device: str) -> Metric:
-    """Train a copy of a user's object: no training sees what another one found."""
+    """Train a copy of a user's object, so that trainings are independent."""
     try:
         learner = copy.deepcopy(call)
-    except Exception:  # whatever an object holds, such as an open file
+    except Exception:  # an attribute, such as an open file, cannot be copied
         learner = call
     if _is_network(learner):
         learner.train()
-    found = learner.fit(training, device)
-    if isinstance(found, Metric):
-        return found.to(device)
-    if not callable(found):
-        returned = f"fit returned {type(found).__name__}"
+    model = learner.fit(training, device)
+    if isinstance(model, Metric):
+        return model.to(device)
+    if not callable(model):
+        returned = f"fit returned {type(model).__name__}"
         raise MetricError(f"{returned}; it must return the scoring function, or the object")
-    if learner is call and getattr(found, "__self__", found) is call:
+    if learner is call and getattr(model, "__self__", model) is call:
         raise MetricError("fit returns the object, which cannot be copied for each fold")
-    return trained(found, call, device)
+    return trained_metric(model, call, device)
 
 
-def trained(model: Any, trainer: Any, device: str) -> Metric:
-    """Return what a user's trainer made as a metric; the parameters of a network are frozen."""
-    model = _on(model, device)
+def trained_metric(model: Any, trainer: Any, device: str) -> Metric:
+    """Return the metric of a trained model; the parameters of a network are frozen."""
+    model = _on_device(model, device)
     if _is_network(model):
         model.requires_grad_(False)
     return _wrapped(model, trainer).to(device)
 
 
 def _scores(name: str, call: Callable[..., Any], *features: Features, **options: Any) -> Tensor:
-    """Call a user's function, which is one of tensors, and check what it returns."""
+    """Call a user's function of tensors and check the scores that it returns."""
     whole = features[-1].values
-    # Copies: what a metric does to them in place must not reach the next one.
+    # The function may modify its arguments in place, which must not affect other metrics.
     copies = [one.values.expand_as(whole).clone() for one in features]
-    with torch_state():  # a default device that the call sets is not that of its answer
+    with torch_state():  # restores a default device that the call sets
         answer = unmasked(call(*copies, **options))
     try:
         scores = torch.as_tensor(answer)

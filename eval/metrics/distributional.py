@@ -1,7 +1,7 @@
-"""Distributional metrics: how a token's channels, or a slice's tokens, are distributed.
+"""Distributional metrics: the distributions of a token's channels or of a slice's tokens.
 
-`kl_softmax` and `js_softmax` take the softmax of a token as probabilities of its channels. The
-others take the tokens of a slice as a sample, whatever their order.
+`kl_softmax` and `js_softmax` use the softmax of a token as the probabilities of its channels. The
+others use the tokens of a slice as an unordered sample.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = ["frechet", "js_softmax", "kl_softmax", "moments", "sliced_wasserstein
     citation="Kullback and Leibler, On Information and Sufficiency, Ann. Math. Statist. 1951",
 )
 def kl_softmax(x: Features, y: Features) -> Tensor:
-    """Kullback-Leibler divergence of the compressed token's softmax from the original's, in nats.
+    """Kullback-Leibler divergence between the softmaxes of the original and compressed token, nats.
 
     The softmax and its logarithm are float64, since the terms of a small divergence cancel.
     """
-    p, of_p = _softmax(x)
+    p, negentropy = _softmax(x)
 
-    def divergence(p: Tensor, of_p: Tensor, values: Tensor) -> Tensor:
-        return of_p[..., 0] - own(_logarithms(values)).mul_(p).sum(-1)
+    def divergence(p: Tensor, negentropy: Tensor, values: Tensor) -> Tensor:
+        return negentropy[..., 0] - own(_logarithms(values)).mul_(p).sum(-1)
 
-    return by_rows(divergence, p, of_p[..., None], y.values, share=4)
+    return by_rows(divergence, p, negentropy[..., None], y.values, share=4)
 
 
 @metric(
@@ -46,20 +46,20 @@ def kl_softmax(x: Features, y: Features) -> Tensor:
     citation="Lin, Divergence Measures Based on the Shannon Entropy, IEEE Trans. Inf. Theory 1991",
 )
 def js_softmax(x: Features, y: Features) -> Tensor:
-    """Jensen-Shannon divergence of both tokens' softmaxes in nats, in float64 as `kl_softmax`."""
-    p, of_p = _softmax(x)
+    """Jensen-Shannon divergence of the softmaxes of both tokens, nats; float64, as `kl_softmax`."""
+    p, negentropy = _softmax(x)
 
-    def divergence(p: Tensor, of_p: Tensor, values: Tensor) -> Tensor:
+    def divergence(p: Tensor, negentropy: Tensor, values: Tensor) -> Tensor:
         logarithms = _logarithms(values)
         q = logarithms.exp()
-        of_q = own(logarithms).mul_(q).sum(-1)
-        both = own(q).add_(p)
-        logarithm = both.clamp(min=torch.finfo(both.dtype).tiny).log_()  # 0 log 0 = 0
+        negentropy_q = own(logarithms).mul_(q).sum(-1)
+        total = own(q).add_(p)
+        logarithm = total.clamp(min=torch.finfo(total.dtype).tiny).log_()  # 0 log 0 = 0
         # The negative entropy of the mean of both is <p + q, log(p + q)> / 2 - log 2.
-        twice = of_p[..., 0] + of_q - own(logarithm).mul_(both).sum(-1)
+        twice = negentropy[..., 0] + negentropy_q - own(logarithm).mul_(total).sum(-1)
         return math.log(2.0) + twice / 2.0
 
-    return by_rows(divergence, p, of_p[..., None], y.values, share=4)
+    return by_rows(divergence, p, negentropy[..., None], y.values, share=4)
 
 
 @derived
@@ -71,7 +71,7 @@ def _softmax(z: Features) -> tuple[Tensor, Tensor]:
 
 
 def _logarithms(values: Tensor) -> Tensor:
-    """Return the logarithms of tokens' softmaxes, float64 (..., D)."""
+    """Return the logarithm of the softmax of each token, float64 (..., D)."""
     return values.log_softmax(-1, dtype=torch.float64)
 
 
@@ -83,11 +83,11 @@ def _logarithms(values: Tensor) -> Tensor:
 def sliced_wasserstein(x: Features, y: Features, projections: int = 64, seed: int = 0) -> Tensor:
     """Wasserstein-2 distance of the tokens along random directions, root mean square over these.
 
-    In feature units. The directions are the normalised rows of
+    It is in feature units. The directions are the normalised rows of
     ``numpy.random.default_rng(seed).normal(size=(projections, D))``, the same for all slices.
 
     Raises:
-        MetricError: There is no direction, or the seed is no natural number.
+        MetricError: If ``projections`` is less than 1 or ``seed`` less than 0.
     """
     squares = (_projected(y, projections, seed) - _projected(x, projections, seed)).square()
     return root(squares.mean((-2, -1)))
@@ -95,9 +95,9 @@ def sliced_wasserstein(x: Features, y: Features, projections: int = 64, seed: in
 
 @derived
 def _projected(z: Features, projections: int, seed: int) -> Tensor:
-    """Return the tokens' places along each direction, sorted, float64 (B, N, C, P, T)."""
-    along = _directions(projections, z.shape[-1], seed, z.values.device)
-    return in_order((z.values.double() @ along.mT).mT)
+    """Return the sorted projections of the tokens on each direction, float64 (B, N, C, P, T)."""
+    directions = _directions(projections, z.shape[-1], seed, z.values.device)
+    return in_order((z.values.double() @ directions.mT).mT)
 
 
 @lru_cache(maxsize=16)
@@ -120,15 +120,14 @@ def _directions(projections: int, channels: int, seed: int, device: Any) -> Tens
 def frechet(x: Features, y: Features) -> Tensor:
     """Squared Frechet distance of the Gaussians fitted to the tokens of each slice.
 
-    In squared feature units. With m the mean of the tokens and S their covariance (divided by T),
+    In squared feature units, with m the mean of the tokens and S their covariance (divided by T),
     it is ``|m_x - m_y|^2 + tr(S_x) + tr(S_y) - 2 tr((S_x S_y)^(1/2))``. The last trace is the sum
-    of the singular values of ``Xc Yc^T / T``. Computed in float64 as ``|m_x - m_y|^2 + ((|Xc| -
-    |Yc|)^2 + 2 |Xc| |Yc| (1 - s)) / T`` with ``s = |Xc Yc^T|_* / (|Xc| |Yc|)``.
+    of the singular values of ``Xc Yc^T / T``. The score is computed in float64 as ``|m_x - m_y|^2 +
+    ((|Xc| - |Yc|)^2 + 2 |Xc| |Yc| (1 - s)) / T`` with ``s = |Xc Yc^T|_* / (|Xc| |Yc|)``.
 
     Raises:
-        MetricError: The decomposition did not converge.
+        MetricError: If the eigenvalue decomposition does not converge.
     """
-
     spread = differences(x, y, True).squared() / y.shape[-2]
     return (_means(x) - _means(y)).square().sum(-1) + spread
 
@@ -138,10 +137,10 @@ def frechet(x: Features, y: Features) -> Tensor:
     citation="Frechet distance of Gaussians with diagonal covariances (textbook)",
 )
 def moments(x: Features, y: Features) -> Tensor:
-    """Squared distance of the channels' means and standard deviations over tokens.
+    """Squared distance of the means and standard deviations of the channels over tokens.
 
-    In squared feature units. It is the Frechet distance of Gaussians with independent channels,
-    divided by their number.
+    In squared feature units, it is the squared Frechet distance of Gaussians with independent
+    channels, divided by the number of channels.
     """
     means = (_means(x) - _means(y)).square()
     return means + (_deviations(x) - _deviations(y)).square()

@@ -1,4 +1,4 @@
-"""Geometry metrics: the point cloud of tokens, up to an offset and an orthogonal map."""
+"""Geometry metrics: the point cloud of a slice's tokens, up to an offset and an orthogonal map."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ __all__ = ["angular_shape", "procrustes", "procrustes_normalized", "rsa", "rsm_d
 def procrustes(x: Features, y: Features) -> Tensor:
     """Squared distance of the centred clouds after the best orthogonal map.
 
-    In squared feature units, summed over tokens and channels:
-    ``min_Q |Xc - Yc Q|^2 = |Xc|^2 + |Yc|^2 - 2 |Xc^T Yc|_*``, with the nuclear norm, the sum of
-    singular values. Computed as ``(|Xc| - |Yc|)^2 + 2 |Xc| |Yc| (1 - s)`` with the shapes'
-    similarity ``s = |Xc^T Yc|_* / (|Xc| |Yc|)``.
+    In squared feature units, summed over tokens and channels, it is
+    ``min_Q |Xc - Yc Q|^2 = |Xc|^2 + |Yc|^2 - 2 |Xc^T Yc|_*`` with the nuclear norm, the sum of
+    singular values. It is computed as ``(|Xc| - |Yc|)^2 + 2 |Xc| |Yc| (1 - s)`` with the similarity
+    ``s = |Xc^T Yc|_* / (|Xc| |Yc|)``.
 
     Raises:
-        MetricError: The decomposition did not converge.
+        MetricError: If the eigenvalue decomposition does not converge.
     """
     return differences(x, y).squared()
 
@@ -51,9 +51,9 @@ def procrustes(x: Features, y: Features) -> Tensor:
     "NeurIPS 2021",
 )
 def procrustes_normalized(x: Features, y: Features) -> Tensor:
-    """`procrustes` of clouds scaled to norm 1: 2 (1 - s).
+    """`procrustes` of clouds that are scaled to norm 1, which is 2 (1 - s).
 
-    A slice where x or y does not vary over tokens scores 2, as if nothing were shared.
+    A slice where all tokens of x or of y are equal scores 2, as clouds without similarity do.
     """
     return 2.0 * differences(x, y).gap
 
@@ -67,7 +67,7 @@ def procrustes_normalized(x: Features, y: Features) -> Tensor:
 def angular_shape(x: Features, y: Features) -> Tensor:
     """Angle between the centred clouds after the best orthogonal map, arccos(s), in radians.
 
-    A slice where x or y does not vary over tokens is at right angles.
+    A slice where all tokens of x or of y are equal scores pi / 2.
     """
     # 1 - cos(a) = 2 sin(a / 2)^2
     return 2.0 * root(differences(x, y).gap / 2.0).asin()
@@ -82,10 +82,10 @@ def angular_shape(x: Features, y: Features) -> Tensor:
     "Neuroscience 2008",
 )
 def rsa(x: Features, y: Features) -> Tensor:
-    """Spearman correlation of the distances between tokens, each pair once.
+    """Spearman correlation of the Euclidean distances between tokens, over all pairs.
 
-    The dissimilarity is the Euclidean distance. Distances that are equal but for rounding share
-    their mean rank. A slice where all distances of x or y are equal scores 0.
+    Distances that are equal up to rounding share the mean of their ranks. A slice where all
+    distances of x or of y are equal scores 0.
     """
 
     def make(ranks: Tensor, squares: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def rsa(x: Features, y: Features) -> Tensor:
 def rsm_difference(x: Features, y: Features) -> Tensor:
     """Root mean square change of the cosines between two tokens of a slice.
 
-    Cosines are not centred; with a zero token they are 0.
+    Tokens are not centred. The cosine with a zero token is 0.
     """
     tokens = y.shape[-2]
 
@@ -122,7 +122,7 @@ def rsm_difference(x: Features, y: Features) -> Tensor:
 
 @derived
 def _ranks(x: Features) -> UnitArrays:
-    """Return the centred ranks of the distances, of norm 1, (B, N, C, P) float64."""
+    """Return the ranks of the distances, centred and of norm 1, (B, N, C, P) float64."""
 
     def make(squares: Tensor) -> UnitArrays:
         means, order = _mean_ranks(upper(squares))
@@ -133,18 +133,21 @@ def _ranks(x: Features) -> UnitArrays:
 
 
 def _unit(ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ranks (..., P) less their mean and of norm 1, or zero, and their norm before."""
+    """Centre ranks (..., P) and scale them to norm 1; return them and their norms before."""
     ranks = ranks - (ranks.shape[-1] - 1) / 2
     norm = torch.linalg.vector_norm(ranks, dim=-1)
     return ranks.div_(norm.masked_fill(norm == 0, 1.0)[..., None]), norm
 
 
 def _mean_ranks(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ranks in ascending order, from 0, equal numbers' mean; and the places of the numbers.
+    """Rank the numbers of each row from 0; ties share the mean of their ranks.
 
     Args:
-        values: (..., P) float64, not negative. Neighbours in order are equal if they differ by no
-            more than rounding, relative to themselves and to the row's mean.
+        values: (..., P) float64, not negative. Consecutive numbers are tied if they differ by no
+            more than rounding, relative to themselves and to the mean of the row.
+
+    Returns:
+        The ranks in ascending order and the indices of the numbers in that order, (..., P) each.
     """
     ordered, order = ascending(values)
     noise = ROUNDING * (ordered[..., 1:] + ordered.mean(-1, keepdim=True))
@@ -152,8 +155,8 @@ def _mean_ranks(values: Tensor) -> tuple[Tensor, Tensor]:
     if rises.device.type == "cpu" and bool(rises.all()):
         ranks = torch.arange(ordered.shape[-1], dtype=torch.float64).expand_as(ordered)
         return ranks, order
-    # Equal numbers are a group; the ranks of all groups up to one are as many as their numbers.
-    least = torch.zeros_like(ordered[..., :1], dtype=torch.bool)
-    group = torch.cat((least, rises), -1).cumsum(-1)
+    # Ties form a group, whose last rank is the number of elements in all groups up to it, minus 1.
+    first = torch.zeros_like(ordered[..., :1], dtype=torch.bool)
+    group = torch.cat((first, rises), -1).cumsum(-1)
     counts = torch.zeros_like(ordered).scatter_add_(-1, group, torch.ones_like(ordered))
     return (counts.cumsum(-1) - (counts + 1.0) / 2.0).gather(-1, group), order

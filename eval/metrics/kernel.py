@@ -1,7 +1,7 @@
-"""Kernel metrics: how well the tokens' similarities to one another are preserved.
+"""Kernel metrics: how well the similarities among the tokens of a slice are preserved.
 
-Each compares two T x T matrices, one of X and one of Y, by the cosine between them. A slice where x
-or y does not vary over tokens scores 0: it has no similarity structure that could be kept.
+Each compares two T x T matrices, of x and of y, by the cosine between them. A slice where all
+tokens of x or of y are equal has no similarity structure to preserve and scores 0.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from cfqa_data.eval.metrics.base import relational_agreement
 __all__ = ["cka", "cka_debiased", "cka_rbf", "distance_correlation"]
 
 LARGE = 512
-"""Tokens from which on the Gram matrices of compressed slices are not kept on a CPU."""
+"""Number of tokens from which the Gram matrices of compressed slices are not cached on a CPU."""
 
 BOTH = "cka and cka_debiased"
-"""Kept by an original whose versions are scored by both: one product then serves both."""
+"""Key cached for an original whose versions both metrics score, so that they share a product."""
 
 
 class _Similarities(NamedTuple):
-    """Cosines between Gram matrices, (B, N, C) float64: of tokens centred, and U-centred."""
+    """Cosines between Gram matrices of centred tokens, and of U-centred ones, (B, N, C) float64."""
 
     plain: Tensor
     debiased: Tensor
@@ -48,7 +48,7 @@ class _Similarities(NamedTuple):
 def cka(x: Features, y: Features) -> Tensor:
     """Linear centred kernel alignment of each slice.
 
-    This is the biased estimator: independent Gaussians at 257 x 1536 already reach 0.86.
+    This is the biased estimator: independent Gaussian slices of 257 x 1536 score 0.86.
     """
     if not _by_blocks(y):
         return alignment(_linear(x), _linear(y)).clamp_(min=0.0)
@@ -74,14 +74,14 @@ def cka(x: Features, y: Features) -> Tensor:
     "2014",
 )
 def cka_debiased(x: Features, y: Features) -> Tensor:
-    """Linear CKA from the unbiased estimator of HSIC: independent features score about 0.
+    """Linear CKA from the unbiased estimator of HSIC; independent features score about 0.
 
-    The Gram matrices are centred such that rows sum to zero without their diagonals
-    (U-centring, Szekely and Rizzo 2014), which makes <K, L> / (T (T - 3)) the estimator HSIC_1 of
-    Song et al. 2012; the score is its value for (K, L) over the root of those of (K, K), (L, L).
+    The Gram matrices are centred so that their off-diagonal rows sum to zero (U-centring, Szekely
+    and Rizzo 2014), which makes <K, L> / (T (T - 3)) the estimator HSIC_1 of Song et al. 2012. The
+    score is its value for (K, L) over the square root of those for (K, K) and (L, L).
 
-    There is no such estimator for fewer than four tokens. A slice where the matrix of x or y is
-    nothing but rounding (tokens equal, or all equally far apart) scores 0.
+    The estimator needs at least four tokens. A slice where the centred matrix of x or y is within
+    rounding errors of zero (tokens equal, or all equally far apart) scores 0.
     """
     if not _by_blocks(y):
         return alignment(_debiased(x), _debiased(y))
@@ -96,8 +96,8 @@ def cka_debiased(x: Features, y: Features) -> Tensor:
 def cka_rbf(x: Features, y: Features) -> Tensor:
     """CKA with the kernel exp(-d^2 / (2 s^2)) of the distances d between tokens.
 
-    The width s is the median distance between two tokens of the slice, of x and y each its own;
-    the lower one of two in the middle. A median of 0 leaves the limit: 1 for equal tokens, else 0.
+    The width s is the median distance between two tokens of the slice, separate for x and y, and
+    the lower of two medians. At a median of 0 the kernel is its limit, 1 for equal tokens, else 0.
     """
     return centred_alignment(_gaussian(x), _kernel, squared_distances(y)).clamp_(min=0.0)
 
@@ -108,22 +108,22 @@ def cka_rbf(x: Features, y: Features) -> Tensor:
     "Distances, Annals of Statistics 2007",
 )
 def distance_correlation(x: Features, y: Features) -> Tensor:
-    """Distance correlation of each slice, tokens taken as samples; the biased (V-)statistic.
+    """Distance correlation of each slice with tokens as samples, the biased (V-)statistic.
 
     A and B are the matrices of distances between tokens, centred by rows and columns.
     """
-    found = centred_alignment(_distances(x), root, squared_distances(y))
-    return root(found.clamp_(min=0.0))
+    cosine = centred_alignment(_distances(x), root, squared_distances(y))
+    return root(cosine.clamp_(min=0.0))
 
 
 def _by_blocks(y: Features) -> bool:
-    """Whether Gram matrices are so large that they are better not kept."""
+    """Return whether the Gram matrices of y are too large to be cached."""
     return y.shape[-2] >= LARGE and saves_passes(y.values)
 
 
 @derived
 def _both(x: Features, y: Features) -> _Similarities:
-    """Compare the Gram matrices of each slice, of which those of y are computed once."""
+    """Compare the Gram matrices of each slice for both metrics; those of y are computed once."""
 
     def make(linear: Tensor, debiased: Tensor, values: Tensor) -> _Similarities:
         gaps = []
@@ -143,11 +143,12 @@ def _both(x: Features, y: Features) -> _Similarities:
 
 
 def _flat(values: Tensor, *batches: Tensor) -> list[Tensor]:
-    """Return the slices of each batch, (b or 1, n, c, ...) to (b n c, ...)."""
+    """Return the slices of each batch, (b or 1, n, c, T, ...) to (b n c, T, ...)."""
     return [batch.expand(*values.shape[:3], -1, -1).flatten(0, 2) for batch in batches]
 
 
 def _similarity(gaps: Tensor, before: UnitArrays) -> Tensor:
+    """Return cosines from the squared distances of unit matrices; 0 where one is missing."""
     return (1.0 - gaps / 2.0).masked_fill_(before.missing, 0.0)
 
 
@@ -174,7 +175,7 @@ def _debiased(values: Tensor, gram: Tensor) -> UnitArrays:
 
 
 def _floor(gram: Tensor) -> float:
-    """Return the norm, relative to that of the Gram matrix, up to which one is rounding."""
+    """Return the norm, relative to the Gram matrix, up to which a centred one is rounding."""
     return 8.0 * torch.finfo(gram.dtype).eps
 
 
@@ -191,8 +192,8 @@ def _distances(x: Features) -> UnitArrays:
 def _kernel(squares: Tensor) -> Tensor:
     """Return the Gaussian kernels of squared distances, (..., T, T)."""
     tokens = squares.shape[-1]
-    # Each pair is there twice, and the zeros of the diagonal come before all.
+    # The zeros of the diagonal are first in the order, and each pair is in the matrix twice.
     rank = tokens + 2 * ((tokens * (tokens - 1) // 2 + 1) // 2)
     median = smallest(squares.flatten(-2), rank)[..., None, None]
-    # Of a median of 0 the limit: a number so large that all that is not 0 vanishes.
+    # With a median of 0, the factor is so large that the kernel of all positive distances is 0.
     return (squares * (-0.5 / median).clamp(min=-1e300)).exp_()

@@ -1,4 +1,4 @@
-"""A metric as a loss: oriented to be minimised, reduced over the batch as torch's losses are."""
+"""Losses from metrics, oriented to be minimised and reduced over the batch like torch's losses."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ REDUCTIONS = ("mean", "sum", "none")
 
 @dataclass(frozen=True)
 class MetricLoss:
-    """A loss ``(x, y)`` of originals and reconstructions, through which gradients go to both.
+    """A loss ``(x, y)`` of originals and reconstructions with gradients for both.
 
-    Where less is better it is the score s itself; where more is better it is ``identity - s``, such
-    as 1 - cosine, which is 0 for a perfect reconstruction, or -s of a metric without an identity.
+    If lower scores s are better, the loss is s. Otherwise it is ``identity - s``, such as
+    1 - cosine, which is 0 for a perfect reconstruction, or -s for a metric without an identity.
 
     Attributes:
         metric: A differentiable metric.
-        reduction: Over the batch: ``mean``, ``sum``, or ``none``.
+        reduction: Reduction over the batch: ``mean``, ``sum``, or ``none``.
     """
 
     metric: Metric
@@ -47,10 +47,10 @@ class MetricLoss:
             y: Reconstructions, (B, N, C, T, D).
 
         Returns:
-            float64, a scalar or, without reduction, (B,), on the metric's device.
+            float64 on the metric's device, a scalar or, without reduction, (B,).
 
         Raises:
-            MetricError: As of the metric, or there are too few tokens for it.
+            MetricError: If the metric raises it, or the features have too few tokens for it.
         """
         scores = self.metric(x, y)
         if bool(scores.isnan().any()):

@@ -1,4 +1,4 @@
-"""Dataset statistics that metrics may take as parameters, and validating given ones."""
+"""Statistics of a dataset that metrics may take as parameters, and their validation."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ STATISTICS = {
     "deviation": "standard deviation of each channel over the originals of other folds, (C, D)",
     "covariance": "covariance of the channels over the originals of other folds, (C, D, D)",
 }
-"""What a metric may ask of the dataset, by the name of its keyword argument; all float64."""
+"""Statistics by the name of the keyword argument of a metric that receives them; all float64."""
 
-AXES = {"value_range": "C", "deviation": "CD", "covariance": "CDD"}
+AXES = {"value_range": "C", "deviation": "CD", "covariance": "CDD"}  # C layers, D channels
 
 
 @torch_state(grad=False)
 def as_statistic(metric: str, name: str, value: Any) -> Tensor:
-    """Return a statistic as a float64 tensor; one that is that already stays the same object.
+    """Return a statistic as a float64 tensor; a float64 tensor is returned as the same object.
 
     Raises:
-        MetricError: It is no array of finite numbers, or a range that is not above zero.
+        MetricError: If it is not an array of finite numbers, or a range is not above zero.
     """
     try:
         tensor = torch.as_tensor(value, dtype=torch.float64)
@@ -42,10 +42,10 @@ def as_statistic(metric: str, name: str, value: Any) -> Tensor:
 
 
 def check_statistic(metric: str, name: str, value: Any, shape: tuple[int, ...]) -> None:
-    """Check a statistic, None if it was not given, against features of a shape (B, N, C, T, D).
+    """Check that a statistic is present and has the shape for features of (B, N, C, T, D).
 
     Raises:
-        MetricError: It was not given, or is of features with other layers or channels.
+        MetricError: If ``value`` is None, or from features with other layers or channels.
     """
     if value is None:
         raise MetricError(

@@ -1,10 +1,10 @@
-"""Neighbour metrics: how well each token's nearest neighbours are preserved.
+"""Neighbour metrics: how well the nearest neighbours of each token are preserved.
 
-With T tokens there are at most (T - 1) / 2 neighbours, whatever ``k``: of more than half of the
-others, sets overlap of necessity. Where tokens tie for the last places among the nearest, each of
-them counts as the share of the places that is left to them. So a score depends neither on the order
-of the tokens nor on rounding, a feature always scores 1 against itself, and a constant
-reconstruction scores what chance does.
+``k`` is limited to (T - 1) / 2 for T tokens, since larger sets of neighbours would necessarily
+overlap. Tokens that tie for the last places among the neighbours have a membership below 1: the
+number of these places over the number of ties. So a score depends neither on the order of the
+tokens nor on rounding, a feature scores 1 against itself, and a constant reconstruction has the
+overlap expected of random neighbours.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ __all__ = ["jaccard_knn", "mutual_knn"]
     citation="Huh et al., The Platonic Representation Hypothesis, ICML 2024",
 )
 def mutual_knn(x: Features, y: Features, k: int = 10) -> Tensor:
-    """Share of each token's k nearest tokens by cosine that stay among its nearest.
+    """Share of the k nearest tokens of each token, by cosine, that remain among its nearest.
 
-    A zero token has cosine 0 with every other.
+    The cosine with a zero token is 0.
     """
     k = _neighbours("mutual_knn", k, y.shape[-2])
-    return _kept(x, y, "cosine", k) / k
+    return _shared(x, y, "cosine", k) / k
 
 
 @relational_agreement(
@@ -46,26 +46,27 @@ def mutual_knn(x: Features, y: Features, k: int = 10) -> Tensor:
     "Representational Measures, ACM Computing Surveys 2025",
 )
 def jaccard_knn(x: Features, y: Features, k: int = 10) -> Tensor:
-    """Jaccard index of each token's k nearest tokens by Euclidean distance, before and after."""
+    """Jaccard index of the k nearest tokens, by Euclidean distance, in x and in y."""
     k = _neighbours("jaccard_knn", k, y.shape[-2])
-    both = _kept(x, y, "distance", k)
+    both = _shared(x, y, "distance", k)
     return both / (2 * k - both)  # |A| + |B| = 2 k
 
 
 def _neighbours(name: str, k: int, tokens: int) -> int:
+    """Return k, limited to half of the other tokens."""
     if not isinstance(k, int) or isinstance(k, bool) or k < 1:
         raise MetricError(f"{name}: k must be a whole number of neighbours, at least 1, not {k!r}")
     return min(k, max(1, (tokens - 1) // 2))
 
 
-def _kept(x: Features, y: Features, kind: str, k: int) -> Tensor:
-    """Return how many of each token's neighbours stay neighbours, (B, N, C, T)."""
+def _shared(x: Features, y: Features, kind: str, k: int) -> Tensor:
+    """Return the number of neighbours of each token that x and y share, (B, N, C, T)."""
 
-    def make(a: Tensor, from_a: Tensor, b: Tensor) -> Tensor:
-        nearest, from_b, untied = _nearest(b, kind, k)
-        if _known(untied):
-            return _members(a.expand_as(b).gather(-1, nearest), kind, from_a).sum(-1)
-        both = _members(a, kind, from_a).minimum(_members(b, kind, from_b))
+    def make(a: Tensor, border_a: Tensor, b: Tensor) -> Tensor:
+        nearest, border_b, untied = _nearest(b, kind, k)
+        if _all_on_cpu(untied):
+            return _memberships(a.expand_as(b).gather(-1, nearest), kind, border_a).sum(-1)
+        both = _memberships(a, kind, border_a).minimum(_memberships(b, kind, border_b))
         both.diagonal(dim1=-2, dim2=-1).zero_()
         return both.sum(-1)
 
@@ -86,49 +87,49 @@ def _borders(x: Features, kind: str, k: int) -> Tensor:
 
 
 def _nearest(relations: Tensor, kind: str, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the k nearest others of each token, and where its neighbourhood ends.
+    """Find the k nearest neighbours of each token and the border of its neighbourhood.
 
     Args:
         relations: (..., T, T) float64.
-        kind: Cosines or distances.
+        kind: ``cosine`` or ``distance``.
         k: Number of neighbours.
 
     Returns:
-        The places of the nearest k, (..., T, k); the border, (..., T, 3); and whether the next one
-        is farther than those, (..., T, 1). Below the border's first number others are among the
-        nearest k, between it and the second they tie for the last places, and the third is the
-        share of those places that each of them has.
+        The indices of the k nearest tokens, (..., T, k); the border, (..., T, 3); and whether all
+        other tokens are farther than the border, (..., T, 1). The border consists of two distances
+        and a membership: tokens below the first distance are neighbours, and tokens from the first
+        to the second tie for the last places and have this membership in the neighbours.
     """
     if kind == "cosine":
         distances, typical = -relations, torch.ones_like(relations[..., :1])
     else:
         distances, typical = relations.clone(), relations.mean(-1, keepdim=True)
     distances.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
-    values, places = distances.topk(k + 1, largest=False)
+    values, indices = distances.topk(k + 1, largest=False)
     border = values[..., k - 1 : k]
     noise = ROUNDING * (border.abs() + typical)
     low, high = border - noise, border + noise
     inside = (values[..., :k] < low).sum(-1, keepdim=True)
     untied = values[..., k:] > high
     tied = k - inside
-    if not _known(untied):
+    if not _all_on_cpu(untied):
         tied = (distances <= high).sum(-1, keepdim=True) - inside
-    return places[..., :k], torch.cat((low, high, (k - inside).double() / tied), -1), untied
+    return indices[..., :k], torch.cat((low, high, (k - inside).double() / tied), -1), untied
 
 
-def _known(condition: Tensor) -> bool:
-    """Whether a condition holds everywhere, and a CPU has it: no other device is waited for."""
+def _all_on_cpu(condition: Tensor) -> bool:
+    """Return whether a condition holds everywhere, or False on devices that would synchronise."""
     return condition.device.type == "cpu" and bool(condition.all())
 
 
-def _members(relations: Tensor, kind: str, borders: Tensor) -> Tensor:
-    """Return how far others belong to the neighbours of a token, in [0, 1].
+def _memberships(relations: Tensor, kind: str, borders: Tensor) -> Tensor:
+    """Return the membership of other tokens in the neighbours of each token, in [0, 1].
 
     Args:
-        relations: (..., T, n) float64, to some others or all.
-        kind: Cosines or distances.
+        relations: (..., T, n) float64, to n other tokens.
+        kind: ``cosine`` or ``distance``.
         borders: (..., T, 3), see `_nearest`.
     """
     distances = -relations if kind == "cosine" else relations
-    low, high, share = borders[..., :1], borders[..., 1:2], borders[..., 2:]
-    return share.where(distances <= high, 0.0).masked_fill_(distances < low, 1.0)
+    low, high, tied = borders[..., :1], borders[..., 1:2], borders[..., 2:]
+    return tied.where(distances <= high, 0.0).masked_fill_(distances < low, 1.0)

@@ -1,8 +1,8 @@
-"""Cosine and CKA as the published code computes and prints them, faults included.
+"""Cosine and CKA as the published code computes and prints them, including its faults.
 
-They are kept to reproduce its numbers (Gao et al., arXiv 2506.07412; `machines/dinov2/` of its
-code). They are no default and not in the list of metrics; `cosine` and `cka` are what to use. The
-published MSE has no fault: it is `mse`, printed with eight decimals.
+They exist to reproduce its numbers (Gao et al., arXiv 2506.07412; `machines/dinov2/` of its code).
+They are neither defaults nor in the list of metrics; use `cosine` and `cka` instead. The published
+MSE has no fault: it is `mse`, printed with eight decimals.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from cfqa_data.eval.metrics.base import agreement
 __all__ = ["paper_cka", "paper_cosine"]
 
 DECIMALS = 4
-"""Decimals with which the published code prints both before it correlates what it printed."""
+"""Decimals to which the published code rounds scores before it correlates them."""
 
 OFFSET = 1e-8
-"""Added to CKA's denominator in the published code."""
+"""Added to the denominator of CKA by the published code."""
 
 PUBLISHED = "Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (published code)"
 
@@ -32,7 +32,7 @@ PUBLISHED = "Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (pub
 def paper_cosine(x: Features, y: Features) -> Tensor:
     """Mean over all tokens of the token cosine, rounded to four decimals.
 
-    The rounding makes ties, and constants out of sources that are compressed little.
+    The rounding causes ties, and constant scores for sources that are compressed little.
     """
     return cosine.function(x, y).round(decimals=DECIMALS)
 
@@ -48,18 +48,18 @@ def paper_cosine(x: Features, y: Features) -> Tensor:
 def paper_cka(x: Features, y: Features) -> Tensor:
     """The published CKA of the last slice, divided by the number of slices, to four decimals.
 
-    Two faults: the sum over the N*C slices is written with ``=``, so that only the last one
-    (n = N - 1, c = C - 1) counts and is then divided by N*C; and the numerator is |Xc Yc^T|^2, of
-    T x T, where Kornblith et al. have |Yc^T Xc|^2. It is <Xc^T Xc, Yc^T Yc>, which compares the
-    channels' covariances, while the denominators |Xc Xc^T| and |Yc Yc^T| are the standard ones: the
-    score is not invariant to a rotation of the channels. A single token scores 0 by the offset.
+    It has two faults. The sum over the N*C slices is written with ``=``, so that only the last one
+    (n = N - 1, c = C - 1) counts and is then divided by N*C. And the numerator is |Xc Yc^T|^2, of
+    T x T, instead of |Yc^T Xc|^2 (Kornblith et al.). It equals <Xc^T Xc, Yc^T Yc> and compares the
+    covariances of channels, while the denominators |Xc Xc^T| and |Yc Yc^T| are the standard ones,
+    so the score depends on rotations of the channels. A single token scores 0 due to the offset.
     """
     views, layers, tokens, channels = y.shape[1:]
     a, b = x.centred[:, -1, -1].double(), y.centred[:, -1, -1].double()
     if tokens <= channels:
         numerator = (a @ b.mT).square().sum((-2, -1))
         norms = (a @ a.mT).norm(dim=(-2, -1)) * (b @ b.mT).norm(dim=(-2, -1))
-    else:  # the same three numbers from the smaller products
+    else:  # the same numerator and norms from the smaller products
         k, l = a.mT @ a, b.mT @ b  # noqa: E741  (the names of the formula)
         numerator = (k * l).sum((-2, -1))
         norms = k.norm(dim=(-2, -1)) * l.norm(dim=(-2, -1))

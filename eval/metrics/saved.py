@@ -1,6 +1,6 @@
-"""Write a trained metric to a file, and read it again: no code is stored and none is run.
+"""Save trained metrics to files and load them; files contain no code.
 
-The package's own metrics are written as JSON, a user's model as the tensors of its ``state_dict``.
+Metrics of this package are saved as JSON, and a user's model as the tensors of its ``state_dict``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.lazy_torch import torch
 from cfqa_data.eval.features.trained_on import TrainedOn
 from cfqa_data.eval.metrics.base import Metric, error_line
-from cfqa_data.eval.metrics.custom import imported, made, trained
+from cfqa_data.eval.metrics.custom import import_object, instance_of, trained_metric
 from cfqa_data.eval.metrics.forest import Forest
 from cfqa_data.eval.metrics.registry import TRAINED_METRICS, create_metric
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
@@ -29,23 +29,23 @@ __all__ = ["load_metric", "save_metric"]
 SUFFIX = ".safetensors"
 
 FACTS = ("name", "lower_better", "least_tokens", "tasks", "scope", "no_reference")
-"""Of a user's model, what its file says of it beside the tensors."""
+"""Attributes of the metric of a user's model that its file contains besides the tensors."""
 
 STATISTIC = "statistic "
-"""Begins the name of a tensor that is no part of the model, but one of its ``needs``."""
+"""Prefix of the name of a tensor that is not part of the model, but a statistic it ``needs``."""
 
 
 def save_metric(metric: Metric, path: str | Path) -> Path:
-    """Write what training has found, and return the file's path.
+    """Save the result of training to a file and return its path.
 
     Args:
-        metric: A metric that is trained: one of the package's own, or one whose model, which is
-            what its ``fit`` returned, has ``state_dict()``, as a `torch.nn.Module` has.
-        path: File to write, ``.json`` or, of a model, ``.safetensors``.
+        metric: A trained metric of this package, or one whose model, the result of its ``fit``, has
+            a method ``state_dict()``, as a `torch.nn.Module` has.
+        path: File to write, ``.json``, or ``.safetensors`` for a model.
 
     Raises:
-        MetricError: It is another metric, or not trained.
-        OSError: The file cannot be written.
+        MetricError: If the metric is not trained or cannot be saved.
+        OSError: If the file cannot be written.
     """
     path = absolute_path(path)
     if not isinstance(metric, Metric):
@@ -64,7 +64,7 @@ def save_metric(metric: Metric, path: str | Path) -> Path:
     own = next(one.name for one in TRAINED_METRICS if one.function is metric.function)
     named = {} if metric.name == own else {"name": metric.name}
     facts = {"metric": own, "options": options, "weights": dict(metric.weights)} | named
-    facts |= _seen(metric)
+    facts |= _training_facts(metric)
     write_text(path, json.dumps(facts, allow_nan=False) + "\n")
     return path
 
@@ -80,15 +80,15 @@ def _save_model(metric: Metric, path: Path) -> Path:
         remedy = "fit returns a torch.nn.Module, or an object whose state_dict() is of tensors"
         why = f"its {kind} has no state to save ({error_line(error)}); {remedy}"
         raise MetricError(f"metric {metric.name!r}: {why}") from error
-    given = metric.options.keys() & metric.needs
-    arrays |= {STATISTIC + name: as_numpy(metric.options[name]) for name in given}
-    facts = {"class": kind} | {name: getattr(metric, name) for name in FACTS} | _seen(metric)
-    write_tensors(path, arrays, facts)
+    statistics = metric.options.keys() & metric.needs
+    arrays |= {STATISTIC + name: as_numpy(metric.options[name]) for name in statistics}
+    facts = {"class": kind} | {name: getattr(metric, name) for name in FACTS}
+    write_tensors(path, arrays, facts | _training_facts(metric))
     return path
 
 
-def _seen(metric: Metric) -> dict[str, Any]:
-    """Return what the training has seen, as a file keeps it, if that is known."""
+def _training_facts(metric: Metric) -> dict[str, Any]:
+    """Return the description of the training data for the file; empty if unknown."""
     return {"trained_on": asdict(metric.trained_on)} if metric.trained_on else {}
 
 
@@ -102,26 +102,26 @@ def load_metric(path: str | Path, device: str = "cpu", *, metric: Any = None) ->
     Args:
         path: The file.
         device: Torch device.
-        metric: Of a model (``.safetensors``): the class of what ``fit`` returned, or an object of
-            it, into a copy of which the state is loaded, or ``"module:class"``.
+        metric: Class of the model in a ``.safetensors`` file, which ``fit`` returned; or its path,
+            ``"module:class"``; or an instance, into a copy of which the state is loaded.
 
     Raises:
-        MetricError: It is no such file, or of another class.
+        MetricError: If the file is not such a file, or holds a model of another class.
     """
     path = absolute_path(path)
     if path.suffix == SUFFIX:
         return _load_model(path, device, metric)
     try:
         facts = parse_json(read_limited(path, LARGEST_JSON))
-        name, given = str(facts["metric"]), dict(facts["options"])
+        name, stored = str(facts["metric"]), dict(facts["options"])
         weights = {str(one): float(share) for one, share in dict(facts["weights"]).items()}
         options: dict[str, Any] = {
             option: Forest.from_dict(value) if isinstance(value, dict) else value
-            for option, value in given.items()
+            for option, value in stored.items()
         }
-        seen = _trained_on(facts)
-        found = create_metric(name, device, name=facts.get("name", name), **options)
-        if found.fit or found.family != "trained":
+        trained_on = _trained_on(facts)
+        loaded = create_metric(name, device, name=facts.get("name", name), **options)
+        if loaded.fit or loaded.family != "trained":
             raise MetricError(f"{name} is not trained by it")
     except OSError as error:
         raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -129,7 +129,7 @@ def load_metric(path: str | Path, device: str = "cpu", *, metric: Any = None) ->
         why = f"no {error}" if isinstance(error, KeyError) else str(error)
         why = "it is not text" if isinstance(error, UnicodeDecodeError) else why
         raise MetricError(f"{path}: not a saved trained metric ({why})") from None
-    return replace(found, weights=weights, trained_on=seen)
+    return replace(loaded, weights=weights, trained_on=trained_on)
 
 
 def _load_model(path: Path, device: str, metric: Any) -> Metric:
@@ -139,8 +139,8 @@ def _load_model(path: Path, device: str, metric: Any) -> Metric:
         with safe_open(path, "pt") as file:
             facts = parse_json((file.metadata() or {})["cfqa"].encode())
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        kind, known = str(facts["class"]), {name: facts[name] for name in FACTS}
-        known["trained_on"] = _trained_on(facts)
+        kind, attributes = str(facts["class"]), {name: facts[name] for name in FACTS}
+        attributes["trained_on"] = _trained_on(facts)
     except OSError as error:
         raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (SafetensorError, LookupError, TypeError, AttributeError, ValueError) as error:
@@ -148,8 +148,8 @@ def _load_model(path: Path, device: str, metric: Any) -> Metric:
         raise MetricError(f"{path}: not a saved trained metric ({why})") from None
     if metric is None:
         raise MetricError(f"{path}: holds the state of a {kind}; give it: metric={kind}")
-    found = imported(metric) if isinstance(metric, str) else metric
-    model = made(found, {}) if isinstance(found, type) else copy.deepcopy(found)
+    target = import_object(metric) if isinstance(metric, str) else metric
+    model = instance_of(target, {}) if isinstance(target, type) else copy.deepcopy(target)
     options = {n.removeprefix(STATISTIC): t for n, t in tensors.items() if n.startswith(STATISTIC)}
     state = {name: t for name, t in tensors.items() if not name.startswith(STATISTIC)}
     try:
@@ -158,5 +158,5 @@ def _load_model(path: Path, device: str, metric: Any) -> Metric:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         message = f"{path}: holds the state of a {kind}, not of this {type(model).__qualname__}"
         raise MetricError(f"{message} ({why})") from error
-    loaded = replace(trained(model, model, device), **known, needs=tuple(options))
+    loaded = replace(trained_metric(model, model, device), **attributes, needs=tuple(options))
     return loaded.with_options(**options)

@@ -1,4 +1,4 @@
-"""Signal metrics: the size of the error ``e = y - x``, whatever the feature means."""
+"""Signal metrics: the size of the numerical error ``y - x``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cfqa_data.eval.metrics.base import metric
 __all__ = ["mae", "mse", "nmse", "psnr", "snr_distance"]
 
 PSNR_CAP = 100.0
-"""Decibels of a slice whose error is 1e-5 of the range or less, or none at all."""
+"""Score in dB of a slice whose root mean square error is at most 1e-5 of the range, or zero."""
 
 
 @metric(
@@ -22,8 +22,8 @@ PSNR_CAP = 100.0
 def mse(x: Features, y: Features) -> Tensor:
     """Mean squared error over the whole feature, in squared feature units.
 
-    Explicit differences: the expansion ``|x|^2 - 2<x, y> + |y|^2`` cancels (48% error was measured
-    in float32 at a relative noise of 1e-3).
+    Differences are explicit, since the expansion ``|x|^2 - 2<x, y> + |y|^2`` cancels: its error was
+    48% in float32 at a relative noise of 1e-3.
     """
     return slice_mean(error_energies(x, y)) / y.shape[-1]
 
@@ -39,9 +39,9 @@ def mae(x: Features, y: Features) -> Tensor:
     citation="normalised mean squared error (textbook)",
 )
 def nmse(x: Features, y: Features) -> Tensor:
-    """Energy of the error over the energy of the original, of each slice.
+    """Energy (sum of squares) of the error of each slice over the energy of the original.
 
-    A slice whose original is zero scores 0 if it is zero in ``y`` too, and 1 otherwise.
+    A slice that is zero in ``x`` scores 0 if it is zero in ``y``, too, and 1 otherwise.
     """
     return ratio(error_energies(x, y).sum(-1), x.energies.sum(-1))
 
@@ -53,14 +53,14 @@ def nmse(x: Features, y: Features) -> Tensor:
     citation="peak signal-to-noise ratio (textbook)",
 )
 def psnr(x: Features, y: Features, value_range: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each slice in decibels, the quantisers' range as the peak.
+    """Peak signal-to-noise ratio of each slice in dB; the peak is the quantiser's range.
 
-    A slice scores at most 100 dB, which an error of 1e-5 of the range gives and so does none.
+    A slice scores at most 100 dB, as for a root mean square error of 1e-5 of the range.
 
     Args:
         x: Original.
         y: Compressed.
-        value_range: (C,), the width of each layer's range.
+        value_range: Width of the range of each layer, (C,).
     """
     mse = error_energies(x, y).mean(-1) / y.shape[-1]
     relative = mse / value_range.to(mse.device).square()
@@ -75,7 +75,7 @@ def psnr(x: Features, y: Features, value_range: Tensor) -> Tensor:
 def snr_distance(x: Features, y: Features) -> Tensor:
     """Variance of a token's error over the variance of the original token, both over channels.
 
-    A token whose original does not vary over channels scores 0 if its error does not vary either,
-    and 1 otherwise.
+    A token whose channels are all equal in ``x`` scores 0 if those of its error are equal, too, and
+    1 otherwise.
     """
     return ratio(of_errors(token_std, x, y), x.stds).square()

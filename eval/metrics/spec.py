@@ -1,7 +1,7 @@
-"""Metrics by text: ``NAME``, ``MODULE:ATTRIBUTE`` or ``FILE.py:ATTRIBUTE``, and options.
+"""Specifications of metrics: ``NAME``, ``MODULE:ATTRIBUTE`` or ``FILE.py:ATTRIBUTE``, and options.
 
-Options follow a colon, ``mutual_knn:k=3``, and several are separated by commas, as metrics are:
-``mse,mutual_knn:k=3,./own.py:Mine:width=2,depth=4,cosine`` are four metrics.
+Options follow a colon, as in ``mutual_knn:k=3``. Options and metrics are separated by commas:
+``mse,mutual_knn:k=3,./own.py:Mine:width=2,depth=4,cosine`` names four metrics.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ __all__ = ["parse_spec", "split_specs", "variant_name"]
 
 OPTION = re.compile(r"\s*[A-Za-z_]\w*=")
 PART = re.compile(r"(?:\([^()]*\)|\[[^\[\]]*\]|'[^']*'|\"[^\"]*\"|[^,])+")
-"""What commas separate; those within brackets and quotes do not."""
+"""Part of a list separated by commas; commas within brackets or quotes do not separate."""
 
 MOST = 4
-"""Numbers of an option that a name tells."""
+"""Maximum number of elements of an option that the name of a metric includes."""
 
 
 def split_specs(text: str) -> list[str]:
-    """Return the metrics of a text that names several; an option belongs to the one before it."""
+    """Split a list of metrics at commas; options belong to the metric before them."""
     specs: list[str] = []
     for part in map(str.strip, PART.findall(text)):
         if specs and OPTION.match(part):
@@ -35,10 +35,10 @@ def split_specs(text: str) -> list[str]:
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
-    """Return the name or path of a metric, and its options as values of Python.
+    """Return the name or path of a metric, and its options as Python values.
 
     Raises:
-        MetricError: What follows an option is none.
+        MetricError: If an option is not of the form ``NAME=VALUE``.
     """
     begin = re.search(rf":(?={OPTION.pattern})", spec)
     if begin is None:
@@ -56,17 +56,17 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def variant_name(name: str, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    """Return the name of a metric with options, which tells plain values: mutual_knn:k=3."""
-    told = ",".join(
+    """Return the name of a metric with its plain, non-default options, as in mutual_knn:k=3."""
+    shown = ",".join(
         f"{option}={value}".replace(", ", ",")
         for option, value in options.items()
         if _is_plain(value) and defaults.get(option) != value
     )
-    return f"{name}:{told}" if told else name
+    return f"{name}:{shown}" if shown else name
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether this is a number or a text, or a few of them."""
+    """Return whether a value is a number, a string, or a list of at most `MOST` numbers."""
     if isinstance(value, tuple | list):
         return len(value) <= MOST and all(isinstance(one, int | float) for one in value)
     return isinstance(value, int | float | str)

@@ -1,8 +1,8 @@
-"""A trained metric: boosted trees over the gaps of cheap metrics, rising with each of them.
+"""A trained metric: boosted trees over the gaps of cheap metrics, increasing with each gap.
 
-A gap is how far a metric's score lies from that of a perfect reconstruction. The forest is fitted
-to where the label ranks a version among those of its source, so that sources need no common scale;
-that it may not fall with any gap keeps it from learning what codecs look like.
+A gap is the distance of a metric's score from that of a perfect reconstruction. The forest is
+fitted to the ranks of labels within each source, so that sources need no common scale. Requiring it
+to be monotonic in every gap keeps it from learning to recognise codecs.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ INPUTS = (
     *(angle.norm_error, angle.angle, angle.pearson_token, angle.ccc),
     *(distributional.kl_softmax, distributional.js_softmax, distributional.moments, cka),
 )
-"""Metrics whose gaps the trees see. All but the last are a few passes over the values; where it is
-not defined, of a single token, it counts as without a gap."""
+"""Metrics whose gaps are the inputs of the trees. All but CKA are a few passes over the values; for
+a single token, where CKA is undefined, its gap counts as 0."""
 
 FLOOR = 1e-12
-"""Least gap: whatever is closer counts as this close."""
+"""Minimum gap; smaller gaps are replaced by it before the logarithm."""
 
 GROWTH = {"max_iter": 120, "max_depth": 3, "learning_rate": 0.05, "min_samples_leaf": 50}
-"""Of scikit-learn's boosting: few, shallow trees with many rows a leaf."""
+"""Options of scikit-learn's boosting: few, shallow trees with many rows per leaf."""
 
 
 def fit_stack(training: TrainingSet, device: str) -> Metric:
-    """Fit the forest to where the label ranks each version among those of its source.
+    """Fit the forest to the rank of each version's label within its source.
 
     Args:
         training: Labelled sources of one task.
-        device: Torch device to compute gaps on.
+        device: Torch device for computing gaps.
     """
     sources, truth = labelled_sources(training)
     rows = np.concatenate(sources)
@@ -66,7 +66,7 @@ def fit_stack(training: TrainingSet, device: str) -> Metric:
 
 
 def _log_gaps(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the logarithms of gaps, of scores that are infinite where they are not defined."""
+    """Return the logarithms of the gaps of scores (..., 16), which are infinite where undefined."""
     gaps = np.abs(scores - [one.identity for one in INPUTS])
     return np.log(np.maximum(np.where(np.isinf(gaps), 0.0, gaps), FLOOR))
 
@@ -81,26 +81,26 @@ def _log_gaps(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     inputs=INPUTS,
 )
 def stack(x: Features, y: Features, forest: Forest | None = None) -> Tensor:
-    """Boosted trees over the gaps of `INPUTS`; 0 where there is no gap.
+    """Boosted trees over the gaps of `INPUTS`; 0 for a perfect reconstruction.
 
     Args:
         x: Original.
         y: Compressed.
-        forest: What `fit_stack` finds.
+        forest: Forest fitted by `fit_stack`.
 
     Raises:
-        MetricError: This is no forest of these inputs.
+        MetricError: If this is not a forest with these inputs.
     """
     if not isinstance(forest, Forest) or forest.inputs != tuple(one.name for one in INPUTS):
         raise MetricError("stack: forest is what training finds, or `load_metric` reads")
-    none = np.full((1, len(INPUTS)), np.log(FLOOR))
-    found = forest.predict(np.concatenate([none, _log_gaps(_scores(x, y))]))
-    return torch.from_numpy(found[1:] - found[0]).to(y.values.device)
+    perfect = np.full((1, len(INPUTS)), np.log(FLOOR))
+    predicted = forest.predict(np.concatenate([perfect, _log_gaps(_scores(x, y))]))
+    return torch.from_numpy(predicted[1:] - predicted[0]).to(y.values.device)
 
 
 @derived
 def _scores(x: Features, y: Features) -> NDArray[np.float64]:
-    """Return the scores of the inputs, (B, 16): once for all forests; infinite where undefined."""
+    """Return the scores of the inputs, (B, 16), cached; infinite where undefined."""
     undefined = torch.full((len(y),), torch.inf, dtype=torch.float64, device=y.values.device)
     scores = [one.function(x, y) if y.shape[3] >= one.least_tokens else undefined for one in INPUTS]
     return np.asarray(torch.stack(scores, dim=1).detach().cpu())

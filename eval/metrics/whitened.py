@@ -1,12 +1,12 @@
 """Whitened metrics: the error relative to the variation of the originals.
 
-So no channel dominates. The units are those of the dataset's originals, per layer, never of the
-pair that is scored: its few tokens would make a covariance of lower rank than there are channels.
+Whitening keeps channels of high variance from dominating the score. The statistics are those of the
+dataset's originals, per layer: the covariance of a pair's few tokens would be singular.
 
-By default whitening reduces and does not magnify: no channel or direction counts for more than one
-that varies as channels usually do. Otherwise the few that hardly vary, which a network ignores,
-decide the score. The usual variance is the median of the channels', which neither a few outlier
-channels nor a few constant ones move.
+By default, the variance of each channel or direction is limited from below by the typical variance
+of the layer. Otherwise, the few that hardly vary, which a network ignores, would dominate the
+score. The typical variance is the median over channels, which is robust to a few outlier or
+constant channels.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ def mse_whitened(x: Features, y: Features, deviation: Tensor, floor: float = 1.0
     Args:
         x: Original.
         y: Compressed.
-        deviation: (C, D), of the channels over the dataset's originals.
-        floor: Deviations count as at least this share of the layer's usual one. A layer whose
-            channels never vary has units of 1.
+        deviation: Standard deviation of each channel over the dataset's originals, (C, D).
+        floor: Minimum deviation, relative to the typical one of the layer. Deviations that are
+            still 0 count as 1.
     """
 
     def inverse() -> Tensor:
-        units = torch.maximum(deviation, floor * _usual(deviation.square()).sqrt()[:, None])
+        units = torch.maximum(deviation, floor * _typical(deviation.square()).sqrt()[:, None])
         return units.masked_fill(units == 0, 1.0).reciprocal()
 
-    scales = _once(deviation, floor, y.values, inverse)
+    scales = _cached(deviation, floor, y.values, inverse)
 
     def lengths(scales: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return torch.linalg.vector_norm(own(b - a).mul_(scales), dim=-1).double()
 
-    each = scales[:, None].expand(1, y.shape[1], -1, -1, -1)
-    sizes = by_slice(lengths, each, x.values, y.values)
-    return slice_mean(sizes.square()) / y.shape[-1]
+    scales = scales[:, None].expand(1, y.shape[1], -1, -1, -1)
+    norms = by_slice(lengths, scales, x.values, y.values)
+    return slice_mean(norms.square()) / y.shape[-1]
 
 
 @metric(
@@ -60,58 +60,58 @@ def mse_whitened(x: Features, y: Features, deviation: Tensor, floor: float = 1.0
     citation="Mahalanobis distance (textbook); whitened feature distance: TAROT",
 )
 def mahalanobis(x: Features, y: Features, covariance: Tensor, shrinkage: float = 1.0) -> Tensor:
-    """Squared Mahalanobis length of a token's error, averaged over tokens.
+    """Mean over tokens of the squared Mahalanobis norm of the error.
 
     Args:
         x: Original.
         y: Compressed.
-        covariance: (C, D, D), of the channels over the dataset's originals.
-        shrinkage: Added to its diagonal, as a share of the layer's usual variance; of 1 where all
-            of it is zero.
+        covariance: Covariance of the channels over the dataset's originals, (C, D, D).
+        shrinkage: Constant added to its diagonal, relative to the typical variance of the layer,
+            or absolute where all variances are zero.
 
     Raises:
-        MetricError: The covariance is not positive definite even so.
+        MetricError: If the sum is not positive definite.
     """
-    whitening = _once(
+    whitening = _cached(
         covariance, shrinkage, y.values, lambda: _factor(covariance.to(y.values.device), shrinkage)
     )
 
-    def lengths(upper: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    def squares(upper: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return torch.linalg.vector_norm(product_upper(b - a, upper), dim=-1).double().square()
 
-    return by_slice(lengths, whitening.expand(1, y.shape[1], -1, -1, -1), x.values, y.values)
+    return by_slice(squares, whitening.expand(1, y.shape[1], -1, -1, -1), x.values, y.values)
 
 
-def _usual(variances: Tensor) -> Tensor:
-    """Return the median of variances (C, D) over channels, (C,); their mean where that is zero."""
+def _typical(variances: Tensor) -> Tensor:
+    """Return the median of variances (C, D) over channels, (C,), or their mean where it is zero."""
     median = variances.quantile(0.5, dim=-1)
     return torch.where(median > 0, median, variances.mean(-1))
 
 
-def _once(statistic: Tensor, option: float, like: Tensor, make: Callable[[], Tensor]) -> Tensor:
-    """Return what a statistic gives with an option, computed once for a dtype and device."""
-    known = _derived().setdefault(statistic, {})
+def _cached(statistic: Tensor, option: float, like: Tensor, make: Callable[[], Tensor]) -> Tensor:
+    """Return the result of ``make()``, cached by statistic, option, dtype and device."""
+    results = _results().setdefault(statistic, {})
     key = option, like.dtype, like.device
-    if key not in known:
-        known[key] = make().to(like)
-    found: Tensor = known[key]
-    return found
+    if key not in results:
+        results[key] = make().to(like)
+    result: Tensor = results[key]
+    return result
 
 
 @cache
-def _derived() -> Any:
-    """Return what is derived from each statistic, kept for as long as its tensor is."""
+def _results() -> Any:
+    """Return the cache of results by statistic; entries live as long as the statistic's tensor."""
     from torch.utils.weak import WeakTensorKeyDictionary
 
     return WeakTensorKeyDictionary()
 
 
 def _factor(covariance: Tensor, shrinkage: float) -> Tensor:
-    """Return upper triangular W (C, D, D) with W W^T = (S + aI)^-1."""
+    """Return an upper triangular W, (C, D, D), with W W^T = (S + a I)^-1."""
     eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-    usual = _usual(covariance.diagonal(dim1=-2, dim2=-1))
-    usual = usual.masked_fill(usual == 0, 1.0)
-    root, info = torch.linalg.cholesky_ex(covariance + shrinkage * usual[:, None, None] * eye)
+    variance = _typical(covariance.diagonal(dim1=-2, dim2=-1))
+    variance = variance.masked_fill(variance == 0, 1.0)
+    root, info = torch.linalg.cholesky_ex(covariance + shrinkage * variance[:, None, None] * eye)
     if bool(info.any()):
         layer = int(info.ne(0).int().argmax())
         raise MetricError(
