@@ -37,14 +37,14 @@ def attach(
 ) -> Any:
     """Add columns of feature arrays to the rows of `load_dataset`; arrays are read on access.
 
-    The columns support all operations of `datasets`. A few operations return keys instead of
-    arrays; docs/loading.md lists them.
+    Most operations of `datasets` work on these columns; docs/loading.md lists those that return
+    keys instead of arrays or are not possible.
 
     Args:
         ds: A `Dataset`, an `IterableDataset`, or a dict of them by split, of any config.
         root: The dataset of the rows: an argument of `cfqa_data.load`, or an open
-            `cfqa_data.Dataset`. It is required, since `datasets` does not record where rows come
-            from.
+            `cfqa_data.Dataset`. Without it, an error explains that `datasets` does not record where
+            rows come from.
         format: Type of the arrays, "numpy" or "torch". `with_format` of `datasets` works with
             "numpy".
         arrays: Columns to add: ``original`` and ``compressed``, float32 (N, C, T, D), and
