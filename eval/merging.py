@@ -88,7 +88,8 @@ def merge(one: Evaluation, other: Evaluation, label: str = "") -> Evaluation:
         renamed = {
             m.name: f"{m.base_name} ({tag})" + m.name.removeprefix(m.base_name) for m in different
         }
-        if not any(differs(new, old) for old, new in renamed.items()):
+        taken = others.keys() - renamed.keys()
+        if not any(new in taken or differs(new, old) for old, new in renamed.items()):
             break
     return combine(one, _rename_metrics(other, renamed))
 

@@ -57,14 +57,14 @@ class Scorer:
     """Scores sources by M metrics.
 
     Args:
-        metrics: The metrics.
+        metrics: The metrics; None for one that has all its scores and is not loaded.
         account: Receives scores, costs and failures.
         fitted: Returns the metrics as fitted for a source.
         size: Features per batch; None for the default of `read_batches`.
     """
 
     def __init__(
-        self, metrics: Sequence[Metric], account: Account, fitted: Fitted, size: int | None
+        self, metrics: Sequence[Metric | None], account: Account, fitted: Fitted, size: int | None
     ) -> None:
         self._metrics, self._account, self._fitted, self._size = metrics, account, fitted, size
         self._values, self._failed = account.scored.values, account.scored.failed
@@ -94,6 +94,8 @@ class Scorer:
         pending: list[Pending] = []
         with threads_for(whole.x.values.numel()):
             for column, metric in enumerate(self._metrics):
+                if metric is None:
+                    continue
                 for part in whole.parts(metric.scope, self._size):
                     indices = np.array([index_of_row[row] for row in part.rows])
                     self._score_part(column, metric, part, indices, pending)

@@ -146,8 +146,18 @@ class SourceStage(Stage):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         sys.path += [folder for folder in state["path"] if folder not in sys.path]
-        loaded = {n: [one.load() for one in state[n]] for n in ("metrics", "fitted")}
-        self.__dict__.update(state, **loaded)
+        self.__dict__.update(state)
+        self._loaded: dict[int, tuple[Metric, Metric | None]] = {}
+
+    def _load(self, column: int) -> tuple[Metric, Metric | None]:
+        """Return a metric and the fitted one, unpickled when an item first needs them.
+
+        A metric that kills its worker already here is then isolated like one that kills later.
+        """
+        if column not in self._loaded:
+            metric, fitted = (getattr(self, name)[column] for name in ("metrics", "fitted"))
+            self._loaded[column] = metric.load(), fitted.load()
+        return self._loaded[column]
 
     def items(self) -> Sequence[Any]:
         """Return no items: the run computes them from the missing scores."""
@@ -164,11 +174,16 @@ class SourceStage(Stage):
         dataset, rows = _load_dataset(self.dataset), item.rows.tolist()
         account = Account(item.scored, self.device)
         index_of_row = {row: index for index, row in enumerate(rows)}
-        scorer = Scorer(self.metrics, account, lambda column, _: self.fitted[column], self.size)
         with torch_state(grad=False, precision=self.precision):
             if item.only == READ_ONLY:
                 deque(read_batches(dataset, rows, self.device, item.work.size), maxlen=0)
                 return account
+            needed = item.scored.missing().any(axis=0)
+            if item.only is not None:
+                needed &= np.arange(len(needed)) == item.only
+            loaded = [self._load(n) if needed[n] else (None, None) for n in range(len(needed))]
+            metrics, fitted = zip(*loaded, strict=True)
+            scorer = Scorer(metrics, account, lambda column, _: fitted[column], self.size)
             failed = item.scored.failed.copy()
             if item.only is not None:  # hide the other metrics from the scorer
                 item.scored.failed[:, np.arange(len(self.metrics)) != item.only] = True

@@ -44,10 +44,11 @@ def show_health(pairs: cfqa_data.Dataset) -> None:
 
 def show_labels(folder: Path, task: str) -> None:
     """Print the first label row as `datasets` reads it, from the folder's parent."""
-    with chdir(folder.resolve().parent):
-        rows = load_dataset(folder.resolve().name, task, split="test", streaming=True)
+    folder = folder.resolve()
+    with chdir(folder.parent):
+        rows = load_dataset(folder.name, task, split="test", streaming=True)
         first = next(iter(rows))
-    print(f'\nload_dataset("{folder.resolve().name}", "{task}"), first row:')
+    print(f'\nload_dataset("{folder.name}", "{task}"), first row:')
     print("  " + ", ".join(f"{name}={value}" for name, value in first.items()))
 
 

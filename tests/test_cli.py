@@ -83,7 +83,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["build", "--tier", "heavy"], "'--tier': 'heavy' is not one of full, light (see"),
         (["eval", "{folder}", "--table", "wide"], "--table"),
         (["eval", "{folder}", "--colour"], "No such option"),
-        (["info", "{folder}/nowhere"], "not a CFQA dataset folder"),
+        (["info", "{folder}/nowhere"], "not a CFQA dataset folder (it does not exist)"),
         (["eval", "{folder}/nowhere"], "not a CFQA dataset folder"),
         (
             ["eval", "{folder}", "--metric", "cosin"],

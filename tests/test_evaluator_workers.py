@@ -77,6 +77,20 @@ def kills_on_two_layers(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return error(x, y)
 
 
+class KillsWhenLoaded:
+    """Unpickling this metric kills the worker."""
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return error(x, y)
+
+    def __reduce__(self) -> Any:
+        return _kill, ()
+
+
+def _kill() -> Any:
+    raise Killed
+
+
 class Deadly(MemoryDataset):
     """Reading the original of one source kills the worker."""
 
@@ -191,6 +205,15 @@ def test_a_metric_that_kills_workers_costs_its_own_scores_alone(
     assert message.endswith("(out of memory?); 60 of 120 features have no score")
     # Two sources together, the first again, its parts, and five other sources.
     assert pool.calls == 2 + (executor.ATTEMPTS - 1) + 4 + 5
+
+
+def test_a_metric_that_kills_workers_when_it_is_loaded_costs_its_own_scores_alone(
+    pool: PicklingPool,
+) -> None:
+    with pytest.warns(MetricWarning, match="KillsWhenLoaded' is given up: the processes that"):
+        found = evaluate(MemoryDataset(), ["mse", KillsWhenLoaded()], workers=2)
+    assert [metric.name for metric in found.metrics] == ["mse"]
+    assert found.scores["value"].null_count == 0
 
 
 def test_a_source_that_kills_workers_when_it_is_read_costs_no_metric(pool: PicklingPool) -> None:

@@ -398,7 +398,7 @@ def test_a_fitted_codec_asks_for_its_images_before_anything_is_written(
         (["--codec", ROUNDED, "--levels", "2", "--option", "x"], "'x' is not KEY=VALUE"),
         (["--codec", ROUNDED, "--levels", "2", "--option", "x=1"], "x"),
         (["--codec", ROUNDED, "--levels", "2", "--quantizer", "{"], "--quantizer"),
-        (["--codec", ROUNDED, "--levels", "2", "--out", "{data}/inside"], "lies in the dataset"),
+        (["--codec", ROUNDED, "--levels", "2", "--out", "{data}/inside"], "or lies in it"),
     ],
 )
 def test_bad_requests_are_one_line_and_write_nothing(

@@ -34,6 +34,17 @@ def test_gradients_are_those_of_differences(metric: Metric, shape: tuple[int, ..
     assert torch.autograd.gradcheck(made(metric, shape), (x, y), fast_mode=True)
 
 
+@pytest.mark.parametrize("name", ["cka", "cka_debiased"])
+def test_an_original_alone_gets_its_gradients(name: str) -> None:
+    x, y = (batch.double() for batch in pair((1, 1, 520, 260), batch=1))
+    metric, x = create_metric(name), x.requires_grad_()
+    metric(x, y).sum().backward()
+    expected = x.grad
+    x.grad = None
+    metric(x, y.clone().requires_grad_()).sum().backward()
+    torch.testing.assert_close(x.grad, expected)
+
+
 @losses
 def test_gradients_are_finite_where_something_is_zero(metric: Metric) -> None:
     shape = (1, 2, 7, 4)

@@ -191,6 +191,9 @@ def test_two_metrics_of_one_name_are_told_apart(tmp_path: Path) -> None:
     three = both.merge(c, c, label="v2")
     assert list(three.columns()) == ["mse", "own", "own (v2)", "own (v2 2)"]
     assert three.columns()["own (v2 2)"].tolist() == c.columns()["own"].tolist()
+    merged = a.merge(b.merge(c, label="v2"), label="v2")
+    assert [*merged.columns()] == ["mse", "own", "own (v2 2)", "own (v2)"]
+    assert merged.columns()["own (v2 2)"].tolist() == b.columns()["own"].tolist()
     unknown = {"own": Provenance(fingerprint=Fingerprint(None, reason="it cannot be pickled"))}
     with pytest.raises(MetricError, match="two different metrics are named 'own'"):
         a.merge(replace(b, provenance=unknown))

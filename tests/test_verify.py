@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from cfqa_data import load
 from cfqa_data.builders.sharing.hub_limits import check_limits
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError, FormatError
-from cfqa_data.integrity.difference import differences
+from cfqa_data.integrity.difference import Difference, difference_text, differences
 from cfqa_data.integrity.verify import Fault, verify
 
 GB = 10**9
@@ -121,6 +122,13 @@ def test_another_tier_holds_the_same(folder: Path, tmp_path: Path) -> None:
     found = differences(load(light), load(folder))
     assert [one.codec for one in found[:3]] == [None, "x265", "vvenc"]
     assert {(one.lacking, one.labels, one.values, one.error) for one in found} == {(0, 0, 0, 0)}
+
+
+def test_features_of_one_dataset_only_are_no_different_labels() -> None:
+    equal = Difference("cls", "x265", 9, 2, 0, 0.0, 0.0, 0.0)
+    assert difference_text([equal]).endswith("labels agree; 2 features are in one dataset only")
+    unequal = replace(equal, lacking=0, labels=1)
+    assert difference_text([unequal, unequal]).endswith("labels differ")
 
 
 def test_what_differs_is_told_by_codec(

@@ -101,7 +101,7 @@ def extend(
         raise CfqaError(f"{dataset}: a dataset on the Hub cannot be extended; download it first")
     folder, root = Folder(files, plugins=tuple(plugins)), real_path(out)
     if root == files.root or root.is_relative_to(files.root):
-        raise CfqaError(f"{out} lies in the dataset itself: choose another folder")
+        raise CfqaError(f"{out} is the dataset itself, or lies in it: choose another folder")
     if damage := verify(files.root).damage:
         fault = damage[0]
         raise BuildError(f"{dataset}: {fault.path} {fault.what}: repair the dataset first")

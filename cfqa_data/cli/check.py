@@ -169,7 +169,7 @@ def _compare(
     answer(
         as_json,
         lambda: {"agree": same, "parts": [asdict(one) for one in compared]},
-        lambda: f"{difference_text(compared)}\n\nlabels {'agree' if same else 'differ'}",
+        lambda: difference_text(compared),
     )
     if not same:
         raise typer.Exit(1)

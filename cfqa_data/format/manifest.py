@@ -182,7 +182,8 @@ def read_manifest(root: Path) -> Manifest:
                 f"{root}: not built yet: a build is running or was interrupted; the command that "
                 "began it (`cfqa build` or `cfqa import-release`) resumes it"
             ) from None
-        raise FormatError(f"{root}: not a CFQA dataset folder (no {path.name} in it)") from None
+        reason = f"no {path.name} in it" if path.parent.exists() else "it does not exist"
+        raise FormatError(f"{root}: not a CFQA dataset folder ({reason})") from None
     except (OSError, ValueError) as error:
         raise FormatError(f"{path}: cannot be read: {error}") from None
     return parse_manifest(data, str(path))

@@ -91,7 +91,7 @@ def differences(
 
 
 def difference_text(compared: Sequence[Difference]) -> str:
-    """Return differences as a table with a legend."""
+    """Return differences as a table with a legend and a verdict on the labels."""
     heads = ["task", "codec", "features", "lacking", "labels differ", "distortion"]
     rows = [
         [
@@ -107,10 +107,14 @@ def difference_text(compared: Sequence[Difference]) -> str:
         for one in compared
     ]
     table = table_text([[*heads, "values differ", "error"], *rows], left=2)
+    verdict = "labels differ" if any(one.labels for one in compared) else "labels agree"
+    if lacking := sum(one.lacking for one in compared):
+        verdict += f"; {lacking} features are in one dataset only"
     return (
         f"{table}\n\nfeatures: in both; lacking: in one only; labels differ: features with a "
         "label beyond\nthe tolerance; distortion: largest difference; values differ: share of "
         "values that differ;\nerror: RMS of the differences relative to the RMS of the values"
+        f"\n\n{verdict}"
     )
 
 

@@ -123,6 +123,7 @@ class Executor(AbstractContextManager["Executor"]):
         stage_of = stage if callable(stage) else lambda _: stage
         waiting, alone = deque(items), deque[Any]()
         attempts: Counter[Any] = Counter()
+        splits = 0
         last_errors: dict[Any, str] = {}
         failures: dict[Any, CfqaError] = {}
         running: dict[Future[Any], Any] = {}
@@ -151,8 +152,8 @@ class Executor(AbstractContextManager["Executor"]):
                     if final is None:
                         (alone if broken else waiting).appendleft(item)
                         continue
-                    if split is not None and _killed(error):
-                        parts = split(item)
+                    if split is not None and _killed(error) and splits < MOST_FAILURES:
+                        parts, splits = split(item), splits + 1
                         attempts.update(dict.fromkeys(parts, ATTEMPTS - 1))
                         alone.extendleft(reversed(parts))
                         # On a cluster, other items are running, which might kill workers as well.

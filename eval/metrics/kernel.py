@@ -50,7 +50,7 @@ def cka(x: Features, y: Features) -> Tensor:
 
     This is the biased estimator: independent Gaussian slices of 257 x 1536 score 0.86.
     """
-    if not _by_blocks(y):
+    if not _by_blocks(x, y):
         return alignment(_linear(x), _linear(y)).clamp_(min=0.0)
     if x.keeps(BOTH):
         return _both(x, y).plain.clamp(min=0.0)
@@ -83,7 +83,7 @@ def cka_debiased(x: Features, y: Features) -> Tensor:
     The estimator needs at least four tokens. A slice where the centred matrix of x or y is within
     rounding errors of zero (tokens equal, or all equally far apart) scores 0.
     """
-    if not _by_blocks(y):
+    if not _by_blocks(x, y):
         return alignment(_debiased(x), _debiased(y))
     x.once(BOTH, lambda: True)
     return _both(x, y).debiased
@@ -116,9 +116,9 @@ def distance_correlation(x: Features, y: Features) -> Tensor:
     return root(cosine.clamp_(min=0.0))
 
 
-def _by_blocks(y: Features) -> bool:
+def _by_blocks(x: Features, y: Features) -> bool:
     """Return whether the Gram matrices of y are too large to be cached."""
-    return y.shape[-2] >= LARGE and saves_passes(y.values)
+    return y.shape[-2] >= LARGE and saves_passes(y.values) and not x.values.requires_grad
 
 
 @derived
