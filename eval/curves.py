@@ -170,7 +170,8 @@ def curves(
         draws: Number of bootstrap samples of the sources, for the intervals.
 
     Raises:
-        MetricError: If a codec or quality is unknown, or a source lacks a codec or level that other
+        MetricError: If a codec or quality is unknown, no task has such a quality, a metric does
+            not declare whether lower is better, or a source lacks a codec or level that other
             sources of its task have.
         FormatError: If the folder is not a dataset.
     """

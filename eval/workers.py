@@ -178,7 +178,7 @@ class SourceStage(Stage):
             if item.only == READ_ONLY:
                 deque(read_batches(dataset, rows, self.device, item.work.size), maxlen=0)
                 return account
-            needed = item.scored.missing().any(axis=0)
+            needed = np.array(item.scored.missing().any(axis=0))
             if item.only is not None:
                 needed &= np.arange(len(needed)) == item.only
             loaded = [self._load(n) if needed[n] else (None, None) for n in range(len(needed))]

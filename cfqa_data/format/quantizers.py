@@ -320,7 +320,7 @@ def fit_kmeans(samples: np.ndarray, bits: int, *, iterations: int = 200) -> np.n
 
     A linear start keeps centres in the sparse tails, where an error in value is large; a start at
     quantiles would stay near histogram equalisation. An empty cell keeps its centre, so the centres
-    stay strictly ordered. Sorted prefix sums make one iteration O(2**bits log n).
+    stay in order. Sorted prefix sums make one iteration O(2**bits log n).
 
     Args:
         samples: Finite numbers (n,), with at least two distinct values.
@@ -328,7 +328,7 @@ def fit_kmeans(samples: np.ndarray, bits: int, *, iterations: int = 200) -> np.n
         iterations: Largest number of iterations; fitting stops when no centre moves.
 
     Returns:
-        Increasing centres, float32 (2**bits,).
+        Ascending centres, float32 (2**bits,); equal ones where samples differ by rounding only.
 
     Raises:
         RecipeError: If the samples are not finite or all equal.

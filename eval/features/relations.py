@@ -247,7 +247,7 @@ def with_token_cosines(make: Callable[..., Made], z: Features, *others: Tensor) 
     """Apply a function to slices of other tensors and of `token_cosines`, see `by_slice`.
 
     For many values on a CPU, the cosines are not cached but computed from the cached distances,
-    which other metrics need, too. They are bit for bit those of `token_cosines`.
+    which other metrics need, too. They equal those of `token_cosines` up to float64 rounding.
 
     Args:
         make: Takes the slices of the others, then the cosines.
