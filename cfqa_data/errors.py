@@ -149,7 +149,7 @@ def check_known(
         where: Location that prefixes the message, such as a file.
 
     Raises:
-        CfqaError: The name is unknown; see :func:`unknown_name`.
+        CfqaError: If the name is unknown; see :func:`unknown_name`.
     """
     if not isinstance(name, str) or name not in known:
         message = unknown_name(what, name, known)

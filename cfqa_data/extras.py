@@ -42,7 +42,7 @@ def extras(extra: str | None = None) -> Iterator[None]:
             blocks are nested, the outermost one with an extra decides.
 
     Raises:
-        MissingDependencyError: A package of an extra is not installed.
+        MissingDependencyError: If a package of an extra is not installed.
     """
     try:
         yield

@@ -18,7 +18,7 @@ def expanded(path: str | Path) -> Path:
     """Expand ``~`` and ``~user`` in a path.
 
     Raises:
-        CfqaError: The user does not exist.
+        CfqaError: If the user does not exist.
     """
     text = os.fspath(path)
     home = os.path.expanduser(text)
@@ -38,7 +38,7 @@ def absolute_path(path: str | Path, base: str | Path = "") -> Path:
         base: Folder of a relative path; the working directory if empty.
 
     Raises:
-        CfqaError: The working directory no longer exists, or the user of ``~user`` does not.
+        CfqaError: If the working directory no longer exists, or the user of ``~user`` does not.
     """
     try:
         return (Path(base) / expanded(path)).absolute()
@@ -57,7 +57,7 @@ def real_path(path: str | Path) -> Path:
     """Return an absolute path with links, ``..`` and ``~`` resolved, whether or not it exists.
 
     Raises:
-        CfqaError: Links form a loop, a name is too long, or the path cannot be made absolute.
+        CfqaError: If links form a loop, a name is too long, or the path cannot be made absolute.
     """
     try:
         return absolute_path(path).resolve()

@@ -109,7 +109,7 @@ class Registry:
                 :func:`own_name`. Classes of another kind are ignored.
 
         Raises:
-            CfqaError: There is no class of that name, or it cannot be imported.
+            CfqaError: If there is no class of that name, or it cannot be imported.
         """
         if isinstance(name, str):
             if name in self.builtin:
@@ -194,7 +194,7 @@ def as_plugins(plugins: Plugins | None) -> tuple[str | type, ...]:
     """Return one plugin, or several, as a tuple of classes and `module:Class` strings.
 
     Raises:
-        CfqaError: A plugin is neither a class nor a string.
+        CfqaError: If a plugin is neither a class nor a string.
     """
     single = isinstance(plugins, str | type) or not isinstance(plugins, Iterable)
     several = (plugins,) if single and plugins is not None else tuple(plugins or ())  # type: ignore[arg-type]
@@ -231,7 +231,7 @@ def check_declared(thing: Any, what: str, error: type[CfqaError]) -> None:
         error: Type of the error to raise.
 
     Raises:
-        CfqaError: An attribute is missing or has another type.
+        CfqaError: If an attribute is missing or has another type.
     """
     owner = thing if isinstance(thing, type) else type(thing)
     for name, kinds in getattr(owner, "declared", {}).items():
@@ -310,7 +310,7 @@ def bind_options(
         given: Keyword arguments of this package, left out if the class does not accept them.
 
     Raises:
-        CfqaError: An option is unknown or missing, or a value has the wrong type.
+        CfqaError: If an option is unknown or missing, or a value has the wrong type.
     """
     signature = inspect.signature(target)
     known = {

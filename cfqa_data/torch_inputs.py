@@ -23,7 +23,7 @@ def as_tensor(values: Any) -> Tensor:
     The tensor shares the memory of a C-contiguous, writable array.
 
     Raises:
-        TypeError: The values are not a dense array of real numbers.
+        TypeError: If the values are not a dense array of real numbers.
     """
     import torch
 

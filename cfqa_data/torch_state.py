@@ -64,7 +64,7 @@ def torch_state(grad: bool | None = None, precision: str | None = None) -> Itera
             cuDNN use TF32. By default that of an enclosing `torch_state`, or ``highest``.
 
     Raises:
-        MissingDependencyError: Torch is not installed.
+        MissingDependencyError: If Torch is not installed.
     """
     torch, overrides = _torch()
     modes = [overrides._pop_mode() for _ in range(overrides._len_torch_function_stack())]

@@ -40,7 +40,7 @@ def read_ahead(
         The result of ``read``. If ``read`` raised an exception, it is raised instead of the result.
 
     Raises:
-        CfqaError: ``threads`` or ``ahead`` is less than 1.
+        CfqaError: If ``threads`` or ``ahead`` is less than 1.
     """
     threads = min(MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     if threads < 1 or ahead < 1:

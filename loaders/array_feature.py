@@ -103,7 +103,7 @@ class CfqaArray:
         """Return the array or bitstream that a cell refers to.
 
         Raises:
-            FormatError: The file is missing or damaged, the folder has no such array or is not
+            FormatError: If the file is missing or damaged, the folder has no such array or is not
                 known in this process, or the cell is malformed.
         """
         name, _, key = value.partition("/")
@@ -126,7 +126,7 @@ class CfqaArray:
         """Convert a column to this type, from cells or from arrays that a function returned.
 
         Raises:
-            ArrowInvalid: The column has another type.
+            ArrowInvalid: If the column has another type.
         """
         kind = storage.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
@@ -184,7 +184,7 @@ def _dense(cell: Any) -> np.ndarray:
     """Convert nested lists to an array.
 
     Raises:
-        ArrowInvalid: The lists are ragged or have missing values.
+        ArrowInvalid: If the lists are ragged or have missing values.
     """
     values, sizes = cell.values, [len(cell.values)]
     while not pa.types.is_primitive(values.type):

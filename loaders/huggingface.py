@@ -57,9 +57,9 @@ def attach(
         A dataset of the same type with the columns; existing columns of those names are replaced.
 
     Raises:
-        CfqaError: An array or format is unknown, ``root`` is not given, or ``ds`` has no rows of
-            a dataset folder. Reading a row raises `FormatError` if a file is missing or damaged,
-            or if the folder has no such feature.
+        CfqaError: If an array or format is unknown, ``root`` is not given, or ``ds`` has no rows of
+            a dataset folder. Reading a row raises `FormatError` if a file is missing or damaged, or
+            if the folder has no such feature.
     """
     import datasets
 

@@ -125,7 +125,7 @@ def check(
     """Build with several faults in succession, then without, and compare every byte.
 
     Raises:
-        AssertionError: A run ended in an unexpected way, or the bytes differ.
+        AssertionError: If a run ended in an unexpected way, or the bytes differ.
     """
     from pipeline_toy import tree
 

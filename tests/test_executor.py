@@ -9,17 +9,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, process
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
+from pickling_pool import Killed, replace_workers
 from pipeline_dies import Doubling
 
 from cfqa_data.console.progress import Silent
 from cfqa_data.errors import BuildError, CfqaWarning
 from cfqa_data.processes import executor, spawning
 from cfqa_data.processes.executor import ATTEMPTS, MOST_FAILURES, Executor
-from cfqa_data.processes.stage import drive
+from cfqa_data.processes.stage import Stage, drive
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -37,6 +40,34 @@ def test_failed_items_are_told_together_and_the_rest_is_done(workers: int) -> No
     assert set(str(told.value).partition(": ")[2].split("; ")) == {"1: it is odd", "3: it is odd"}
     assert done == {0: 0, 2: 4, 4: 8, 5: 10}
     assert spawning.MARK not in os.environ
+
+
+@dataclass(frozen=True)
+class Killing(Stage):
+    """Every item kills its worker."""
+
+    name: ClassVar[str] = "kill"
+
+    def items(self) -> Sequence[int]:
+        return range(4 * MOST_FAILURES)
+
+    def run(self, item: int) -> int:
+        raise Killed
+
+
+def test_items_that_all_kill_their_workers_are_given_up_after_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, split = replace_workers(monkeypatch), []
+
+    def without_parts(item: int) -> list[int]:
+        split.append(item)
+        return []
+
+    with pytest.raises(BuildError), Executor(2) as two:
+        list(two.run(Killing(), Killing().items(), without_parts))
+    assert len(split) == len(set(split)) == MOST_FAILURES
+    assert pool.calls <= 2 * MOST_FAILURES * (ATTEMPTS + 1)
 
 
 @pytest.mark.parametrize("meanwhile", [False, pytest.param(True, marks=pytest.mark.release)])

@@ -67,7 +67,7 @@ class Backbone(ABC):
             Feature, float32 (N, C, T, D), with one C per layer; T may depend on the inputs.
 
         Raises:
-            BuildError: The backbone does not accept these inputs.
+            BuildError: If the backbone does not accept these inputs.
         """
 
     def shape(self, inputs: Any, layers: Sequence[int]) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ def join_layers(name: str, layers: Sequence[np.ndarray]) -> np.ndarray:
     """Stack layers (N, T, D) into a feature (N, C, T, D).
 
     Raises:
-        BuildError: The layers differ in T or D.
+        BuildError: If the layers differ in T or D.
     """
     if len({layer.shape for layer in layers}) > 1:
         shapes = [layer.shape[1:] for layer in layers]
@@ -133,7 +133,7 @@ class LibraryModel(Backbone):
         """Check that layers exist.
 
         Raises:
-            BuildError: A layer does not exist, or there are none.
+            BuildError: If a layer does not exist, or there are none.
         """
         assert self.layers is not None
         if not layers or not all(0 <= layer < self.layers for layer in layers):
@@ -143,7 +143,7 @@ class LibraryModel(Backbone):
         """Return images, float32 (N, 3, H, W), normalised as the model expects.
 
         Raises:
-            BuildError: The inputs are not normalised images.
+            BuildError: If the inputs are not normalised images.
         """
         values = np.asarray(values)
         if values.dtype.kind != "f" or values.ndim != 4:
@@ -172,7 +172,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Return the JSON object in a configuration file beside weights.
 
     Raises:
-        BuildError: The file does not contain a JSON object.
+        BuildError: If the file does not contain a JSON object.
     """
     try:
         return dict(parse_json(read_limited(path, LARGEST_JSON)))

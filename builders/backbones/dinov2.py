@@ -191,7 +191,7 @@ class VisionTransformer(nn.Module):
         """Return the input tokens (B, T, D) of the first block for images (B, 3, H, W).
 
         Raises:
-            BuildError: The images have another shape, or are not a multiple of the patch.
+            BuildError: If the images have another shape, or are not a multiple of the patch.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise BuildError(f"images must be (B, 3, H, W), not {tuple(images.shape)}")
@@ -208,7 +208,7 @@ class VisionTransformer(nn.Module):
         """Return the outputs (B, T, D) of blocks, given by increasing indices, before the norm.
 
         Raises:
-            BuildError: The indices are not increasing or out of range.
+            BuildError: If the indices are not increasing or out of range.
         """
         indices = list(blocks)
         if not indices or indices != sorted(set(indices)):
@@ -242,7 +242,7 @@ class VisionTransformer(nn.Module):
             images' device.
 
         Raises:
-            BuildError: Images or blocks do not fit the backbone, or the precision is unknown.
+            BuildError: If images or blocks do not fit the backbone, or the precision is unknown.
         """
         if precision not in PRECISIONS:
             raise BuildError(f"no precision '{precision}'; known are {', '.join(PRECISIONS)}")
@@ -282,7 +282,7 @@ def load_backbone(
         The backbone, on the CPU if loaded from a file; it shares memory with float32 tensors.
 
     Raises:
-        BuildError: A tensor is missing, left over or misshapen; the message names it.
+        BuildError: If a tensor is missing, left over or misshapen; the message names it.
     """
     state, origin = load_tensors(path_or_state_dict, "state dict")
     state, naming = recognise(state, origin)

@@ -87,7 +87,7 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tenso
         The backbone's tensors, and their naming; the official one if no other is recognised.
 
     Raises:
-        BuildError: There are several backbones, and none of them is a teacher's.
+        BuildError: If there are several backbones, and none of them is a teacher's.
     """
     hub_marks = tuple(Naming(hub=True)(mark)[0] for mark in _MARKS)
     hub = any(name.endswith(hub_marks) for name in state)
@@ -118,7 +118,7 @@ def to_official(
         what: Description of the model, for messages.
 
     Raises:
-        BuildError: A tensor is missing, left over or misshapen; the message has the file's name.
+        BuildError: If a tensor is missing, left over or misshapen; the message has the file's name.
     """
     in_file: dict[str, Tensor] = {}
     for name, tensor in expected.items():

@@ -39,7 +39,7 @@ class Timm(LibraryModel):
             `config.json` beside the weights.
 
     Raises:
-        BuildError: There is no such model, or the weights do not fit it.
+        BuildError: If there is no such model, or the weights do not fit it.
     """
 
     @torch_state(grad=False)

@@ -55,7 +55,7 @@ class Transformers(LibraryModel):
             too long for the model are an error.
 
     Raises:
-        BuildError: There is no such model, or its weights are incomplete.
+        BuildError: If there is no such model, or its weights are incomplete.
     """
 
     name = "transformers"
@@ -78,7 +78,7 @@ class Transformers(LibraryModel):
         """Run the model to determine its layers, final norm and prefix tokens.
 
         Raises:
-            BuildError: It cannot be run, lacks the weights `missing`, or is not deterministic.
+            BuildError: If it cannot be run, lacks the weights `missing`, or is not deterministic.
         """
         inputs = self._example()
         arguments = self._arguments(inputs)

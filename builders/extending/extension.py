@@ -90,10 +90,11 @@ def extend(
         The absolute path of the output folder.
 
     Raises:
-        CfqaError: There is no such codec or task, or a level or option is invalid.
-        FormatError: The dataset is damaged, or something it was built with is missing.
-        BuildError: The dataset has no recipe, or cannot be extended here; finished items are kept.
-        DiskError: The disk is full or not writable.
+        CfqaError: If there is no such codec or task, or a level or option is invalid.
+        FormatError: If the dataset is damaged, or something it was built with is missing.
+        BuildError: If the dataset has no recipe, or cannot be extended here; finished items are
+            kept.
+        DiskError: If the disk is full or not writable.
     """
     check_guard()
     files = open_files(dataset, None, False, False)
@@ -232,7 +233,8 @@ def _rehearse(folder: Folder, recipe: Recipe) -> None:
     """Compress one original of each task with the new codec, at its best and its worst level.
 
     Raises:
-        CfqaError: The codec fails, decodes to an invalid feature, or needs images that are missing.
+        CfqaError: If the codec fails, decodes to an invalid feature, or needs images that are
+            missing.
     """
     models = Models(recipe)
     for task, task_spec in recipe.tasks.items():

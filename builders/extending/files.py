@@ -41,7 +41,7 @@ def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = Non
         against the original (null if undefined).
 
     Raises:
-        CfqaError: There are no files, a name is not that of a source, or a feature has another
+        CfqaError: If there are no files, a name is not that of a source, or a feature has another
             shape than its original.
     """
     progress = progress or Silent()

@@ -52,8 +52,8 @@ def label(dataset: Dataset | str | Path, source_id: str, features: Any) -> Label
         A label of numbers for one feature, of arrays for a batch.
 
     Raises:
-        CfqaError: There is no such source, the features have another shape or values that are not
-            finite, or a class or weights that scored the dataset are missing.
+        CfqaError: If there is no such source, the features have another shape or values that are
+            not finite, or a class or weights that scored the dataset are missing.
     """
     dataset = opened(dataset)
     labeller = _LABELLERS.get(dataset)
@@ -76,7 +76,7 @@ def uninformative_distortion(dataset: Dataset, task: str) -> float | None:
         The mean distortion; None if there is only one source.
 
     Raises:
-        CfqaError: A class or weights that scored the dataset are missing.
+        CfqaError: If a class or weights that scored the dataset are missing.
     """
     entry = dataset.manifest.tasks[task]
     others = len(entry.sources) - 1
@@ -166,7 +166,7 @@ def as_features(features: Any, shape: tuple[int, ...], what: str) -> tuple[np.nd
     """Return features as a batch, float32 (B, N, C, T, D), and whether it was a single feature.
 
     Raises:
-        CfqaError: They have another shape, are not real numbers, or are not finite.
+        CfqaError: If they have another shape, are not real numbers, or are not finite.
     """
     try:
         array = as_numpy(features)
@@ -191,7 +191,7 @@ def check_shape(array: Any, shape: tuple[int, ...], what: str) -> None:
     """Check that an array has the shape of a feature (N, C, T, D), or of a batch of features.
 
     Raises:
-        CfqaError: It has another shape.
+        CfqaError: If it has another shape.
     """
     if len(array.shape) not in (4, 5) or tuple(array.shape[-4:]) != shape or 0 in array.shape:
         raise CfqaError(

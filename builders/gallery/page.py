@@ -62,7 +62,7 @@ def write_gallery(
         progress: Display that is notified of the sources; None shows nothing.
 
     Raises:
-        CfqaError: The file cannot be written, a feature is damaged, or there is no such metric.
+        CfqaError: If the file cannot be written, a feature is damaged, or there is no such metric.
     """
     _import_all()
     path, dataset = absolute_path(path), opened(dataset)

@@ -50,7 +50,7 @@ class Shown:
             path: File to write: ``.html`` for a page with a slider, ``.png`` for a picture.
 
         Raises:
-            CfqaError: The path has another suffix, or cannot be written to.
+            CfqaError: If the path has another suffix, or cannot be written to.
         """
         path = absolute_path(path)
         check_writable(path)

@@ -41,7 +41,7 @@ def source_input(dataset: Dataset, source_id: str) -> np.ndarray | str | None:
     """Return the input of a source: an image, uint8 RGB (H, W, 3), or a text; None for others.
 
     Raises:
-        CfqaError: There is no such source, or its input is not available.
+        CfqaError: If there is no such source, or its input is not available.
     """
     folder = dataset._folder
     task = folder.task_of(source_id)
@@ -62,7 +62,7 @@ def source_of(folder: Folder, task: str) -> Source:
     """Return the source of a task's samples, created once per open folder.
 
     Raises:
-        CfqaError: The source or its data are missing, or an untrusted recipe names its files.
+        CfqaError: If the source or its data are missing, or an untrusted recipe names its files.
     """
     sources = _SOURCES.setdefault(folder, {})
     if task not in sources:

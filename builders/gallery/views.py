@@ -110,7 +110,7 @@ class Viewer:
         evaluation: Evaluation that has the scores; `metrics` selects from its metrics, all if None.
 
     Raises:
-        MetricError: There is no such metric, or the evaluation has none of that name.
+        MetricError: If there is no such metric, or the evaluation has none of that name.
     """
 
     def __init__(
@@ -138,8 +138,9 @@ class Viewer:
         """Return the view of a source; its features are read one at a time.
 
         Raises:
-            CfqaError: The source has no row in the dataset, or a task returns an invalid drawing.
-            FormatError: A file is missing or damaged.
+            CfqaError: If the source has no row in the dataset, or a task returns an invalid
+                drawing.
+            FormatError: If a file is missing or damaged.
         """
         dataset, self._notes = self._dataset, {}
         entry = dataset.manifest.tasks[dataset._folder.task_of(source_id)]

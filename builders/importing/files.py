@@ -111,7 +111,7 @@ class Release:
         """Check that no two originals of any tasks have the same name.
 
         Raises:
-            BuildError: Two originals have; the message names them and their tasks.
+            BuildError: If two originals have; the message names them and their tasks.
         """
         with prefixed(self.root / "org_feat", BuildError, FormatError):
             check_source_ids({task: list(files) for task, files in self.originals.items()})
@@ -128,8 +128,8 @@ def scan_release(source: Path | str) -> Release:
         source: The folder `cfqa_dataset`, or the folder that contains it.
 
     Raises:
-        BuildError: The folder is not a release, a file is only a pointer to Git LFS or git-annex,
-            or an original is not a feature of its task.
+        BuildError: If the folder is not a release, a file is only a pointer to Git LFS or
+            git-annex, or an original is not a feature of its task.
     """
     root = real_path(source)
     if (root / "cfqa_dataset").is_dir():
@@ -187,7 +187,7 @@ def open_feature(path: Path, shape: Shape | None = None) -> np.ndarray:
     """Memory-map a float32 (N, C, T, D) array, without checking its values.
 
     Raises:
-        BuildError: The file is not such an array, or its shape is not `shape`.
+        BuildError: If the file is not such an array, or its shape is not `shape`.
     """
     try:
         # `np.load` would also open pickles and archives.

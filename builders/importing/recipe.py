@@ -92,7 +92,7 @@ def find_table(
         advance: Function that is called after each feature.
 
     Raises:
-        BuildError: A feature cannot be read, or contains NaN or infinity.
+        BuildError: If a feature cannot be read, or contains NaN or infinity.
     """
     shape = release.shapes[ladder.task]
     tables = [np.empty(0, np.float32)] * shape[1]

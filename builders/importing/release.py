@@ -97,9 +97,9 @@ def import_release(
         The files that were imported and those that were not.
 
     Raises:
-        BuildError: Nothing can be imported, a file is damaged, or originals of two tasks have the
-            same name; finished items are kept.
-        MetricError: A line of a log is invalid.
+        BuildError: If nothing can be imported, a file is damaged, or originals of two tasks have
+            the same name; finished items are kept.
+        MetricError: If a line of a log is invalid.
     """
     progress, root = progress or Silent(), real_path(out)
     release, layout = scan_release(source), Layout(root)

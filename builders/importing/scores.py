@@ -34,7 +34,7 @@ class LogScores:
         root: Folder of the logs.
 
     Raises:
-        MetricError: There is no log, or a line of one is invalid.
+        MetricError: If there is no log, or a line of one is invalid.
     """
 
     def __init__(self, root: Path) -> None:

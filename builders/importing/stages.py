@@ -59,7 +59,7 @@ class ImportStage(BuildStage):
         """Return the codes (N, C, T, D) of one compressed feature.
 
         Raises:
-            BuildError: The feature cannot be read, or the codes would not be lossless.
+            BuildError: If the feature cannot be read, or the codes would not be lossless.
         """
         path, shape = files.files[name, level], self.release.shapes[files.task]
         if files.is_video:

@@ -130,9 +130,9 @@ def verify_deep(
         plugins: `module:Class` of classes that the dataset uses and that are not installed.
 
     Raises:
-        FormatError: A required decoder is missing, or has other weights.
-        CfqaError: A package that a decoder needs is not installed.
-        BuildError: A worker process was killed.
+        FormatError: If a required decoder is missing, or has other weights.
+        CfqaError: If a package that a decoder needs is not installed.
+        BuildError: If a worker process was killed.
     """
     check_guard()
     verification = _DeepVerification(root, untrusted, tuple(plugins))

@@ -125,7 +125,7 @@ def check_environment(repair_plan: RepairPlan, *, versions: bool) -> RepairPlan:
         The plan, with local paths of the recipe's files.
 
     Raises:
-        BuildError: Versions or weights differ; the message lists the differences.
+        BuildError: If versions or weights differ; the message lists the differences.
     """
     manifest, damaged = repair_plan.manifest, repair_plan.damaged
     local_paths, missing = _find_files(repair_plan)

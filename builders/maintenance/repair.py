@@ -97,11 +97,11 @@ def repair(
         plugins: `module:Class` of classes that the dataset uses and that are not installed.
 
     Raises:
-        FormatError: The folder is not a dataset, its manifest is damaged, or files are only
+        FormatError: If the folder is not a dataset, its manifest is damaged, or files are only
             pointers to Git LFS or git-annex.
-        BuildError: The installed software or weights differ, another process works in the folder,
-            or an item cannot be recreated; files that were already repaired are kept.
-        DiskError: The disk is full or not writable.
+        BuildError: If the installed software or weights differ, another process works in the
+            folder, or an item cannot be recreated; files that were already repaired are kept.
+        DiskError: If the disk is full or not writable.
     """
     check_guard()
     folder, display = real_path(root), progress or Silent()

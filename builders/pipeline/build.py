@@ -64,10 +64,10 @@ def build(
         The absolute path of the finished folder.
 
     Raises:
-        RecipeError: There is no such recipe, or it is invalid.
-        BuildError: The recipe cannot be built here, or both `workers` and `scheduler` are given;
+        RecipeError: If there is no such recipe, or it is invalid.
+        BuildError: If the recipe cannot be built here, or both `workers` and `scheduler` are given;
             finished items are kept.
-        DiskError: The disk is full or not writable; finished items are kept.
+        DiskError: If the disk is full or not writable; finished items are kept.
     """
     check_guard()
     recipe = pinned(load_recipe(recipe))

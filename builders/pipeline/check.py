@@ -40,7 +40,7 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
     """Return the plan of a recipe on this machine's software and weights.
 
     Raises:
-        BuildError: Something that the recipe needs is missing or does not fit the rest. The
+        BuildError: If something that the recipe needs is missing or does not fit the rest. The
             message names all missing files, encoders and images.
     """
     models, where = Models(recipe), f"recipe {recipe.name!r}"
@@ -77,7 +77,7 @@ def packages_of(models: Models) -> dict[str, dict[str, str]]:
     """Return version and SHA-256 of each third-party package with a class that a recipe uses.
 
     Raises:
-        CfqaError: A class is missing, or the manifest would name it like a built-in one.
+        CfqaError: If a class is missing, or the manifest would name it like a built-in one.
     """
     hashes: dict[tuple[str, str], set[str]] = {}  # (package, version) -> of top-level modules
     for registry, entry in models.classes():
@@ -170,7 +170,7 @@ def pinned(recipe: Recipe) -> Recipe:
     """Fetch all weights on the Hub and return the recipe with their commits in the URIs.
 
     Raises:
-        CfqaError: Some weights do not exist, or cannot be reached.
+        CfqaError: If some weights do not exist, or cannot be reached.
     """
     if not any(uri.startswith(HUB) for uri in recipe.paths):
         return recipe
@@ -189,7 +189,7 @@ def hash_uris(uris: Iterable[str]) -> dict[str, str]:
     """Return the SHA-256 of weights by their URI.
 
     Raises:
-        CfqaError: Some weights do not exist.
+        CfqaError: If some weights do not exist.
     """
     return {uri: hash_weights(resolve_weights(uri)) for uri in sorted(uris)}
 

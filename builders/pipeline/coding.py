@@ -95,8 +95,8 @@ def code(
             codec is deterministic.
 
     Raises:
-        CodecError: The codec rejects a feature or is not deterministic.
-        BuildError: The codec returns too few results, or a feature of another shape.
+        CodecError: If the codec rejects a feature or is not deterministic.
+        BuildError: If the codec returns too few results, or a feature of another shape.
     """
     on, quantizer = spec.facts.on, spec.quantizer
     shapes = [feature.shape for feature in features]
@@ -159,7 +159,7 @@ def check_decoded(codec: Any, plane: Any, shape: tuple[int, int], what: str) -> 
         what: Description of the plane for the error message.
 
     Raises:
-        CodecError: The plane has another type or shape, or codes outside 0..peak.
+        CodecError: If the plane has another type or shape, or codes outside 0..peak.
     """
     wanted = f"not {np.dtype(codec.dtype)} {shape} of 0..{codec.peak}"
     if not isinstance(plane, np.ndarray):

@@ -75,7 +75,7 @@ class Compress(BuildStage):
         """Check that the free disk space suffices, by an estimate from the size of the originals.
 
         Raises:
-            BuildError: There is not enough space.
+            BuildError: If there is not enough space.
         """
         needed = 0.0
         for item in todo:

@@ -44,7 +44,7 @@ def instantiate(
     """Instantiate a class that a recipe names, with its options and further arguments.
 
     Raises:
-        CfqaError: The class has no such option, or its constructor fails.
+        CfqaError: If the class has no such option, or its constructor fails.
     """
     if not entry.builtin:  # built-in classes resolve URIs themselves
         options = {
@@ -90,7 +90,7 @@ def check_feature(feature: Any, what: str, shape: tuple[int | None, ...]) -> np.
         The feature as a contiguous float32 array.
 
     Raises:
-        BuildError: The feature is not a finite float32 array of that shape.
+        BuildError: If the feature is not a finite float32 array of that shape.
     """
     if isinstance(feature, list | tuple):
         shapes = {np.shape(layer) for layer in feature}
@@ -137,7 +137,7 @@ class Models:
         """Return the task object that scores features.
 
         Raises:
-            BuildError: There is no such task, or its head is missing or does not fit.
+            BuildError: If there is no such task, or its head is missing or does not fit.
         """
         if name not in self._tasks:
             spec = self.recipe.tasks[name]
@@ -170,7 +170,7 @@ class Models:
             truths: Whether the source must supply truths; if None, the task's class decides.
 
         Raises:
-            BuildError: There is no such source, it lacks its data, or it has no such option.
+            BuildError: If there is no such source, it lacks its data, or it has no such option.
         """
         spec = self.recipe.tasks[task].source
         arguments = {
@@ -194,7 +194,7 @@ class Models:
         """Return the source's truth of a sample, or the truth that the task infers from a feature.
 
         Raises:
-            CfqaError: The task infers an invalid truth.
+            CfqaError: If the task infers an invalid truth.
         """
         if not self.infers_truth(task):
             return truth
@@ -210,7 +210,7 @@ class Models:
         Samples are extracted one at a time, so that a feature depends on its own inputs only.
 
         Raises:
-            BuildError: The backbone rejects the inputs, or returns an invalid feature.
+            BuildError: If the backbone rejects the inputs, or returns an invalid feature.
         """
         feature = self.extracted(task, inputs, what)
         if not self.embeds(task):
@@ -222,7 +222,7 @@ class Models:
         """Return the float32 (N, C, T, D) feature of the backbone's layers, before embedding.
 
         Raises:
-            BuildError: The backbone rejects the inputs, or returns an invalid feature.
+            BuildError: If the backbone rejects the inputs, or returns an invalid feature.
         """
         blocks = self.recipe.tasks[task].blocks
         feature = self.backbone.extract(inputs, blocks)
@@ -245,7 +245,7 @@ class Models:
         """Return every class that the recipe uses, with its registry.
 
         Raises:
-            CfqaError: A class does not exist, or has the wrong base class.
+            CfqaError: If a class does not exist, or has the wrong base class.
         """
         names: list[tuple[registry.Registry, str]] = []
         for spec in self.recipe.tasks.values():
@@ -377,7 +377,7 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON result file.
 
     Raises:
-        BuildError: The file is damaged, for example by a disk fault.
+        BuildError: If the file is damaged, for example by a disk fault.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -396,7 +396,7 @@ def read_tensors(path: Path, keys: list[str] | None = None) -> dict[str, np.ndar
     """Return the named tensors of a safetensors file, in the order of `keys`; all if None.
 
     Raises:
-        BuildError: The file is damaged, or lacks one of the tensors.
+        BuildError: If the file is damaged, or lacks one of the tensors.
     """
     try:
         with safe_open(path, framework="numpy") as file:

@@ -49,7 +49,7 @@ def estimate(plan: Plan) -> dict[str, Any]:
         ``core_hours`` are totals; ``worker_bytes`` is the peak memory of one worker.
 
     Raises:
-        BuildError: A source has no sample.
+        BuildError: If a source has no sample.
     """
     recipe, context = plan.recipe, BuildContext(plan, Layout(Path()))
     models = context.models

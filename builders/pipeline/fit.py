@@ -93,7 +93,7 @@ class Fit(BuildStage):
         """Return a codec with the levels, and the matching range, that calibration proposes.
 
         Raises:
-            BuildError: No ladder of levels spans the distortion.
+            BuildError: If no ladder of levels spans the distortion.
         """
         if not bench.useless > 0:
             raise BuildError(
@@ -157,7 +157,7 @@ def check_fit(models: Models, task: str) -> None:
     """Check, before a build starts, that the values which a task leaves open can be fitted.
 
     Raises:
-        BuildError: They cannot.
+        BuildError: If they cannot.
     """
     for spec in models.recipe.tasks[task].codecs.values():
         if spec.to_fit:
@@ -176,7 +176,7 @@ def candidate_levels(spec: CodecSpec) -> Sequence[float]:
         Parameters, best first.
 
     Raises:
-        BuildError: Levels cannot be searched for this codec.
+        BuildError: If levels cannot be searched for this codec.
     """
     if not isinstance(spec.levels, AutoLevels):
         return tuple(spec.levels)
@@ -233,7 +233,7 @@ def training_samples(models: Models, task: str) -> Iterator[Sample]:
     There are as many as the task has sources, but at most `CALIBRATED_ON`.
 
     Raises:
-        BuildError: There are too few, or they have no truth.
+        BuildError: If there are too few, or they have no truth.
     """
     count = min(CALIBRATED_ON, models.recipe.sources(task))
     return accepted_samples(models, task, count, candidates=_candidates(models, task))
@@ -260,7 +260,7 @@ def fit_range(features: Iterable[np.ndarray], bits: int, percentile: float) -> U
         percentile: Percentile of the values of each feature and layer, at either end.
 
     Raises:
-        BuildError: A layer has one value only.
+        BuildError: If a layer has one value only.
     """
     ends = []
     for feature in features:

@@ -57,7 +57,7 @@ def score(task: Task, features: np.ndarray, truth: Any, what: str) -> Scored:
         Scores and losses, float64 (B,) each; losses are NaN where the task has none.
 
     Raises:
-        BuildError: The task rejects the features or the truth, or a score is not finite.
+        BuildError: If the task rejects the features or the truth, or a score is not finite.
     """
     with prefixed(what, BuildError):
         scores, losses = task.scores(features, truth)
@@ -116,7 +116,7 @@ def scoring_recipe(folder: Folder) -> Recipe:
     """Return the recipe that a dataset was built with.
 
     Raises:
-        CfqaError: A class of the recipe is not installed, or may not run on untrusted data.
+        CfqaError: If a class of the recipe is not installed, or may not run on untrusted data.
     """
     recipe = recipe_of(folder.manifest, [_name(plugin) for plugin in folder.plugins])
     if folder.untrusted and not all(entry.builtin for _, entry in Models(recipe).classes()):
@@ -128,7 +128,7 @@ def scoring_weights(folder: Folder, recipe: Recipe, task: str) -> dict[str, str]
     """Return the paths, by URI, of a task's weights that are not at the place of their URI.
 
     Raises:
-        CfqaError: Weights are missing, have another hash, or are named by an untrusted dataset.
+        CfqaError: If weights are missing, have another hash, or are named by an untrusted dataset.
     """
     paths = {}
     if task not in recipe.tasks:
@@ -148,7 +148,7 @@ def scoring_models(folder: Folder, task: str) -> Models:
     """Return the models that score a task's features.
 
     Raises:
-        CfqaError: The dataset was not built from a recipe, or a class or weights are missing.
+        CfqaError: If the dataset was not built from a recipe, or a class or weights are missing.
     """
     try:
         recipe = scoring_recipe(folder)

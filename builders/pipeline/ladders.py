@@ -202,7 +202,7 @@ def measure(
     """Run a codec on the bench with a quantiser, at parameters from best to worst.
 
     Raises:
-        BuildError: The codec's rate is unknown.
+        BuildError: If the codec's rate is unknown.
     """
     scorer = models.task(bench.task)
     tried = replace(ladder, quantizer=quantizer, levels=tuple(parameters))
@@ -290,7 +290,7 @@ def propose(
         levels: Number of levels of the ladder.
 
     Raises:
-        ValueError: The curve has too few parameters.
+        ValueError: If the curve has too few parameters.
     """
 
     def merit(row: dict[str, Any], ladder: Curve) -> tuple[float, ...]:

@@ -37,7 +37,7 @@ def locked(root: Path) -> Iterator[None]:
     the same moment are then not told apart.
 
     Raises:
-        BuildError: Another build runs in the folder, or one on another machine left its lock.
+        BuildError: If another build runs in the folder, or one on another machine left its lock.
     """
     path = Layout(root).work / LOCK
     handle = _acquire(path)

@@ -68,7 +68,7 @@ def label_table(context: BuildContext, entry: TaskEntry, version: int) -> pa.Tab
     """Return the label table of a task, sorted by source, codec and level.
 
     Raises:
-        BuildError: A row violates the format.
+        BuildError: If a row violates the format.
     """
     task, codecs = entry.name, list(entry.codecs)
     items = [

@@ -91,7 +91,7 @@ class Prepare(BuildStage):
         """Return (N, C, T, D) of a task with its largest T, and whether features differ in T.
 
         Raises:
-            BuildError: Features differ in another axis.
+            BuildError: If features differ in another axis.
         """
         shards = range(self.plan.shards(task))
         shapes = dict(item for n in shards for item in self.context.shapes(task, n).items())
@@ -184,7 +184,7 @@ def median_codes(quantizer: Quantizer, features: Iterable[np.ndarray]) -> list[i
         features: Originals, float32 (..., N, C, T, D).
 
     Raises:
-        BuildError: A feature is outside the range of a quantiser that wraps around.
+        BuildError: If a feature is outside the range of a quantiser that wraps around.
     """
     size = 1 << quantizer.bits
     counts = np.zeros((quantizer.layers, size), np.int64)

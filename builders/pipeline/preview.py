@@ -190,7 +190,7 @@ def _scaled(name: str, data: bytes) -> Image.Image:
     """Decode a picture and scale it to the height of a row.
 
     Raises:
-        BuildError: It is damaged, which may happen in a dataset that is being extended.
+        BuildError: If it is damaged, which may happen in a dataset that is being extended.
     """
     from PIL import Image
 

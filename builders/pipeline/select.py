@@ -107,7 +107,7 @@ class Select(BuildStage):
             samples: Source id -> group and truth.
 
         Raises:
-            BuildError: The id of a source without a group equals the group of other sources.
+            BuildError: If the id of a source without a group equals the group of other sources.
         """
         truths = {n: np.asarray(truth) for n, (_, truth) in samples.items() if truth is not None}
         if truths:
@@ -145,7 +145,7 @@ class Extract(BuildStage):
         anew once sources are renamed.
 
         Raises:
-            BuildError: Two sources have the same id.
+            BuildError: If two sources have the same id.
         """
         tasks = self.plan.recipe.tasks
         try:
@@ -179,7 +179,7 @@ class Extract(BuildStage):
         """Return the features of a shard's sources by id, and the token grid of each.
 
         Raises:
-            BuildError: The source returns another sample than it did at selection.
+            BuildError: If the source returns another sample than it did at selection.
         """
         task, shard, models = item.task, item.shard, self.context.models
         source, facts = models.source(task), models.facts(task)
@@ -238,7 +238,7 @@ def check_gallery(gallery: Any, task: str) -> dict[str, np.ndarray]:
     """Validate the gallery that a task returned, and return its arrays by name.
 
     Raises:
-        BuildError: It is not a mapping of names to non-empty arrays of finite numbers.
+        BuildError: If it is not a mapping of names to non-empty arrays of finite numbers.
     """
     named = isinstance(gallery, Mapping) and all(isinstance(name, str) for name in gallery)
     if not named or not gallery:
@@ -262,7 +262,7 @@ def check_sample(sample: Any, facts: TaskFacts, infers: bool = False) -> Sample:
         infers: Whether the task infers its truths; the source's truth is then removed.
 
     Raises:
-        CfqaError: It is not a `Sample`, or its id, group or truth is invalid.
+        CfqaError: If it is not a `Sample`, or its id, group or truth is invalid.
     """
     if not isinstance(sample, Sample):
         raise BuildError(
@@ -305,7 +305,7 @@ def accepted_samples(
         candidates: Samples to choose from; those of the source if None.
 
     Raises:
-        BuildError: Too few samples are accepted, or a sample is invalid.
+        BuildError: If too few samples are accepted, or a sample is invalid.
     """
     accepted: list[Sample] = []
     skipped: list[str] = []

@@ -39,7 +39,7 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
         "new" (nothing is there yet), "begun" (the build can be resumed) or "finished".
 
     Raises:
-        BuildError: The folder contains something else, or cannot be read.
+        BuildError: If the folder contains something else, or cannot be read.
     """
     layout = Layout(absolute_path(out))
     if not layout.root.exists():
@@ -198,7 +198,7 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
         `plan`, with the fitted values of the recipe and the versions of all software used so far.
 
     Raises:
-        BuildError: The build was started with other weights or packages, or, without
+        BuildError: If the build was started with other weights or packages, or, without
             `accept_versions`, with other software.
     """
     layout = Layout(root)

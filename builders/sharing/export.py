@@ -99,9 +99,10 @@ def export(
         options: Further arguments of :func:`cfqa_data.load`, which select rows.
 
     Raises:
-        DiskError: The disk is full or not writable; finished files are kept.
-        CfqaError: There is no such format, nothing to export, or the folder contains other files.
-        FormatError: The dataset, or a feature in it, cannot be read.
+        DiskError: If the disk is full or not writable; finished files are kept.
+        CfqaError: If there is no such format, nothing to export, or the folder contains other
+            files.
+        FormatError: If the dataset, or a feature in it, cannot be read.
     """
     check_known("format", kind, FORMATS, CfqaError)
     progress, out = progress or Silent(), absolute_path(out)
@@ -146,7 +147,7 @@ def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
     """Create the export's folder, or check that it may be resumed and remove partial files.
 
     Raises:
-        CfqaError: It is inside the dataset's folder, is a file, or contains other files.
+        CfqaError: If it is inside the dataset's folder, is a file, or contains other files.
     """
     root = dataset.path.resolve() if dataset.path else None
     target = real_path(out)

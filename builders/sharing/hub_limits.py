@@ -32,7 +32,7 @@ def check_terms(terms: Terms) -> None:
     """Check the licence, link and attribution that a user states.
 
     Raises:
-        CfqaError: One of them is invalid.
+        CfqaError: If one of them is invalid.
     """
     credit = terms.attribution
     if not LICENCE.fullmatch(terms.licence):
@@ -56,7 +56,7 @@ def check_limits(files: Mapping[str, int]) -> list[str]:
         A line for each of the Hub's recommendations that is not followed.
 
     Raises:
-        CfqaError: A name, a size or the number of files in a folder is not allowed.
+        CfqaError: If a name, a size or the number of files in a folder is not allowed.
     """
     entries: dict[str, set[str]] = {}
     for name, size in files.items():

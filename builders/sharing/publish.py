@@ -142,9 +142,9 @@ def plan_publishing(
         follow_links: Upload the files that links point to, even outside the folder.
 
     Raises:
-        CfqaError: The hub does not accept a name, a size or a number of files, the folder cannot
+        CfqaError: If the hub does not accept a name, a size or a number of files, the folder cannot
             be published in that tier, or the terms of a task are unknown.
-        FormatError: A file is missing, differs from the manifest, or contradicts other files.
+        FormatError: If a file is missing, differs from the manifest, or contradicts other files.
     """
     steps = repo.split("/")
     if len(steps) != 2 or not all(NAME.fullmatch(step) for step in steps):
@@ -190,8 +190,8 @@ def publish(plan: Plan, progress: Progress | None = None) -> Published:
         progress: Display that is notified of every file that is read back.
 
     Raises:
-        CfqaError: There is no token, the hub refuses or cannot be reached, the tag is taken, or a
-            downloaded file differs from the uploaded one. No message contains the token.
+        CfqaError: If there is no token, the hub refuses or cannot be reached, the tag is taken, or
+            a downloaded file differs from the uploaded one. No message contains the token.
     """
     upload, repo, progress = plan.upload, plan.repo, progress or Silent()
     calls = HubCalls(repo)

@@ -66,10 +66,10 @@ def save(
         The absolute path of the folder.
 
     Raises:
-        CfqaError: The folder is not empty, the dataset is already a folder or is incomplete, or the
-            licence is not an identifier.
-        FormatError: An array has values that are not finite.
-        DiskError: The disk is full or not writable.
+        CfqaError: If the folder is not empty, the dataset is already a folder or is incomplete, or
+            the licence is not an identifier.
+        FormatError: If an array has values that are not finite.
+        DiskError: If the disk is full or not writable.
     """
     if not isinstance(dataset._folder, MemoryFolder):
         raise CfqaError(f"{dataset.location} is already a folder: copy it, or export its features")
@@ -104,7 +104,7 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside the target, and rename it once it is complete.
 
     Raises:
-        CfqaError: The target is not an empty folder, or cannot be written to.
+        CfqaError: If the target is not an empty folder, or cannot be written to.
     """
     root = real_path(folder)
     storage.check_folder(root)

@@ -90,8 +90,9 @@ def prepare_upload(
         follow_links: Read the files that links point to, even outside the folder.
 
     Raises:
-        CfqaError: The folder cannot be published in that tier, or the terms of a task are unknown.
-        FormatError: A table is missing or damaged.
+        CfqaError: If the folder cannot be published in that tier, or the terms of a task are
+            unknown.
+        FormatError: If a table is missing or damaged.
     """
     tier = tier or manifest.tier
     if TIERS.index(tier) > TIERS.index(manifest.tier):

@@ -65,7 +65,7 @@ class Source(ABC):
         """Yield the samples in a fixed order; a dataset uses the first ones that its task accepts.
 
         Raises:
-            BuildError: A sample is damaged.
+            BuildError: If a sample is damaged.
         """
 
     @abstractmethod
@@ -73,7 +73,7 @@ class Source(ABC):
         """Return the sample of an id, equal to the one that :meth:`samples` yields.
 
         Raises:
-            BuildError: There is no such sample, or it is damaged.
+            BuildError: If there is no such sample, or it is damaged.
         """
 
     def image(self, source_id: str) -> np.ndarray | None:
@@ -82,7 +82,7 @@ class Source(ABC):
         By default, normalised views (N, 3, H, W) are reassembled into the image they show.
 
         Raises:
-            BuildError: There is no such sample, or it is damaged.
+            BuildError: If there is no such sample, or it is damaged.
         """
         return picture_of(self.sample(source_id).inputs)
 
@@ -94,7 +94,7 @@ class Source(ABC):
             seed: Seed of the choice.
 
         Raises:
-            BuildError: The source has fewer training samples.
+            BuildError: If the source has fewer training samples.
         """
         raise BuildError(f"source {type(self).__name__} has no training material")
 
@@ -104,7 +104,7 @@ class Source(ABC):
         Levels are calibrated on them. A task without truths uses :meth:`training_inputs` instead.
 
         Raises:
-            BuildError: The source has no training samples with truths.
+            BuildError: If the source has no training samples with truths.
         """
         raise BuildError(f"source {type(self).__name__} has no training samples with ground truth")
 
@@ -134,7 +134,7 @@ def check_image(image: Any, what: str) -> np.ndarray:
     """Validate and return a picture that a source returned.
 
     Raises:
-        BuildError: The picture is not uint8 RGB (H, W, 3).
+        BuildError: If the picture is not uint8 RGB (H, W, 3).
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
@@ -166,8 +166,8 @@ def get_source(kind: str) -> Callable[..., Source]:
         kind: Name of the source, or `module:Class`.
 
     Raises:
-        BuildError: There is no such source. The returned function raises it for an unknown option
-            or one of the wrong type.
+        BuildError: If there is no such source. The returned function raises it for an unknown
+            option or one of the wrong type.
     """
     target = SOURCES.find(kind, classes=True).target
 

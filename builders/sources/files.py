@@ -79,7 +79,7 @@ def names_in(folder: Path) -> list[str]:
     A folder that does not exist gives an empty list.
 
     Raises:
-        BuildError: The folder cannot be listed.
+        BuildError: If the folder cannot be listed.
     """
     return sorted(name for name in _listed(folder) if not is_tool_file(name))
 
@@ -102,7 +102,7 @@ def require(paths: Iterable[Any], offered: str, notes: Mapping[Path, str] | None
         notes: Path -> text that follows it in the error message.
 
     Raises:
-        BuildError: Some do not exist; the message names all of them.
+        BuildError: If some do not exist; the message names all of them.
     """
     required = dict.fromkeys(path for path in paths if isinstance(path, Path))
     names = {folder: frozenset(_listed(folder)) for folder in {path.parent for path in required}}
@@ -140,7 +140,7 @@ def read_list(path: Path) -> list[tuple[int, str]]:
     out too, since lists are often produced by listing folders.
 
     Raises:
-        BuildError: The file cannot be read as UTF-8 text.
+        BuildError: If the file cannot be read as UTF-8 text.
     """
     if kind := pointer_at(path):
         raise BuildError(f"{path}: {kind}")
@@ -162,7 +162,7 @@ def parse_lines(path: Path, parse: Callable[[str], T]) -> list[T]:
     """Apply a function to each line of a text file (see `read_list`) and return the results.
 
     Raises:
-        BuildError: The function rejects a line, which the message names.
+        BuildError: If the function rejects a line, which the message names.
     """
     results = []
     for number, line in read_list(path):
@@ -175,7 +175,7 @@ def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
     """Return entries by name, in their order.
 
     Raises:
-        BuildError: Two entries have the same name.
+        BuildError: If two entries have the same name.
     """
     named: dict[str, Entry] = {}
     for entry in entries:
@@ -193,7 +193,8 @@ def choose(path: Path, resolve: Callable[[str], Entry]) -> dict[str, Entry]:
         resolve: Function that returns the entry of a line, or raises a BuildError.
 
     Raises:
-        BuildError: A line names no entry, or one that an earlier line names; or the list is empty.
+        BuildError: If a line names no entry, or one that an earlier line names; or the list is
+            empty.
     """
     chosen: dict[str, Entry] = {}
 
@@ -281,7 +282,7 @@ class FileSource(Source):
         """Yield samples in the order of the list, or in the seed's random order of all names.
 
         Raises:
-            BuildError: An image is damaged, or one that a list names is unsuitable.
+            BuildError: If an image is damaged, or one that a list names is unsuitable.
         """
         names = [*self.entries]
         if not self.listed:
@@ -299,7 +300,7 @@ class FileSource(Source):
         """Return one sample by its id.
 
         Raises:
-            BuildError: There is no such image, or it is damaged or unsuitable.
+            BuildError: If there is no such image, or it is damaged or unsuitable.
         """
         check_known(f"{self.kind} image", source_id, self.entries, BuildError)
         entry = self.entries[source_id]
@@ -313,7 +314,7 @@ class FileSource(Source):
         is exhausted.
 
         Raises:
-            BuildError: The pool is too small, or shares an image with the samples.
+            BuildError: If the pool is too small, or shares an image with the samples.
         """
         pool = self._pool
         if count > len(pool):
@@ -326,7 +327,7 @@ class FileSource(Source):
         """Yield all images of the training pool, in the same order as :meth:`training_inputs`.
 
         Raises:
-            BuildError: The pool shares an image with the samples, or is empty.
+            BuildError: If the pool shares an image with the samples, or is empty.
         """
         pool = self._pool
         if not pool:

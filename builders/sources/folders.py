@@ -33,7 +33,7 @@ def read_truths(path: Path) -> dict[str, tuple[Any, str | None]]:
         path: CSV or Parquet table with the columns `source_id`, `truth` and optionally `group`.
 
     Raises:
-        BuildError: The file is not such a table, a truth is not a number, or an id occurs twice.
+        BuildError: If the file is not such a table, a truth is not a number, or an id occurs twice.
     """
     from pyarrow import csv, parquet
 
@@ -107,7 +107,7 @@ class ImageFolder(_UserData):
         truths: Whether the task needs truths of the source.
 
     Raises:
-        BuildError: Data are missing, unknown or damaged.
+        BuildError: If data are missing, unknown or damaged.
     """
 
     held_out: int = 0
@@ -222,7 +222,7 @@ class Features(_UserData):
             Only the calibration of levels uses them.
 
     Raises:
-        BuildError: Data are missing, unknown or damaged.
+        BuildError: If data are missing, unknown or damaged.
     """
 
     kind = "features"

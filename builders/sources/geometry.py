@@ -53,7 +53,7 @@ class SegGeometry(_Geometry):
         """Return the size of an image after its short side is scaled to `short_side`.
 
         Raises:
-            BuildError: The image has no pixel.
+            BuildError: If the image has no pixel.
         """
         if min(height, width) < 1:
             raise BuildError(f"an image of {height}x{width} has no pixels")
@@ -89,7 +89,7 @@ def from_metadata(kind: type[Checked], text: str, origin: str) -> Any:
     """Create a geometry from JSON metadata; missing values are those of the published evaluation.
 
     Raises:
-        BuildError: The metadata is not JSON, or not a geometry of this kind.
+        BuildError: If the metadata is not JSON, or not a geometry of this kind.
     """
     try:
         values = json.loads(text)

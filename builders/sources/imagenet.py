@@ -62,7 +62,7 @@ class ImageNet(FileSource):
         train: Folder of training images, with or without subfolders.
 
     Raises:
-        BuildError: The task is not "cls", or data are missing, unknown or damaged.
+        BuildError: If the task is not "cls", or data are missing, unknown or damaged.
     """
 
     terms = TERMS["imagenet"]
@@ -188,7 +188,7 @@ def order_synsets(synsets: Iterable[str], origin: object) -> dict[str, int]:
     """Return the label of each synset, its position among the 1000 sorted synsets.
 
     Raises:
-        BuildError: There are not exactly 1000 distinct synsets.
+        BuildError: If there are not exactly 1000 distinct synsets.
     """
     names = sorted(set(synsets))
     if len(names) != CLASSES:
@@ -203,7 +203,7 @@ def read_synsets(path: Path) -> dict[str, int]:
     """Return the label of each synset from a text file with a synset at the start of each line.
 
     Raises:
-        BuildError: A line does not start with a synset, or there are not 1000 synsets.
+        BuildError: If a line does not start with a synset, or there are not 1000 synsets.
     """
 
     def first(line: str) -> str:
@@ -222,7 +222,7 @@ def read_labels(path: Path) -> dict[str, int]:
     have one line per validation image; ids need meta.mat or map_clsloc.txt beside the file.
 
     Raises:
-        BuildError: A line is of another kind, or the file that orders the classes is missing.
+        BuildError: If a line is of another kind, or the file that orders the classes is missing.
     """
     lines = [(number, re.split(r"[\s,]+", line)[:2]) for number, line in read_list(path)]
     if lines and lines[0][1][0] == "ImageId":

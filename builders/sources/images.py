@@ -46,7 +46,7 @@ def check_pixels(path: Path, width: int, height: int) -> None:
     """Check that an image is not too large to be held in memory.
 
     Raises:
-        BuildError: The image has more than `MAX_PIXELS` pixels.
+        BuildError: If the image has more than `MAX_PIXELS` pixels.
     """
     if width * height > MAX_PIXELS:
         raise BuildError(f"{path}: {width}x{height} pixels exceed the limit of {MAX_PIXELS}")
@@ -76,7 +76,7 @@ def read_size(path: Path) -> tuple[int, int]:
     """Return height and width of an image, from its header.
 
     Raises:
-        BuildError: The file is missing, not an image, or too large.
+        BuildError: If the file is missing, not an image, or too large.
     """
     width, height = _open(path, load=False).size
     return height, width
@@ -97,7 +97,7 @@ def read_rgb(path: Path) -> Image.Image:
     reduced to their high byte, as Pillow does for 16-bit colour.
 
     Raises:
-        BuildError: The file is missing, damaged, too large, or of another mode.
+        BuildError: If the file is missing, damaged, too large, or of another mode.
     """
     what = "an image must be RGB, grey, palette, CMYK or YCbCr (save it as 8-bit RGB)"
     image = _open_as(path, (*_EIGHT_BIT, *_SIXTEEN_BIT), what)
@@ -112,7 +112,7 @@ def read_mask(path: Path) -> np.ndarray:
     """Read a mask of class numbers, uint8 (H, W), from a palette or 8-bit grey PNG.
 
     Raises:
-        BuildError: The file is missing, damaged, too large, or of another mode.
+        BuildError: If the file is missing, damaged, too large, or of another mode.
     """
     what = "a mask must be a palette or 8-bit grey PNG of class numbers"
     return np.array(_open_as(path, ("P", "L"), what), np.uint8)
@@ -122,7 +122,7 @@ def read_depth(path: Path) -> np.ndarray:
     """Read a depth map, uint16 (H, W), from a 16-bit grey PNG.
 
     Raises:
-        BuildError: The file is missing, damaged, too large, or of another mode.
+        BuildError: If the file is missing, damaged, too large, or of another mode.
     """
     # Older releases of Pillow open 16-bit grey as mode "I".
     what = "a depth map must be a 16-bit grey PNG in millimetres"
@@ -133,7 +133,7 @@ def images_below(folder: Path) -> list[Path]:
     """Return the sorted images in a folder or in its subfolders, whichever has more.
 
     Raises:
-        BuildError: Both have many.
+        BuildError: If both have many.
     """
     names = names_in(folder)
     direct = [folder / name for name in names if name.lower().endswith(SUFFIXES)]
@@ -151,7 +151,7 @@ def most(some: list[Path], others: list[Path], what: str) -> list[Path]:
     """Return the longer of two lists; the shorter one contains misplaced files.
 
     Raises:
-        BuildError: The shorter list is too long to be ignored.
+        BuildError: If the shorter list is too long to be ignored.
     """
     more, fewer = (some, others) if len(some) > len(others) else (others, some)
     if len(fewer) > max(_MAX_MISPLACED, len(more) // _MAX_MISPLACED):

@@ -63,7 +63,7 @@ class Nyuv2(FileSource):
         converted: Convert the MATLAB file like the script of the split files, see `LabelledMat`.
 
     Raises:
-        BuildError: The task is not "dpt", or data are missing, unknown or damaged.
+        BuildError: If the task is not "dpt", or data are missing, unknown or damaged.
     """
 
     terms = TERMS["nyuv2"]
@@ -111,8 +111,8 @@ class Nyuv2(FileSource):
         """Return the depth in millimetres, uint16 (480, 640).
 
         Raises:
-            Unsuitable: No depth in the scored crop is valid.
-            BuildError: The depth map has another size.
+            Unsuitable: If no depth in the scored crop is valid.
+            BuildError: If the depth map has another size.
         """
         depth = self._store.depth(entry)
         _check_shape(entry.truth, depth.shape)
@@ -152,7 +152,7 @@ class SplitFiles:
         deciding: Files that decide which images are for testing.
 
     Raises:
-        BuildError: There are no images.
+        BuildError: If there are no images.
     """
 
     def __init__(self, root: Path, train: Path | None, listed: bool) -> None:
@@ -227,7 +227,7 @@ def read_splits(path: Path) -> tuple[list[int], list[int]]:
     """Return the indices, from 0, of the training and the test images in `splits.mat`.
 
     Raises:
-        BuildError: The file is not `splits.mat`.
+        BuildError: If the file is not `splits.mat`.
     """
     from scipy.io import loadmat
 
@@ -254,8 +254,9 @@ class LabelledMat:
         train: None, since no list names the training images.
 
     Raises:
-        BuildError: The file is damaged or of another layout, or `splits.mat` is needed and missing.
-        MissingDependencyError: h5py is not installed.
+        BuildError: If the file is damaged or of another layout, or `splits.mat` is needed and
+            missing.
+        MissingDependencyError: If h5py is not installed.
     """
 
     train = None

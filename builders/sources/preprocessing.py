@@ -50,7 +50,7 @@ def classification_view(image: Image.Image, path: Path) -> np.ndarray:
         View, float32 (1, 3, 224, 224): (x / 255 - mean) / std in float32, as torchvision computes.
 
     Raises:
-        BuildError: The image is so narrow that it has too many pixels after scaling.
+        BuildError: If the image is so narrow that it has too many pixels after scaling.
     """
     width, height = image.size
     short = min(width, height)

@@ -335,7 +335,7 @@ class Scenes(Source):
         worst_score: Worst score that the original of a sample may have; None for no limit.
 
     Raises:
-        BuildError: The task is unknown or the seed out of range.
+        BuildError: If the task is unknown or the seed out of range.
     """
 
     terms = TERMS["scenes"]

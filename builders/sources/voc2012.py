@@ -33,7 +33,7 @@ class Voc2012(FileSource):
         train: Text file with one training image per line; that of the development kit if None.
 
     Raises:
-        BuildError: The task is not "seg", or data are missing, unknown or damaged.
+        BuildError: If the task is not "seg", or data are missing, unknown or damaged.
     """
 
     terms = TERMS["voc2012"]
@@ -77,7 +77,7 @@ class Voc2012(FileSource):
         """Return the two windows, float32 (2, 3, 518, 518).
 
         Raises:
-            Unsuitable: The image gives another number of windows.
+            Unsuitable: If the image gives another number of windows.
         """
         image = read_rgb(entry.image)
         if not two_windows(image.height, image.width):
@@ -90,8 +90,8 @@ class Voc2012(FileSource):
         """Return the mask, uint8 (H, W), with 255 for ignored pixels.
 
         Raises:
-            Unsuitable: No pixel is valid.
-            BuildError: The mask has another size than the image, or an unknown class.
+            Unsuitable: If no pixel is valid.
+            BuildError: If the mask has another size than the image, or an unknown class.
         """
         mask, (height, width) = read_mask(entry.truth), read_size(entry.image)
         if mask.shape != (height, width):

@@ -80,7 +80,7 @@ class Task(ABC):
             truth: Truth of the sample; None if the task has none.
 
         Raises:
-            BuildError: The feature or the truth does not fit the task.
+            BuildError: If the feature or the truth does not fit the task.
         """
 
     def prepare(self, truth: Any) -> Any:
@@ -104,7 +104,7 @@ class Task(ABC):
             truth: Truth of the sample.
 
         Raises:
-            BuildError: :meth:`score` returns something invalid.
+            BuildError: If :meth:`score` returns something invalid.
         """
         truth = self.prepare(truth)
         pairs = [self._pair(self.score(feature, truth)) for feature in features]

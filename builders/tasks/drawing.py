@@ -123,7 +123,7 @@ def check_drawing(drawing: Any, what: str) -> Drawing | None:
     """Validate and return the drawing that a task returned.
 
     Raises:
-        BuildError: It is neither None nor a valid drawing.
+        BuildError: If it is neither None nor a valid drawing.
     """
     if drawing is None:
         return None

@@ -43,7 +43,7 @@ def load_head(
         The head, on the CPU.
 
     Raises:
-        BuildError: The task is unknown, or a tensor is missing, left over or misshapen.
+        BuildError: If the task is unknown, or a tensor is missing, left over or misshapen.
     """
     if task not in HEADS:
         raise BuildError(f"no head for task '{task}'; known are {', '.join(HEADS)}")

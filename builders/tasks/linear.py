@@ -96,7 +96,7 @@ class Head(nn.Module):
         Values must be finite, since a score of NaN could pass for a good one.
 
         Raises:
-            BuildError: The feature has another shape than the head takes, or is not finite.
+            BuildError: If the feature has another shape than the head takes, or is not finite.
         """
         try:
             feature = as_tensor(feature)
@@ -162,7 +162,7 @@ class Head(nn.Module):
             relative error (dpt).
 
         Raises:
-            BuildError: The features or the truth do not fit the head.
+            BuildError: If the features or the truth do not fit the head.
         """
         if features.ndim != 5:
             raise self.wrong(f"features must be (B, N, C, T, D), not {tuple(features.shape)}")
@@ -253,7 +253,7 @@ class LinearTask(Task):
         blocks: Indices of the features' layers; None for the published number of layers.
 
     Raises:
-        BuildError: The head is for features of another width or number of layers.
+        BuildError: If the head is for features of another width or number of layers.
     """
 
     head_kind: ClassVar[type[Head]]

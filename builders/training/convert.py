@@ -39,7 +39,7 @@ def convert(checkpoints: Sequence[tuple[float, Path]], out: Path, name: str) -> 
         name: Name of the ladder, such as ``hyperprior_multi_task``.
 
     Raises:
-        CfqaError: A file is not such a checkpoint, or the models do not match.
+        CfqaError: If a file is not such a checkpoint, or the models do not match.
     """
     if out.suffix != ".safetensors":
         raise BuildError(f"{out}: the file name must end in .safetensors")

@@ -63,7 +63,7 @@ def pooled_features(
         ``gallery_truths`` etc. of identity and camera, int64 (images, 2).
 
     Raises:
-        BuildError: The source has no gallery, or shares an identity with the training set.
+        BuildError: If the source has no gallery, or shares an identity with the training set.
     """
     if not path.exists():
         source = PooledFeatures(recipe, task).source
@@ -109,7 +109,7 @@ def train(
         The trained module, in evaluation mode.
 
     Raises:
-        BuildError: There are fewer than three steps.
+        BuildError: If there are fewer than three steps.
     """
     if steps < 3:
         raise BuildError(f"steps must be at least 3, not {steps}")

@@ -151,7 +151,7 @@ def fit_head(
         progress: Display that is notified of each stage and finished item; None shows nothing.
 
     Raises:
-        BuildError: There is no such task, the images are sources of the dataset, have fewer than
+        BuildError: If there is no such task, the images are sources of the dataset, have fewer than
             two classes, or are damaged.
     """
     check_guard()

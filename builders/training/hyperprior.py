@@ -76,7 +76,7 @@ def train_ladders(
     """Train every model that has no file yet, then write the ladders and the report.
 
     Raises:
-        BuildError: The features, the lambdas or the existing models cannot be used.
+        BuildError: If the features, the lambdas or the existing models cannot be used.
     """
     if workers < 1:
         raise BuildError(f"workers must be 1 or more, got {workers}")

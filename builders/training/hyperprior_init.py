@@ -70,7 +70,7 @@ def start_at_transform(
         lmbda: Lambda, which determines the step size.
 
     Raises:
-        ValueError: The model has too few inner channels.
+        ValueError: If the model has too few inner channels.
     """
     part = dict(model.named_parameters())
     last = len(model.g_a) - 1  # convolutions have even indices, GDN odd ones

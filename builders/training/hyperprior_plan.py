@@ -108,7 +108,7 @@ class Settings(Checked):
             with a plateau schedule on held-out planes after every epoch, and like CompressAI.
 
     Raises:
-        BuildError: A number is too small or not finite, or the start or device is unknown.
+        BuildError: If a number is too small or not finite, or the start or device is unknown.
     """
 
     features: str
@@ -199,7 +199,7 @@ def check_lambdas(ladder: str, lambdas: Sequence[float]) -> None:
     """Check the lambdas of a ladder.
 
     Raises:
-        BuildError: A lambda is not positive and finite, or two are equal in six digits.
+        BuildError: If a lambda is not positive and finite, or two are equal in six digits.
     """
     shown = " ".join(f"{lmbda:g}" for lmbda in lambdas)
     if not all(0.0 < lmbda < math.inf for lmbda in lambdas):
@@ -285,7 +285,7 @@ def read_model(path: Path) -> tuple[dict[str, Any], float, HyperpriorWeights]:
     Earlier versions record no parent, planes, rate and seed. The size is that of the tensors.
 
     Raises:
-        CodecError: The file does not contain models.
+        CodecError: If the file does not contain models.
     """
     facts, [(lmbda, weights)] = read_ladder(path)
     model_facts = {**model_size(weights), "convention": weights.convention}
@@ -296,7 +296,7 @@ def check_kept(jobs: list[Job], settings: Settings) -> None:
     """Check that the existing models in `out` match those still to be trained.
 
     Raises:
-        BuildError: A model has another size, or was trained on other planes.
+        BuildError: If a model has another size, or was trained on other planes.
     """
     for job in jobs:
         if (path := job.path(settings)).is_file():
@@ -317,7 +317,7 @@ def read_planes(path: str, task: str | None) -> dict[str, tuple[np.ndarray, np.n
         task: Task to read; if None, all are read, built-in tasks first.
 
     Raises:
-        BuildError: The file does not contain planes.
+        BuildError: If the file does not contain planes.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

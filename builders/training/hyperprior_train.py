@@ -65,7 +65,7 @@ def check_states(jobs: Iterable[planning.Job], settings: planning.Settings) -> N
     """Check, before anything is trained, that the states of unfinished models can be resumed.
 
     Raises:
-        BuildError: A file is damaged, or of another training.
+        BuildError: If a file is damaged, or of another training.
     """
     for job in jobs:
         if state_path(job, settings).is_file():
@@ -96,7 +96,8 @@ def train(job: planning.Job, settings: planning.Settings) -> dict[str, Any]:
     An interrupted training is resumed. Progress is printed to stderr once a minute.
 
     Raises:
-        BuildError: The saved state cannot be used, the loss is not finite, or memory is too small.
+        BuildError: If the saved state cannot be used, the loss is not finite, or memory is too
+            small.
     """
     try:
         training = Training(job, settings)

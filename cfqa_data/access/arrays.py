@@ -55,7 +55,7 @@ class ArrayReader:
         quantizer: Expected quantiser; None if the array holds float32 values.
 
     Raises:
-        FormatError: The array is missing, or its metadata differs from the expected.
+        FormatError: If the array is missing, or its metadata differs from the expected.
     """
 
     files: Files
@@ -84,7 +84,7 @@ class ArrayReader:
             values: Return float32 values instead of codes if that is faster.
 
         Raises:
-            FormatError: The shard is missing or damaged.
+            FormatError: If the shard is missing or damaged.
         """
         part = part or Selection.of(self.shape)
         if not (0 <= source_index < len(self.source_ids) and 0 <= level < self.levels):
@@ -177,8 +177,8 @@ class ShardReader:
             tables: Values of the codes by selected layer, (C, size); None to return the codes.
 
         Raises:
-            OSError: The file cannot be read.
-            ValueError: The shard is damaged.
+            OSError: If the file cannot be read.
+            ValueError: If the shard is damaged.
         """
         tokens, channels = self.shape[2:]
         ranges = [(int(index[level, n, c, 0]), int(index[level, n, c, 1])) for n, c in part.slices]
@@ -202,8 +202,8 @@ class ShardReader:
         """Return the offset and length of each chunk of a shard, uint64 (levels, N, C, 2).
 
         Raises:
-            OSError: The file cannot be read.
-            ValueError: The index is damaged.
+            OSError: If the file cannot be read.
+            ValueError: If the index is damaged.
         """
         import google_crc32c
 

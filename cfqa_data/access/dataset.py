@@ -177,8 +177,8 @@ class Dataset(Described, Sequence[FeaturePair]):
                 has a class token, it is token 0.
 
         Raises:
-            CfqaError: An index is out of range or is not an integer, or a slice is empty.
-            FormatError: The source does not exist, or its file is missing or damaged.
+            CfqaError: If an index is out of range or is not an integer, or a slice is empty.
+            FormatError: If the source does not exist, or its file is missing or damaged.
         """
         return self._folder.original(source_id, **part)
 
@@ -197,8 +197,8 @@ class Dataset(Described, Sequence[FeaturePair]):
             part: Selection of views, layers and tokens, as for :meth:`original`.
 
         Raises:
-            CfqaError: An index is out of range or is not an integer, or a slice is empty.
-            FormatError: The feature does not exist, or its file is missing or damaged.
+            CfqaError: If an index is out of range or is not an integer, or a slice is empty.
+            FormatError: If the feature does not exist, or its file is missing or damaged.
         """
         return self._folder.compressed(source_id, codec, level, **part)
 
@@ -209,8 +209,8 @@ class Dataset(Described, Sequence[FeaturePair]):
         GPU. The arguments are those of :meth:`compressed`.
 
         Raises:
-            CfqaError: An index is out of range or is not an integer, or a slice is empty.
-            FormatError: The feature does not exist or has no codes, or its file is missing or
+            CfqaError: If an index is out of range or is not an integer, or a slice is empty.
+            FormatError: If the feature does not exist or has no codes, or its file is missing or
                 damaged.
         """
         return self._folder.codes(source_id, codec, level, **part)
@@ -219,8 +219,8 @@ class Dataset(Described, Sequence[FeaturePair]):
         """Return the bitstream of a compressed feature; its length is the rate in the labels.
 
         Raises:
-            FormatError: The feature does not exist or has no bitstream, or its file is missing or
-                damaged.
+            FormatError: If the feature does not exist or has no bitstream, or its file is missing
+                or damaged.
         """
         return self._folder.bitstream(source_id, codec, level)
 
@@ -228,8 +228,8 @@ class Dataset(Described, Sequence[FeaturePair]):
         """Return the gallery that the features of a task are scored against: name -> array.
 
         Raises:
-            CfqaError: The task does not exist.
-            FormatError: The task has no gallery, or its file is missing or damaged.
+            CfqaError: If the task does not exist.
+            FormatError: If the task has no gallery, or its file is missing or damaged.
         """
         return self._folder.gallery(task)
 
@@ -237,7 +237,7 @@ class Dataset(Described, Sequence[FeaturePair]):
         """Return the ground truth of a source, against which the output of its task is scored.
 
         Raises:
-            FormatError: The source does not exist, or the folder has no ground truth for it.
+            FormatError: If the source does not exist, or the folder has no ground truth for it.
         """
         return self._folder.truth(source_id)
 
@@ -249,8 +249,8 @@ class Dataset(Described, Sequence[FeaturePair]):
         that are crops of one image are joined.
 
         Raises:
-            CfqaError: The source does not exist, or its image is not available.
-            MissingDependencyError: Pillow is not installed.
+            CfqaError: If the source does not exist, or its image is not available.
+            MissingDependencyError: If Pillow is not installed.
         """
         from cfqa_data import source_image
 
@@ -260,7 +260,7 @@ class Dataset(Described, Sequence[FeaturePair]):
         """Return the grid that maps the tokens of a task to image patches; None without a grid.
 
         Raises:
-            CfqaError: The task does not exist.
+            CfqaError: If the task does not exist.
         """
         check_known("task", task, self.manifest.tasks, CfqaError, self.location)
         return token_grid(self.manifest.tasks[task], self.manifest.format)
@@ -291,10 +291,10 @@ class Dataset(Described, Sequence[FeaturePair]):
             An object that notebooks display and whose `save` writes an HTML page or a picture.
 
         Raises:
-            CfqaError: A source, codec, level or metric does not exist, or this dataset has no row
-                of them.
-            FormatError: A file is missing or damaged.
-            MissingDependencyError: A package that draws the figure is not installed.
+            CfqaError: If a source, codec, level or metric does not exist, or this dataset has no
+                row of them.
+            FormatError: If a file is missing or damaged.
+            MissingDependencyError: If a package that draws the figure is not installed.
         """
         from cfqa_data import show
 
@@ -342,11 +342,11 @@ def load(
         The selected compressed features with their originals and labels.
 
     Raises:
-        CfqaError: A task, codec, level, source or fold does not exist.
-        FormatError: The path is not a dataset folder, or a table in it is missing, damaged or
+        CfqaError: If a task, codec, level, source or fold does not exist.
+        FormatError: If the path is not a dataset folder, or a table in it is missing, damaged or
             incomplete.
-        HubError: The repo does not exist, may not be read, or cannot be reached.
-        MissingDependencyError: A repo is opened, and `huggingface_hub` is not installed.
+        HubError: If the repo does not exist, may not be read, or cannot be reached.
+        MissingDependencyError: If a repo is opened, and `huggingface_hub` is not installed.
     """
     folder = Folder(open_files(path, revision, cache, follow_links), untrusted, plugins or ())
     tasks = folder.manifest.tasks
@@ -374,7 +374,7 @@ def _select_rows(
     """Return the label rows selected by arguments of :func:`load`.
 
     Raises:
-        CfqaError: A codec, level, source or fold does not exist.
+        CfqaError: If a codec, level, source or fold does not exist.
     """
     sources = {source: None for entry in tasks.values() for source in entry.sources}
     codecs = [codec for entry in tasks.values() for codec in entry.codecs.values()]
@@ -406,7 +406,7 @@ def opened(dataset: str | Path | Dataset, **options: Any) -> Dataset:
     """Return a dataset unchanged, or open the one at a path.
 
     Raises:
-        CfqaError: Options of :func:`load` are given for a dataset that is already open.
+        CfqaError: If options of :func:`load` are given for a dataset that is already open.
     """
     if not isinstance(dataset, Dataset):
         return load(dataset, **options)

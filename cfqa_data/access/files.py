@@ -48,8 +48,8 @@ class Blob(Protocol):
         """Return the bytes of each range (offset, length).
 
         Raises:
-            ValueError: A range is not within the file, or could not be read completely.
-            OSError: The file cannot be read.
+            ValueError: If a range is not within the file, or could not be read completely.
+            OSError: If the file cannot be read.
         """
 
 
@@ -75,7 +75,7 @@ class Files(ABC):
         """Return the manifest of the folder.
 
         Raises:
-            FormatError: This is not a dataset folder, or its manifest is not valid.
+            FormatError: If this is not a dataset folder, or its manifest is not valid.
         """
 
     @abstractmethod
@@ -83,7 +83,7 @@ class Files(ABC):
         """Return the local path of a file, whether or not it exists; None if it is read remotely.
 
         Raises:
-            FileNotFoundError: The file has to be downloaded and does not exist.
+            FileNotFoundError: If the file has to be downloaded and does not exist.
         """
 
     @abstractmethod
@@ -94,7 +94,7 @@ class Files(ABC):
         """Return a file without a local path, before any request is made.
 
         Raises:
-            FileNotFoundError: The file does not exist.
+            FileNotFoundError: If the file does not exist.
         """
         raise FileNotFoundError(self.where(name))
 
@@ -107,7 +107,7 @@ class Files(ABC):
         """Return the content of a small file.
 
         Raises:
-            FormatError: The file is missing, cannot be read, or differs from the manifest.
+            FormatError: If the file is missing, cannot be read, or differs from the manifest.
         """
         with self.errors(name, "cannot be read"):
             path = self.path(name)
@@ -139,7 +139,7 @@ class Files(ABC):
         """Open a file to read ranges of it, and close it at the end of the block.
 
         Raises:
-            FileNotFoundError: The file does not exist.
+            FileNotFoundError: If the file does not exist.
         """
         if path := self.path(name):
             with open_regular(path) as file:
@@ -174,8 +174,8 @@ class LocalFiles(Files):
         """Return the path of a file.
 
         Raises:
-            FormatError: The path is a link that leads out of the folder, is neither a regular file
-                nor a folder, or is a pointer of Git LFS or git-annex.
+            FormatError: If the path is a link that leads out of the folder, is neither a regular
+                file nor a folder, or is a pointer of Git LFS or git-annex.
         """
         path = self.root / name
         if name not in self._checked:

@@ -47,8 +47,8 @@ class Folder:
         plugins: Codec classes that are not installed, as classes or `module:Class`.
 
     Raises:
-        FormatError: The path is not a dataset folder. Methods raise it for files that are missing,
-            damaged or inconsistent with the manifest.
+        FormatError: If the path is not a dataset folder. Methods raise it for files that are
+            missing, damaged or inconsistent with the manifest.
     """
 
     def __init__(self, root: Path | Files, untrusted: bool = False, plugins: Plugins = ()) -> None:
@@ -247,7 +247,7 @@ class Folder:
             Codes; or a float32 feature if the codec has no quantiser.
 
         Raises:
-            FormatError: The codec encodes inputs of the backbone, or the bitstream is missing or
+            FormatError: If the codec encodes inputs of the backbone, or the bitstream is missing or
                 cannot be decoded.
         """
         entry, codec_entry, level = self._check(source_id, codec, level)
@@ -274,8 +274,8 @@ class Folder:
         """Return the decoder of a codec's bitstreams, with the weights that encoded them.
 
         Raises:
-            FormatError: The codec is not installed, or differs from the one that encoded them.
-            MissingDependencyError: A package that the codec needs is not installed.
+            FormatError: If the codec is not installed, or differs from the one that encoded them.
+            MissingDependencyError: If a package that the codec needs is not installed.
         """
         return self._once((task, codec), lambda: self._make_decoder(task, codec))
 
@@ -298,7 +298,7 @@ class Folder:
         """Return the local path of weights that the manifest names.
 
         Raises:
-            RecipeError: The weights are not on this machine.
+            RecipeError: If the weights are not on this machine.
         """
         expected, own = self.manifest.weights.get(uri), not self.untrusted
         # Cached, since hashing large weights is slow.
@@ -405,7 +405,7 @@ def check_level(level: object, count: int) -> int:
         count: Number of levels.
 
     Raises:
-        FormatError: The level is not an integer from 0 to ``count - 1``.
+        FormatError: If the level is not an integer from 0 to ``count - 1``.
     """
     try:
         number = operator.index(level)  # type: ignore[arg-type]
@@ -425,7 +425,7 @@ def _check_origin(where: str, origin: Origin, codec: RegistryEntry) -> None:
     and its source code differs.
 
     Raises:
-        FormatError: The codec is of another package, or its source code differs.
+        FormatError: If the codec is of another package, or its source code differs.
     """
     recorded = f"{where}: codec {origin.name!r} of the package {origin.package!r}"
     how = "to decode with it anyway, name its class: plugins=, --plugin"

@@ -92,7 +92,7 @@ def from_arrays(
         The dataset. Its baseline columns (`mse`, `cosine`, `cka`) are null until it is saved.
 
     Raises:
-        CfqaError: A source, codec or parameter is missing or unknown, or a shape or number is
+        CfqaError: If a source, codec or parameter is missing or unknown, or a shape or number is
             invalid. Values of arrays are checked when they are read.
     """
     features = _Values("originals", originals, None)
@@ -164,7 +164,8 @@ class _Values(Mapping[str, Any]):
         ids: Expected source ids; None to take those of the values.
 
     Raises:
-        CfqaError: A source is missing or unknown, or the values are neither mapping nor sequence.
+        CfqaError: If a source is missing or unknown, or the values are neither mapping nor
+            sequence.
     """
 
     def __init__(self, what: str, values: Any, ids: Sequence[str] | None) -> None:
@@ -215,7 +216,7 @@ def _shape(shape: tuple[int, ...], dtype: Any, what: str) -> tuple[int, int, int
     """Return the shape (N, C, T, D) of a feature that may lack leading axes.
 
     Raises:
-        CfqaError: The shape or dtype is not that of a feature.
+        CfqaError: If the shape or dtype is not that of a feature.
     """
     if isinstance(dtype, np.dtype) and dtype.kind not in "fiub":
         raise CfqaError(f"{what} is {dtype}, not of real numbers")
@@ -229,7 +230,7 @@ def _facts(task: str | TaskFacts, scored: bool, has_loss: bool) -> TaskFacts:
     """Return the facts of a task.
 
     Raises:
-        CfqaError: The facts and the given labels do not agree on scores or a loss.
+        CfqaError: If the facts and the given labels do not agree on scores or a loss.
     """
     if isinstance(task, str):
         if scored:
@@ -333,7 +334,7 @@ def _groups(values: _Values) -> tuple[str, ...]:
     """Return the group of each source as a string.
 
     Raises:
-        CfqaError: A group is neither a string nor an integer.
+        CfqaError: If a group is neither a string nor an integer.
     """
     for source, group in values.items():
         if not isinstance(group, str | int | np.integer):
@@ -345,7 +346,7 @@ def _column(values: _Values) -> np.ndarray:
     """Return numbers per source, float64 (S,).
 
     Raises:
-        CfqaError: A value is not a finite number.
+        CfqaError: If a value is not a finite number.
     """
     for source, value in values.items():
         array = as_numpy(value)

@@ -51,10 +51,10 @@ def open_files(
         follow_links: Follow symbolic links that lead out of a local folder.
 
     Raises:
-        CfqaError: ``path`` is another kind of URL, or a revision is given for a folder.
-        FormatError: The repo is not a dataset.
-        HubError: The repo or revision does not exist, or the Hub cannot be reached.
-        MissingDependencyError: `huggingface_hub` is not installed.
+        CfqaError: If ``path`` is another kind of URL, or a revision is given for a folder.
+        FormatError: If the repo is not a dataset.
+        HubError: If the repo or revision does not exist, or the Hub cannot be reached.
+        MissingDependencyError: If `huggingface_hub` is not installed.
     """
     repo, at, revision_in_url = str(path), "", ""
     if isinstance(path, str) and path.startswith(HUB):
@@ -101,9 +101,9 @@ class HubFiles(Files):
         manifest: Manifest of the dataset.
 
     Raises:
-        FormatError: The repo is not a dataset.
-        HubError: The repo does not exist, may not be read, or cannot be reached.
-        MissingDependencyError: `huggingface_hub` is not installed.
+        FormatError: If the repo is not a dataset.
+        HubError: If the repo does not exist, may not be read, or cannot be reached.
+        MissingDependencyError: If `huggingface_hub` is not installed.
     """
 
     def __init__(self, repo: str, revision: str | None, cache: bool | str | Path) -> None:

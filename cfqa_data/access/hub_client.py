@@ -65,7 +65,7 @@ class HubRepo:
         commit: Revision of the requests; after the first response, the id of its commit.
 
     Raises:
-        MissingDependencyError: `huggingface_hub` is not installed.
+        MissingDependencyError: If `huggingface_hub` is not installed.
     """
 
     def __init__(self, repo: str, revision: str | None, kind: str = "dataset") -> None:
@@ -88,9 +88,9 @@ class HubRepo:
         requests. A repeated request of a range continues where the last one stopped.
 
         Raises:
-            FileNotFoundError: The file does not exist.
-            ValueError: The file has another size.
-            HubError: The Hub cannot be reached, or the file may not be read.
+            FileNotFoundError: If the file does not exist.
+            ValueError: If the file has another size.
+            HubError: If the Hub cannot be reached, or the file may not be read.
         """
         data = bytearray()
         why: Exception | None = None
@@ -117,8 +117,8 @@ class HubRepo:
             again: Download the file even if it is cached.
 
         Raises:
-            FileNotFoundError: The file does not exist.
-            HubError: The Hub cannot be reached, or the file may not be read.
+            FileNotFoundError: If the file does not exist.
+            HubError: If the Hub cannot be reached, or the file may not be read.
         """
         import huggingface_hub.constants as constants
         from huggingface_hub import errors, hf_hub_download
@@ -206,9 +206,9 @@ class HubRepo:
         """Check that a response has the requested range.
 
         Raises:
-            _TransientError: The request should be repeated.
-            ValueError: The file has another size.
-            CfqaError: The request was refused.
+            _TransientError: If the request should be repeated.
+            ValueError: If the file has another size.
+            CfqaError: If the request was refused.
         """
         status, content_range = response.status_code, response.headers.get("Content-Range", "")
         if _is_transient_status(status):
@@ -282,7 +282,7 @@ class HubCalls:
         api: Client of the Hub.
 
     Raises:
-        CfqaError: The user has no token, or HF_HUB_OFFLINE is set. Calls raise it if the Hub
+        CfqaError: If the user has no token, or HF_HUB_OFFLINE is set. Calls raise it if the Hub
             refuses them or cannot be reached.
     """
 

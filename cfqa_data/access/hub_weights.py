@@ -55,10 +55,10 @@ class HubWeights(NamedTuple):
         """Download the weights unless they are cached; return their path and commit.
 
         Raises:
-            RecipeError: The repo has no such weights.
-            HubError: The Hub cannot be reached, or the weights may not be read.
-            BuildError: The index of the shards is not valid.
-            MissingDependencyError: `huggingface_hub` is not installed.
+            RecipeError: If the repo has no such weights.
+            HubError: If the Hub cannot be reached, or the weights may not be read.
+            BuildError: If the index of the shards is not valid.
+            MissingDependencyError: If `huggingface_hub` is not installed.
         """
         repo, cached = HubRepo(self.repo, self.revision, "model"), self.cached()
         for name in sorted(self.names, key=lambda name: cached is None or cached.name != name):
@@ -83,7 +83,7 @@ def hub_weights(uri: str) -> HubWeights:
     """Parse a URI of weights on the Hub.
 
     Raises:
-        RecipeError: The URI is malformed.
+        RecipeError: If the URI is malformed.
     """
     match = ADDRESS.fullmatch(uri)
     if (

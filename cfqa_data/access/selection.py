@@ -54,7 +54,7 @@ class Selection:
         """Return a selection from a feature of shape ``full`` (N, C, T, D).
 
         Raises:
-            CfqaError: An index is out of range or is not an integer, or a slice is empty.
+            CfqaError: If an index is out of range or is not an integer, or a slice is empty.
         """
         if views is None and layers is None and tokens is None:
             return _all(full)

@@ -65,7 +65,7 @@ class TensorFile:
         tensors: Tensors of the file by key.
 
     Raises:
-        FormatError: The file is missing or is not a safetensors file.
+        FormatError: If the file is missing or is not a safetensors file.
     """
 
     def __init__(self, files: Files, name: str) -> None:
@@ -77,7 +77,7 @@ class TensorFile:
         """Return the dtype, shape and offsets of a tensor.
 
         Raises:
-            FormatError: The file has no tensor of that key.
+            FormatError: If the file has no tensor of that key.
         """
         if key not in self.tensors:
             raise FormatError(f"{self.where}: lacks {key!r}; build or fetch it again")
@@ -91,7 +91,7 @@ class TensorFile:
             part: Part to read; the tensor must then be float32 of the selection's full shape.
 
         Raises:
-            FormatError: The tensor does not exist, is damaged, or has another dtype or shape.
+            FormatError: If the tensor does not exist, is damaged, or has another dtype or shape.
         """
         tensor = self.tensor(key)
         dtype = tensor.dtype

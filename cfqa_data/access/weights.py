@@ -55,7 +55,7 @@ def hash_weights(path: str | Path) -> str:
     """Return the SHA-256 of the weights at a path as hex, over all their files.
 
     Raises:
-        BuildError: There are no weights at the path; see :func:`weight_files`.
+        BuildError: If there are no weights at the path; see :func:`weight_files`.
     """
     first, *others = files = weight_files(path)
     if not others:
@@ -70,9 +70,9 @@ def resolve_weights(uri: str) -> Path:
     Weights on the Hub are downloaded unless they are in the cache.
 
     Raises:
-        RecipeError: The URI is malformed, or the file does not exist.
-        BuildError: The URI names a folder or an index without weights.
-        HubError: The Hub cannot be reached, or the weights may not be read.
+        RecipeError: If the URI is malformed, or the file does not exist.
+        BuildError: If the URI names a folder or an index without weights.
+        HubError: If the Hub cannot be reached, or the weights may not be read.
     """
     if uri.startswith(HUB):
         return hub_weights(uri).fetch()[0]
@@ -99,7 +99,7 @@ def find_weights(
         The path of the weights.
 
     Raises:
-        RecipeError: No weights of that hash were found; the message lists the places searched.
+        RecipeError: If no weights of that hash were found; the message lists the places searched.
     """
     if not sha256 or not re.fullmatch("[0-9a-f]{64}", sha256):  # the manifest is untrusted
         raise RecipeError(f"{uri}: the manifest has no SHA-256 of it")

@@ -48,7 +48,7 @@ def write_card(root: Path, manifest: Manifest) -> Path:
         manifest: The future manifest of the folder, whose list of files may be incomplete.
 
     Raises:
-        FormatError: A table is missing or invalid.
+        FormatError: If a table is missing or invalid.
     """
     layout = Layout(root)
     version = manifest.format

@@ -260,7 +260,7 @@ def _check_table(context: typer.Context, table: str, figure: str) -> None:
     """Check that a figure exists, and is given only for a table of one figure.
 
     Raises:
-        CfqaError: It is unknown, or the table shows several figures.
+        CfqaError: If it is unknown, or the table shows several figures.
     """
     from cfqa_data.eval.tables import FIGURES
     from cfqa_data.eval.text import LAYOUTS
@@ -307,7 +307,7 @@ def _report_files(
     Existing scores next to the report identify their dataset, so both are overwritten together.
 
     Raises:
-        CfqaError: A file cannot be written, or exists.
+        CfqaError: If a file cannot be written, or exists.
     """
     out = out and absolute_path(out)
     if report is None:
@@ -344,7 +344,7 @@ def _only(context: typer.Context, *allowed: str) -> None:
     """Check that the command line has no other parameters than two that belong together.
 
     Raises:
-        CfqaError: It has another one.
+        CfqaError: If it has another one.
     """
     parameters = {parameter.name or "": parameter for parameter in context.command.params}
     for name, parameter in parameters.items():

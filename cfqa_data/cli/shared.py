@@ -26,7 +26,7 @@ def check_new_file(path: Path | None, suffixes: Sequence[str], force: bool) -> N
     """Check that a file can be written, has a known suffix, and does not exist unless forced.
 
     Raises:
-        CfqaError: It does not.
+        CfqaError: If it does not.
     """
     from cfqa_data.format.storage import check_writable
 

@@ -67,8 +67,8 @@ def differences(
         progress: Listener that is notified of every part.
 
     Raises:
-        FormatError: The datasets have no common task, or a file is missing or damaged.
-        CfqaError: The tolerance is not a number from 0 to 1.
+        FormatError: If the datasets have no common task, or a file is missing or damaged.
+        CfqaError: If the tolerance is not a number from 0 to 1.
     """
     if not 0 <= tolerance <= 1:
         raise CfqaError(f"tolerance must be a number from 0 to 1, not {tolerance}")

@@ -50,8 +50,8 @@ def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]
         bitstream.
 
     Raises:
-        FormatError: The path is not a dataset folder, or its build is not finished.
-        HubError: The repo does not exist, may not be read, or cannot be reached.
+        FormatError: If the path is not a dataset folder, or its build is not finished.
+        HubError: If the repo does not exist, may not be read, or cannot be reached.
     """
     dataset = load(path, follow_links=follow_links)
     manifest = dataset.manifest

@@ -92,7 +92,7 @@ class Verified:
         """Check that no file in the manifest is damaged.
 
         Raises:
-            FormatError: A file is damaged. The message names the first one and their number.
+            FormatError: If a file is damaged. The message names the first one and their number.
         """
         if self.faults:
             more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
@@ -121,7 +121,7 @@ def verify(
         The faults and the unlisted files. Damage is returned and does not raise an error.
 
     Raises:
-        FormatError: The path is not a dataset folder, or its manifest is not valid.
+        FormatError: If the path is not a dataset folder, or its manifest is not valid.
     """
     files, progress = LocalFiles(root, follow_links), progress or Silent()
     manifest = files.read_manifest()

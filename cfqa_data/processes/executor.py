@@ -72,7 +72,7 @@ class Executor(AbstractContextManager["Executor"]):
         gpus: GPUs in the form of CUDA_VISIBLE_DEVICES; each worker uses one of them, in turn.
 
     Raises:
-        BuildError: The number of workers is negative, workers and a scheduler are both given, or
+        BuildError: If the number of workers is negative, workers and a scheduler are both given, or
             this process cannot start workers.
     """
 
@@ -114,10 +114,11 @@ class Executor(AbstractContextManager["Executor"]):
             items: Items to run.
             split: Function of an item that killed every worker that tried it. It returns items
                 that replace it, which are run one at a time. If one of these kills a worker too, it
-                is not retried but split again. Without a function, such an item fails.
+                is not retried but split again. Without a function, or after `MOST_FAILURES` splits,
+                such an item fails.
 
         Raises:
-            CfqaError: Items failed. It is raised after all other items were processed, or after
+            CfqaError: If items failed. It is raised after all other items were processed, or after
                 `MOST_FAILURES` failures.
         """
         stage_of = stage if callable(stage) else lambda _: stage
@@ -285,7 +286,7 @@ def _connected(address: str | Any) -> Iterator[Any]:
     """Yield a client of a Dask scheduler; a client passed by the user is not closed.
 
     Raises:
-        BuildError: No scheduler responds at the address.
+        BuildError: If no scheduler responds at the address.
     """
     with extras():
         from distributed import Client
@@ -405,7 +406,7 @@ def _report(failures: dict[Any, CfqaError], total: int) -> None:
     """Raise the errors of failed items, if any.
 
     Raises:
-        CfqaError: The error of a single failed item, or a BuildError that combines several.
+        CfqaError: If the error of a single failed item, or a BuildError that combines several.
     """
     if len(failures) == 1:
         raise next(iter(failures.values()))

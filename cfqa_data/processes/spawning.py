@@ -26,7 +26,7 @@ def check_start(method: str = "spawn") -> None:
         method: Start method of multiprocessing; with `fork`, workers do not import the script.
 
     Raises:
-        BuildError: This process is daemonic, or its script is not a file.
+        BuildError: If this process is daemonic, or its script is not a file.
     """
     if multiprocessing.current_process().daemon:
         raise BuildError(
@@ -61,7 +61,7 @@ def spawning(method: str = "spawn") -> Iterator[Path]:
         The path of a file that a worker creates if the script has no `__main__` guard.
 
     Raises:
-        BuildError: This process may not start workers, a worker was killed, or the script has no
+        BuildError: If this process may not start workers, a worker was killed, or the script has no
             guard.
     """
     check_guard()

@@ -38,7 +38,7 @@ class Stage(ABC):
         """Process an item and return its result to the main process.
 
         Raises:
-            CfqaError: The item failed, and a retry would fail too.
+            CfqaError: If the item failed, and a retry would fail too.
         """
 
     def outputs(self, item: Any) -> tuple[Path, ...]:
@@ -62,7 +62,7 @@ class Stage(ABC):
         """Check that the remaining items can be processed, before the first one starts.
 
         Raises:
-            CfqaError: They cannot.
+            CfqaError: If they cannot.
         """
 
 
@@ -83,7 +83,7 @@ def drive(
         todo: Unfinished ones among them; determined by `Stage.done` if None.
 
     Raises:
-        CfqaError: Items failed. It is raised after all other items were processed.
+        CfqaError: If items failed. It is raised after all other items were processed.
     """
     items = stage.items() if items is None else items
     todo = [item for item in items if not stage.done(item)] if todo is None else todo

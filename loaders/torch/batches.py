@@ -55,7 +55,7 @@ def data_loader(
             ``num_workers`` and ``prefetch_factor`` are accepted too.
 
     Raises:
-        CfqaError: The batch size is not a positive integer, arguments contradict each other, or
+        CfqaError: If the batch size is not a positive integer, arguments contradict each other, or
             ``pairs`` is not a map-style dataset.
     """
     if isinstance(pairs, IterableDataset) or not (
@@ -139,7 +139,7 @@ class ShardBatches(Sampler[list[int]]):
         sampler: Row indices to read in this order, instead of shard by shard.
 
     Raises:
-        CfqaError: The batch size is not a positive integer, or ``pairs`` is another dataset.
+        CfqaError: If the batch size is not a positive integer, or ``pairs`` is another dataset.
     """
 
     def __init__(

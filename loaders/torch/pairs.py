@@ -53,7 +53,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
             ``follow_links``, ``plugins``).
 
     Raises:
-        CfqaError: A task, codec, level, source, fold or column does not exist, rows are selected
+        CfqaError: If a task, codec, level, source, fold or column does not exist, rows are selected
             from a dataset that is already open, or codes are requested of a codec without codes.
             Reading an item raises `FormatError` if its file is missing or damaged.
     """
@@ -118,7 +118,7 @@ def _check_codes(dataset: Dataset) -> None:
     """Check that all codecs have codes.
 
     Raises:
-        CfqaError: A codec works on features or inputs and so has values instead of codes.
+        CfqaError: If a codec works on features or inputs and so has values instead of codes.
     """
     rows = dataset.labels.group_by(["task", "codec"], use_threads=False).aggregate([]).to_pylist()
     tasks = dataset.manifest.tasks
